@@ -34,6 +34,7 @@ from demo.conversations import Conversation, make_conversation
 from demo.models import MODELS
 from demo.player import Playbill, Tally, play
 from demo.stage import Stage, StageError, StageSettings, command, last_line, run_stage
+from gateway.wording import counted
 
 RELOAD_TIMEOUT_S = 60.0
 WEAKEST, STRONGEST = MODELS[0].name, MODELS[-1].name
@@ -322,12 +323,12 @@ class Show:
             self._stage, "report", ["gateway", "report", "--config", str(self._stage.config), "--json"]
         ) as run:
             found = json.loads(run.communicate()[0] or "{}")
-        counted = {label: results.read_pass(self._stage.database, label).bankrupt for label, _ in labels}
+        tables = {label: results.read_pass(self._stage.database, label).bankrupt for label, _ in labels}
         learning = results.read_pass(self._stage.database, "learn").bankrupt
-        expected = learning + sum(counted.values())
+        expected = learning + sum(tables.values())
         self._narrator.say(
-            f"seqroute report: {found.get('bankrupt_sessions')} sessions ran out of money; the tables count "
-            f"{sum(counted.values())}, and {learning} did while learning"
+            f"seqroute report: {counted(found.get('bankrupt_sessions', 0), 'session')} ran out of money; the tables "
+            f"count {sum(tables.values())}, and {learning} did while learning"
         )
         if found.get("bankrupt_sessions") != expected:
             self._problems.append(f"seqroute report counts another number of sessions without money than {expected}")

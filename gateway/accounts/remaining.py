@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.money import usd_string
+from gateway.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,10 @@ class TurnsLeft:
     @property
     def text(self) -> str:
         """The end of a sentence about what is left."""
-        counted = "1 turn" if self.turns == 1 else f"{self.turns} turns"
+        turns = counted(self.turns, "turn")
         if self.known:
-            return f"and {counted} including this one"
-        return f"enough for about {counted} at the cost so far"
+            return f"and {turns} including this one"
+        return f"enough for about {turns} at the cost so far"
 
 
 def turns_left(done: int, spent_nanousd: int, left_nanousd: int, most_turns: Iterable[int | None]) -> TurnsLeft | None:

@@ -20,6 +20,7 @@ from gateway.cli.console import (
     show,
     show_one,
 )
+from gateway.wording import counted
 
 decisions_app = typer.Typer(help="The decision log: list, show.", rich_markup_mode=None, no_args_is_help=True)
 policies_app = typer.Typer(
@@ -152,7 +153,7 @@ def audit(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     else:
         for violation in violations:
             print(violation)
-        print("every invariant of the ledger holds" if not violations else f"{len(violations)} violations")
+        print("every invariant of the ledger holds" if not violations else counted(len(violations), "violation"))
     if violations:
         raise typer.Exit(1)
 

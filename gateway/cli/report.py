@@ -22,6 +22,7 @@ from gateway.cli.console import (
     show,
     show_one,
 )
+from gateway.wording import counted
 
 
 def report(
@@ -62,9 +63,10 @@ def _show_report(found: dict[str, Any], tenant: str) -> None:
         "spent": f"{found['spent_usd']} USD (retries, exploration and judge included)",
         "turns": f"{found['turns']:,} ({found['estimated_turns']:,} billed by an estimate of their usage)",
         "sessions": f"{sessions:,} ({found['sessions_with_turns']:,} with a billed turn)",
-        "ran_out_of_money": f"{found['bankrupt_sessions']:,} sessions{out}, {found['refused_turns']:,} turns refused",
-        "limited_by_money": f"{found['turns_with_lowered_max_tokens']:,} turns with a lowered max_tokens",
-        "pinned": f"{found['pinned_turns']:,} turns (the client named the model: no saving is counted)",
+        "ran_out_of_money": f"{counted(found['bankrupt_sessions'], 'session')}{out}, "
+        f"{counted(found['refused_turns'], 'turn')} refused",
+        "limited_by_money": f"{counted(found['turns_with_lowered_max_tokens'], 'turn')} with a lowered max_tokens",
+        "pinned": f"{counted(found['pinned_turns'], 'turn')} (the client named the model: no saving is counted)",
         "judge": f"{found['judge_usd']} USD",
         "overage": f"{found['overage_usd']} USD",
     }

@@ -29,6 +29,7 @@ from gateway.cli.console import (
     show,
     show_one,
 )
+from gateway.wording import counted
 
 if TYPE_CHECKING:
     from gateway.config.settings import Settings
@@ -201,8 +202,7 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
             }
         )
     show(rows, list(rows[0]) if rows else [], as_json=as_json, empty="no models")
-    count = len(catalog.models)
-    say(f"{config}: valid, {count} model{'' if count == 1 else 's'}, catalogue {catalog.digest[:12]}")
+    say(f"{config}: valid, {counted(len(catalog.models), 'model')}, catalogue {catalog.digest[:12]}")
 
 
 def migrate(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:

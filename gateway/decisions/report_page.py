@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.document import Cell, PlotBar, PlotLine, bars, heading, lines, page, paragraph, table
+from gateway.wording import counted
 
 Report = Mapping[str, Any]
 
@@ -48,10 +49,10 @@ def _parts(report: Report, tenant: str, since: str, made: str) -> Iterable[str]:
             ],
         )  # fmt: skip
         yield paragraph(
-            f"Estimates over {report['routed_turns']:,} turns that clients left to the gateway, of an expected quality "
-            f"of {_points(report['predicted_quality'])} points. A rival's cost is its predicted cost, scaled by the "
-            "ratio of bills to predictions. Exploration is in the bills, the judge is taken from the savings. The "
-            "tuned lambda is chosen with hindsight: it reaches the same expected quality at the least cost."
+            f"Estimates over {counted(report['routed_turns'], 'turn')} that clients left to the gateway, of an "
+            f"expected quality of {_points(report['predicted_quality'])} points. A rival's cost is its predicted cost, "
+            "scaled by the ratio of bills to predictions. Exploration is in the bills, the judge is taken from the "
+            "savings. The tuned lambda is chosen with hindsight: the same expected quality at the least cost."
         )
         yield table(
             ("always this model", "estimated cost, USD", "saved", "expected quality, points", "turns not served by it"),
@@ -100,11 +101,11 @@ def _totals(report: Report) -> Sequence[Sequence[Cell]]:
         ("spent", f"{report['spent_usd']} USD", "every bill: retries, exploration and the judge included"),
         ("turns", f"{report['turns']:,}", f"{report['estimated_turns']:,} billed by an estimate of their usage"),
         ("sessions", f"{sessions:,}", f"{report['sessions_with_turns']:,} with a billed turn"),
-        ("ran out of money", f"{report['bankrupt_sessions']:,} sessions{share}",
-         f"{report['refused_turns']:,} turns were refused because the budget was spent (402)"),
-        ("answers limited by money", f"{report['turns_with_lowered_max_tokens']:,} turns",
+        ("ran out of money", f"{counted(report['bankrupt_sessions'], 'session')}{share}",
+         f"{counted(report['refused_turns'], 'turn')} refused because the budget was spent (402)"),
+        ("answers limited by money", counted(report["turns_with_lowered_max_tokens"], "turn"),
          "their max_tokens was lowered to what the budget could pay"),
-        ("pinned", f"{report['pinned_turns']:,} turns", "the client named the model: no routing, no saving"),
+        ("pinned", counted(report["pinned_turns"], "turn"), "the client named the model: no routing, no saving"),
         ("judge", f"{report['judge_usd']} USD", "grading a sample of the answers"),
         ("overage", f"{report['overage_usd']} USD", "billed by providers beyond what was reserved"),
     ]  # fmt: skip

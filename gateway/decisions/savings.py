@@ -262,18 +262,10 @@ class SavingsTally:
     def _front(self) -> tuple[tuple[FrontPoint, ...], FrontPoint | None]:
         if not self._ruled[:, 0].any():
             return (), None
-        present = self._ruled[:, 0] > 0
-
-        def per_turn(sums: Floats, kept: Groups) -> float:
-            return float(sums[kept].sum() / self._ruled[kept][:, 0].sum())
+        turns = self._ruled[:, 0]
 
         def point(per_usd: float, cost: Floats, quality: Floats) -> FrontPoint:
-            usd = cost / NANOUSD_PER_USD
-            return FrontPoint(
-                per_usd,
-                _jackknife(lambda kept: per_turn(usd, kept), present),
-                _jackknife(lambda kept: per_turn(quality, kept), present),
-            )
+            return FrontPoint(per_usd, _mean(cost / NANOUSD_PER_USD, turns), _mean(quality, turns))
 
         front = tuple(
             point(float(per_usd), self._rule[:, place, 2], self._rule[:, place, 3])
@@ -316,16 +308,28 @@ def _rival(
 
 def _jackknife(statistic: Callable[[Groups], float], present: Groups) -> Jackknife:
     """The statistic over the present groups, with the interval of leaving out each of them."""
-    value, places = float(statistic(present)), np.flatnonzero(present)
-    if len(places) < MIN_GROUPS:
-        return Jackknife(value, None, None)
     without = []
-    for place in places:
+    for place in np.flatnonzero(present):
         kept = present.copy()
         kept[place] = False
-        without.append(statistic(kept))
-    spread = np.array(without) - np.mean(without)
-    half = NORMAL_95 * float(np.sqrt((len(places) - 1) / len(places) * (spread**2).sum()))
+        without.append(statistic(kept) if kept.any() else 0.0)
+    return _interval(float(statistic(present)), np.array(without))
+
+
+def _mean(sums: Floats, counts: Floats) -> Jackknife:
+    """The mean over groups with a count, with the same interval."""
+    present = counts > 0
+    total, count = sums[present].sum(), counts[present].sum()
+    left = np.maximum(count - counts[present], 1.0)
+    return _interval(float(total / count), (total - sums[present]) / left)
+
+
+def _interval(value: float, without: Floats) -> Jackknife:
+    """The interval of a statistic whose values are `without`, each with one group left out."""
+    if len(without) < MIN_GROUPS:
+        return Jackknife(value, None, None)
+    spread = without - without.mean()
+    half = NORMAL_95 * float(np.sqrt((len(without) - 1) / len(without) * (spread**2).sum()))
     return Jackknife(value, value - half, value + half)
 
 

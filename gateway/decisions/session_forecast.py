@@ -18,6 +18,7 @@ from sqlalchemy import Connection, func, select
 
 from gateway.database.tables import decisions, sessions
 from gateway.money import usd_string
+from gateway.wording import counted
 
 MAX_SESSIONS = 400
 MIN_SESSIONS = 8
@@ -106,7 +107,8 @@ def summarise(found: Sequence[Future], remaining_nanousd: int, sessions_read: in
     if len(found) < MIN_SESSIONS:
         return {
             "available": False,
-            "why_not": f"{len(found)} finished sessions of this tenant went on from here; {MIN_SESSIONS} are needed",
+            "why_not": f"{counted(len(found), 'finished session')} of this tenant went on from here; "
+            f"{MIN_SESSIONS} are needed",
             "sessions_read": sessions_read,
         }
     return {

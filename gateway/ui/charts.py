@@ -5,15 +5,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.decisions.calibration import Calibration
+from gateway.decisions.log import at_effort
+from gateway.decisions.savings import could_serve
+from gateway.routing.guard import NOT_PINNED
 from gateway.ui.queries import Period, Usage, spend_by_model
 
 Chart = dict[str, Any]
 Turns = Sequence[Mapping[str, Any]]
 Point = Mapping[str, Any]
+BIN_TURNS = 10
+"""A mean of fewer scores is noise, which the chart leaves to the table."""
 
 
 def spend_series(found: Usage, period: Period, step_ms: int) -> Chart:
@@ -29,20 +36,21 @@ def spend_series(found: Usage, period: Period, step_ms: int) -> Chart:
 
 
 def burn_down(turns: Turns, forecast: Mapping[str, Any], left_nanousd: int) -> Chart:
-    """The session's remaining budget in USD after each turn, and the band of its forecast."""
-    points = [turn["budget_after_nano_usd"] for turn in turns]
-    known = [(turn["turn"] + 1, left / 1e9) for turn, left in zip(turns, points, strict=True) if left is not None]
+    """Remaining budget in USD before and after each turn, and the band of its forecast."""
+    points = [(turn["turn"] + 1, turn["budget_after_nano_usd"]) for turn in turns]
+    points[:0] = [(turn["turn"], turn["budget_before_nano_usd"]) for turn in turns[:1]]
+    known = [(number, left / 1e9) for number, left in points if left is not None]
     numbers = [number for number, _ in known]
     lefts: list[float | None] = [left for _, left in known]
     if not forecast["available"] or not known:
-        return {"names": ["left, USD"], "data": [numbers, lefts]}
+        return {"names": ["left"], "data": [numbers, lefts], "zero": True, "across": "turns"}
     now = numbers[-1]
     end = now + max(1, forecast["turns_to_go"]["p50"])
     cost = forecast["cost_to_go"]
     gap: list[float | None] = [None] * (len(numbers) - 1)
     left = left_nanousd / 1e9
     return {
-        "names": ["left, USD", "forecast, half of such sessions", "forecast, 90 %"],
+        "names": ["left", "forecast, half of such sessions", "forecast, 90 %"],
         "data": [
             [*numbers, end],
             [*lefts, None],
@@ -51,7 +59,48 @@ def burn_down(turns: Turns, forecast: Mapping[str, Any], left_nanousd: int) -> C
         ],
         "bands": [[2, 3]],
         "dashed": [2, 3],
+        "zero": True,
+        "across": "turns",
     }
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateCosts:
+    """Predicted nano-USD of every candidate in each turn; None where it could not answer."""
+
+    names: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    totals: Sequence[int | None]
+
+
+def candidate_costs(turns: Turns) -> CandidateCosts:
+    """Tabulate what each candidate was expected to cost, cheapest first.
+
+    Only a candidate that could answer every turn has a total.
+    """
+    found = [
+        {
+            at_effort(c["model"], c["effort"]): c["cost_nano_usd"]
+            if could_serve(c) or c["why_not"] == NOT_PINNED
+            else None
+            for c in turn["candidates"]
+        }
+        for turn in turns
+    ]
+    seen = {name for costs in found for name in costs}
+
+    def mean(name: str) -> float:
+        known: list[int] = [costs[name] for costs in found if costs.get(name) is not None]
+        return sum(known) / len(known) if known else math.inf
+
+    names = sorted(seen, key=lambda name: (mean(name), name))
+    rows = []
+    for turn, costs in zip(turns, found, strict=True):
+        own = at_effort(turn["model"], turn["effort"])
+        chosen = names.index(own) if own in seen else None
+        rows.append({"turn": turn["turn"], "chosen": chosen, "nanousd": [costs.get(name) for name in names]})
+    columns = [[row["nanousd"][place] for row in rows] for place in range(len(names))]
+    return CandidateCosts(names, rows, [None if None in column else sum(column) for column in columns])
 
 
 def front_points(savings: Mapping[str, Any]) -> list[Point]:
@@ -91,10 +140,11 @@ def front_chart(points: Sequence[Point], today: Point | None) -> Chart:
 
 def reliability_chart(calibration: Calibration) -> Chart:
     """Mean score over mean predicted quality, in points, and the line of perfect predictions."""
-    x = [found.predicted * 100 for found in calibration.bins]
+    bins = [found for found in calibration.bins if found.turns >= BIN_TURNS]
+    x = [found.predicted * 100 for found in bins]
     return {
         "names": ["scores", "if predictions were right"],
-        "data": [x, [found.score * 100 for found in calibration.bins], x],
+        "data": [x, [found.score * 100 for found in bins], x],
         "dashed": [2],
         "across": "predicted quality, points",
     }

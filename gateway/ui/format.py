@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
+from gateway.wording import counted
+
 _STEPS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
 def usd(nanousd: int | None) -> str:
-    """Dollars with four significant places below a dollar and cents above; "-" when unknown."""
+    """Dollars with at most four significant places below one, and cents above; "-" when unknown."""
     if nanousd is None:
         return "-"
     amount = Decimal(nanousd) / 1_000_000_000
@@ -19,17 +22,18 @@ def usd(nanousd: int | None) -> str:
         return "$0"
     places = 2 if abs(amount) >= 1 else min(9, 3 - amount.adjusted())
     text = format(abs(amount).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP), ",f")
+    text = text[: len(text) - places + 2] + text[len(text) - places + 2 :].rstrip("0")
     return ("-" if amount < 0 else "") + "$" + text
 
 
 def percent(share: float | None) -> str:
     """A share from 0 to 1 as a percentage; "-" when unknown."""
-    return "-" if share is None else f"{share * 100:.1f} %"
+    return "-" if share is None else f"{share * 100:,.1f} %"
 
 
 def signed_percent(share: float | None) -> str:
     """A share as a percentage with its sign; "-" when unknown."""
-    return "-" if share is None else f"{share * 100:+.1f} %"
+    return "-" if share is None else f"{share * 100:+,.1f} %"
 
 
 def dollars(value: float | None) -> str:
@@ -62,12 +66,23 @@ def count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-def counted(number: int | None, noun: str) -> str:
-    """A number with its noun: "1 turn", "12 turns"."""
-    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+def factor(value: float) -> str:
+    """Three significant places without an exponent: 0.147, 46.4, 1,470."""
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
+
+
+def signed_points(value: float | None) -> str:
+    """A difference of quality in points, with its sign; "-" when unknown or unbounded."""
+    return "-" if value is None or not math.isfinite(value) else f"{value * 100:+.1f}"
+
+
+def sentence(text: str) -> str:
+    """A phrase with a capital at its start."""
+    return text[:1].upper() + text[1:]
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "usd": usd, "percent": percent, "signed_percent": signed_percent, "dollars": dollars, "points": points, "ago": ago,
-    "moment": moment, "count": count, "counted": counted,
+    "moment": moment, "count": count, "counted": counted, "factor": factor, "signed_points": signed_points,
+    "sentence": sentence,
 }  # fmt: skip

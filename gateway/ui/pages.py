@@ -35,7 +35,7 @@ from gateway.policies import registry, trials
 from gateway.policies.registry import PolicyRegistry
 from gateway.ui import queries, words
 from gateway.ui.actions import Actions
-from gateway.ui.charts import burn_down, front_chart, front_points, reliability_chart, spend_series
+from gateway.ui.charts import burn_down, candidate_costs, front_chart, front_points, reliability_chart, spend_series
 from gateway.ui.format import FILTERS
 from gateway.ui.insights import Insights
 from gateway.ui.sign_in import COOKIE, SIGNED_IN_S, SignIn, Viewer
@@ -280,7 +280,12 @@ class Dashboard:
         found = await self._database.read(read)
         chart = burn_down(found["turns"], found["forecast"], found["session"].balance.available_nanousd)
         return self._render(
-            "session.html", viewer, chart=orjson.dumps(chart).decode(), at_ms=now_ms(self._clock), **found
+            "session.html",
+            viewer,
+            chart=orjson.dumps(chart).decode(),
+            costs=candidate_costs(found["turns"]),
+            at_ms=now_ms(self._clock),
+            **found,
         )
 
     async def decision(self, request: Request, viewer: Viewer) -> Response:
@@ -373,9 +378,11 @@ class Dashboard:
         days = _choice(request, "days", _DAYS, 7)
         insight = await self._insights.of(days, viewer.tenant_id)
         points = front_points(insight.savings)
+        default_lambda = self._configuration().settings.policy.default_lambda
+        place = min(range(len(points)), key=lambda i: abs(points[i]["lambda_per_usd"] - default_lambda), default=0)
         return self._render(
-            "front.html", viewer, insight=insight, days=days, choices=_DAYS, points=points,
-            default_lambda=self._configuration().settings.policy.default_lambda,
+            "front.html", viewer, insight=insight, days=days, choices=_DAYS, points=points, place=place,
+            default_lambda=default_lambda,
             chart=orjson.dumps(front_chart(points, insight.savings["today"])).decode(),
             slider=orjson.dumps({"points": points, "today": insight.savings["today"]}).decode(),
         )  # fmt: skip

@@ -155,12 +155,11 @@ def find_sessions(
     `only`: "near" (most of the budget is spent), "refused" (a turn was refused for money), a state, or "" for all.
     """
     s = sessions.c
-    query = select(sessions, tenants.c.name.label("tenant_name")).join(tenants, tenants.c.tenant_id == s.tenant_id)
-    if tenant_id is not None:
-        query = query.where(s.tenant_id == tenant_id)
+    query = _sessions(tenant_id)
     if search:
         begin = _like(search) + "%"
-        query = query.where(or_(s.session_id.like(begin, escape="\\"), tenants.c.name.like(begin, escape="\\")))
+        named = select(tenants.c.tenant_id).where(tenants.c.name.like(begin, escape="\\"))
+        query = query.where(or_(s.session_id.like(begin, escape="\\"), s.tenant_id.in_(named)))
     if only == "near":
         query = query.where(_near())
     elif only == "refused":
@@ -178,11 +177,15 @@ def find_sessions(
 def near_their_budget(connection: Connection, period: Period, limit: int = 8) -> list[Mapping[str, Any]]:
     """Open sessions of the period with most of their budget spent, most recently used first."""
     s = sessions.c
-    query = select(sessions, tenants.c.name.label("tenant_name")).join(tenants, tenants.c.tenant_id == s.tenant_id)
-    query = query.where(_near(), s.state == "open", s.updated_at_ms >= period.since_ms)
-    if period.tenant_id is not None:
-        query = query.where(s.tenant_id == period.tenant_id)
+    query = _sessions(period.tenant_id).where(_near(), s.state == "open", s.updated_at_ms >= period.since_ms)
     return _rows(connection, query.order_by(s.updated_at_ms.desc()).limit(limit))
+
+
+def _sessions(tenant_id: str | None) -> Select[Any]:
+    """Sessions with their tenant's name, which is looked up for the shown rows alone."""
+    name = select(tenants.c.name).where(tenants.c.tenant_id == sessions.c.tenant_id).scalar_subquery()
+    query = select(sessions, name.label("tenant_name"))
+    return query if tenant_id is None else query.where(sessions.c.tenant_id == tenant_id)
 
 
 def _near() -> ColumnElement[bool]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.decisions.log import at_effort
-from gateway.money import usd_string
+from gateway.ui.format import percent, usd
 
 _REASONS: Mapping[str, str] = {
     "policy": "The policy expected the best session with it.",
@@ -37,8 +37,8 @@ def explain(decision: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Not available for this turn: {listed}.")
     before, cost = decision["budget_before_nano_usd"], decision["cost_nano_usd"]
     if cost is not None:
-        share = f", {cost / before:.1%} of what the session had left" if before > 0 else ""
-        sentences.append(f"It cost {usd_string(cost)} USD{share}.")
+        share = f", {percent(cost / before)} of what the session had left" if before > 0 else ""
+        sentences.append(f"It cost {usd(cost)}{share}.")
     if decision.get("finish_reason") == "length":
         sentences.append("The answer was cut off at its output token limit.")
     return sentences
@@ -49,25 +49,20 @@ def _name(candidate: Mapping[str, Any]) -> str:
 
 
 def _compare(chosen: Mapping[str, Any], others: list[Mapping[str, Any]]) -> list[str]:
-    sentences = []
-    cheaper = [c for c in others if c["cost_nano_usd"] < chosen["cost_nano_usd"]]
-    more_expensive = [c for c in others if c["cost_nano_usd"] > chosen["cost_nano_usd"]]
-    if cheaper:
-        least = min(cheaper, key=lambda c: int(c["cost_nano_usd"]))
-        gain = _gain(chosen, least)
-        sentences.append(
-            f"{_name(least)} was expected to cost {usd_string(least['cost_nano_usd'])} USD instead of "
-            f"{usd_string(chosen['cost_nano_usd'])} USD{gain}."
-        )
-    if more_expensive:
-        most = max(more_expensive, key=lambda c: int(c["cost_nano_usd"]))
-        gain = _gain(most, chosen)
-        sentences.append(f"{_name(most)} would have cost about {usd_string(most['cost_nano_usd'])} USD{gain}.")
-    return sentences
+    """The cheapest and the most expensive other candidate beside the chosen one."""
+    cheapest = min(others, key=lambda c: int(c["cost_nano_usd"]))
+    strongest = max(others, key=lambda c: int(c["cost_nano_usd"]))
+    told = []
+    if cheapest["cost_nano_usd"] < chosen["cost_nano_usd"]:
+        told.append(f"The cheapest other candidate, {_name(cheapest)}, {_against(cheapest, chosen)}.")
+    if strongest["cost_nano_usd"] > chosen["cost_nano_usd"]:
+        told.append(f"The most expensive one, {_name(strongest)}, {_against(strongest, chosen)}.")
+    return told
 
 
-def _gain(better: Mapping[str, Any], worse: Mapping[str, Any]) -> str:
-    if better.get("quality") is None or worse.get("quality") is None:
-        return ""
-    points = (better["quality"] - worse["quality"]) * 100
-    return f", for {abs(points):.1f} points of expected quality {'more' if points >= 0 else 'less'}"
+def _against(other: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    cost = f"was expected to cost {usd(other['cost_nano_usd'])} instead of {usd(chosen['cost_nano_usd'])}"
+    if other.get("quality") is None or chosen.get("quality") is None:
+        return cost
+    points = (other["quality"] - chosen["quality"]) * 100
+    return f"{cost} and to be {abs(points):.1f} points {'better' if points >= 0 else 'worse'}"

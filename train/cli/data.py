@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.wording import counted
 from train.cli.options import (
     AsJson,
     Config,
@@ -100,7 +101,7 @@ def replay(
         raise InvalidOption(str(error)) from error
     json_file.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
     kept.clear()
-    print(f"{len(report['rows']):,} rows in {json_file}")
+    print(f"{counted(len(report['rows']), 'row')} in {json_file}")
     for kind in report["meta"]["inputs"]:
         print(f"inputs: {kind}")
         for line in lines([x for x in report["summary"] if x["kind"] == "aim" and x["inputs"] == kind]):
@@ -212,8 +213,8 @@ def export(
         print(json.dumps(done, indent=1, sort_keys=True))
         return 0
     for table, days in done["written"].items():
-        print(f"{out}/{table}: {sum(days.values()):,} rows of {len(days)} days written")
-    print(f"{done['final_already']} files were final already")
+        print(f"{out}/{table}: {counted(sum(days.values()), 'row')} of {counted(len(days), 'day')} written")
+    print(f"{counted(done['final_already'], 'file')} already final")
     return 0
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Literal
 
+from gateway.wording import counted
 from train.config import GateConfig
 from train.evaluate.ope import Interval
 
@@ -110,7 +111,7 @@ def doubts(item: Evidence, config: GateConfig) -> tuple[str, ...]:
     """Reasons not to trust the estimates."""
     found = []
     if item.sessions < config.min_sessions:
-        found.append(f"{item.sessions} held-out sessions, at least {config.min_sessions} are required")
+        found.append(f"{counted(item.sessions, 'held-out session')}, at least {config.min_sessions} are required")
     if item.second_opinion.high < least_gain(item, config):
         found.append(
             f"per-decision importance sampling contradicts: its interval ends at {item.second_opinion.high:+.4f}"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gateway import document
+from gateway.wording import counted
 from policy.checkpoint import load
 from policy.exploration import GREEDY
 from policy.learned import policy_from
@@ -198,7 +199,11 @@ def write(report: Mapping[str, Any], folder: Path, json_file: Path | None) -> li
 def frontier_page(report: Mapping[str, Any], plots: Sequence[Path]) -> str:
     """The report as one self-contained page with its plots."""
     meta = report["meta"]
-    parts = [document.paragraph(f"{meta['sessions']:,} sessions, {meta['turns']:,} turns, held out; 95 % intervals.")]
+    parts = [
+        document.paragraph(
+            f"{counted(meta['sessions'], 'session')}, {counted(meta['turns'], 'turn')}, held out; 95 % intervals."
+        )
+    ]
     parts += [document.paragraph(_answer(p["policy"], p["answer"])) for p in report["policies"] if p["answer"]]
     parts.append(document.drawings(plots))
     head = ("", "lambda, quality per USD", "budget, USD", "USD per session", "quality per turn", "starved")
@@ -221,7 +226,7 @@ def _cells(point: Mapping[str, Any]) -> tuple[str, ...]:
 def describe(report: Mapping[str, Any]) -> list[str]:
     """The report as a table for a terminal, and the answer."""
     meta = report["meta"]
-    lines = [f"{meta['sessions']:,} sessions, {meta['turns']:,} turns, held out; 95 % intervals"]
+    lines = [f"{counted(meta['sessions'], 'session')}, {counted(meta['turns'], 'turn')}, held out; 95 % intervals"]
     head = f"{'lambda':>12}{'budget USD':>13}{'USD per session':>34}{'quality per turn':>26}{'starved':>9}"
     for title, points in _tables(report):
         width = max(len(name) for name, _ in points)

@@ -22,6 +22,7 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.models import Catalog, Model
 from gateway.catalog.prices import Rates
 from gateway.database.database import transaction
+from gateway.wording import counted
 from policy.features import encode
 from policy.manifest import Recipe
 from policy.mdp import COST_LEVELS, CandidateView, Observation, SessionView
@@ -302,14 +303,15 @@ def publish_on_trial(job: Import, recipe: Recipe, fitted: Fitted) -> dict[str, A
 def describe(report: Mapping[str, Any]) -> list[str]:
     """The report for people."""
     lines = [
-        f"{report['turns']:,} turns of {report['sessions']:,} sessions, {report['graded_turns']:,} graded",
+        f"{counted(report['turns'], 'turn')} of {counted(report['sessions'], 'session')}, "
+        f"{report['graded_turns']:,} graded",
         *(f"left out: {count:,} {reason}" for reason, count in sorted(report["left_out"].items())),
     ]
     for name, found in report["models"].items():
         quality = found["quality_prior"]
         prior = "no score" if quality is None else f"quality_prior: {quality:.3f}"
         lines.append(
-            f"{name}: {found['turns']:,} turns, {found['cost_usd']:.4f} USD, "
+            f"{name}: {counted(found['turns'], 'turn')}, {found['cost_usd']:.4f} USD, "
             f"answers of {found['output_tokens_median']:.0f} tokens (95 %: {found['output_tokens_95']:.0f}), {prior}"
         )
     if report["policy"] is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway import document
 from gateway.document import Cell, PlotBar, bars, heading, table
+from gateway.wording import counted
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -22,7 +23,7 @@ def _parts(report: Mapping[str, Any]) -> Iterable[str]:
     evaluation = report.get("evaluation") or {}
     if evaluation:
         yield heading("Candidates on held-out sessions")
-        yield f"<p>{evaluation['sessions']:,} sessions, {evaluation['turns']:,} turns</p>"
+        yield f"<p>{counted(evaluation['sessions'], 'session')}, {counted(evaluation['turns'], 'turn')}</p>"
         yield _candidates(evaluation)
         yield _gains(evaluation)
         yield bars("Gain in score per turn over the incumbent, doubly robust, 95 % intervals", [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gateway.wording import counted
 from train.evaluate.session_costs import coverage_lines
 from train.nightly.prompt_caches import cache_lines
 
@@ -24,7 +25,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  published as {published['stage']}" + (f": {published['note']}" if published["note"] else "")
     log = report.get("log")
     if log:
-        yield f"log: {log['sessions']:,} sessions, {log['turns']:,} turns; labels {_counts(log['labels'])}"
+        size = f"{counted(log['sessions'], 'session')}, {counted(log['turns'], 'turn')}"
+        yield f"log: {size}; labels {_counts(log['labels'])}"
         if log["excluded"]:
             yield f"excluded: {_counts(log['excluded'])}"
         yield f"models: {_counts(log['models'])}; policies: {_counts(log['policies'])}"

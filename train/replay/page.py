@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.document import Cell, drawings, heading, page, paragraph, table
+from gateway.wording import counted
 from train.replay.summary import ALL
 
 _TITLES = {
@@ -21,7 +22,7 @@ def replay_page(report: Mapping[str, Any], plots: Sequence[Path]) -> str:
     """Render what the replay command writes as JSON, with its plots drawn into the page."""
     meta = report["meta"]
     said = ", ".join(f"{name} {meta[name]}" for name in ("preset", "seed") if name in meta)
-    head = paragraph(f"{said}; {len(report['rows']):,} rows")
+    head = paragraph(f"{said}; {counted(len(report['rows']), 'row')}")
     return page("seqroute replay", "\n".join([head, *_parts(report, plots)]))
 
 

@@ -4,18 +4,24 @@
   "use strict";
   var colours = ["#2f7ed8", "#d8702f", "#2fa56b", "#a04fc0", "#c0394b", "#8a8a1f", "#1f9aa8", "#8c6b4f"];
   function has(list, i) { return (list || []).indexOf(i) >= 0; }
+  function amount(n, unit) { n = Number(n.toPrecision(4)); return unit === "USD" ? "$" + n : n + " " + unit; }
+  function moment(seconds) { return new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " "); }
+  function dates(u, splits, place, space, step) {
+    return splits.map(function (s) { return s === null ? "" : step < 86400 && s % 86400 ? moment(s).slice(11) : moment(s).slice(5, 10); });
+  }
   function draw(element) {
     var chart = JSON.parse(element.dataset.chart), unit = element.dataset.unit || "";
     if (!chart.data[0].length) { return; }
     var ink = getComputedStyle(document.body).color, time = element.dataset.time === "1";
     var axis = { stroke: ink, grid: { stroke: "rgba(128,128,128,.25)" } };
-    var across = time ? {} : chart.across ? { label: chart.across, values: function (u, v) { return v.map(function (n) { return Number(n.toPrecision(4)); }); } } : { incrs: [1, 2, 5, 10, 20, 50, 100] };
+    var across = time ? { values: dates } : chart.across && chart.across !== "turns" ? { label: chart.across, values: function (u, v) { return v.map(function (n) { return Number(n.toPrecision(4)); }); } } : { label: chart.across, incrs: [1, 2, 5, 10, 20, 50, 100] };
     var options = {
-      width: element.clientWidth, height: 260, scales: { x: { time: time } },
-      axes: [Object.assign(across, axis), Object.assign({ size: 105, values: function (u, v) { return v.map(function (n) { return Number(n.toPrecision(4)) + " " + unit; }); } }, axis)],
-      series: [{}].concat(chart.names.map(function (name, i) {
+      width: element.clientWidth, height: 260, tzDate: function (s) { return uPlot.tzDate(new Date(s * 1000), "Etc/UTC"); },
+      scales: { x: { time: time }, y: chart.zero ? { range: function (u, low, high) { return [Math.min(0, low), high * 1.05 || 1]; } } : {} },
+      axes: [Object.assign(across, axis), Object.assign({ size: 105, values: function (u, v) { return v.map(function (n) { return amount(n, unit); }); } }, axis)],
+      series: [{ label: time ? "UTC" : chart.across, value: function (u, v) { return v === null ? "--" : time ? moment(v) : Number(v.toPrecision(4)); } }].concat(chart.names.map(function (name, i) {
         var number = i + 1, colour = colours[i % colours.length], mark = has(chart.marks, number);
-        return { label: name, stroke: has(chart.faint, number) ? "rgba(128,128,128,.5)" : colour, width: mark ? 0 : has(chart.faint, number) ? 1 : 2,
+        return { label: name, value: function (u, v) { return v === null ? "--" : amount(v, unit); }, stroke: has(chart.faint, number) ? "rgba(128,128,128,.5)" : colour, width: mark ? 0 : has(chart.faint, number) ? 1 : 2,
           dash: has(chart.dashed, number) ? [6, 5] : undefined, spanGaps: true,
           points: { show: mark || (!has(chart.faint, number) && chart.data[0].length < 40), size: mark ? 14 : 5, fill: mark ? colour : undefined } };
       })),
@@ -38,6 +44,7 @@
       slider.setAttribute("aria-valuetext", words);
     }
     slider.addEventListener("input", change);
+    change();
   }
   document.addEventListener("DOMContentLoaded", function () { all(); document.querySelectorAll("[data-front]").forEach(preview); });
   var timer; window.addEventListener("resize", function () { clearTimeout(timer); timer = setTimeout(all, 150); });

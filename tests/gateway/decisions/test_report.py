@@ -174,7 +174,7 @@ def test_the_page_has_every_part_with_its_units_and_loads_nothing(connection: Co
     refuse(connection, "s1", 2, 9)
     shown = report_page(report(connection), tenant="all tenants", at_ms=10**12)
     for expected in (
-        "1 sessions (3.3%)", "2 turns were refused", "always the strongest: large", "tuned lambda", "95 %: +",
+        "1 session (3.3%)", "2 turns refused", "always the strongest: large", "tuned lambda", "95 %: +",
         "US cents per turn", "Spent by day (UTC), USD", "budget, USD",
     ):  # fmt: skip
         assert expected in shown, expected

@@ -30,10 +30,11 @@ def decision(**changes: Any) -> dict[str, Any]:
 def test_the_choice_is_compared_with_the_cheapest_and_the_most_expensive_alternative() -> None:
     assert explain(decision()) == [
         "mid answered. The policy expected the best session with it.",
-        "small was expected to cost 0.001 USD instead of 0.002 USD, for 15.0 points of expected quality more.",
-        "large would have cost about 0.009 USD, for 5.0 points of expected quality more.",
+        "The cheapest other candidate, small, was expected to cost $0.001 instead of $0.002 and to be 15.0 points "
+        "worse.",
+        "The most expensive one, large, was expected to cost $0.009 instead of $0.002 and to be 5.0 points better.",
         "Not available for this turn: blind (no image input).",
-        "It cost 0.0025 USD, 2.5% of what the session had left.",
+        "It cost $0.0025, 2.5 % of what the session had left.",
     ]
 
 
