@@ -78,19 +78,11 @@ def candidate_costs(turns: Turns) -> CandidateCosts:
 
     Only a candidate that could answer every turn has a total.
     """
-    found = [
-        {
-            at_effort(c["model"], c["effort"]): c["cost_nano_usd"]
-            if could_serve(c) or c["why_not"] == NOT_PINNED
-            else None
-            for c in turn["candidates"]
-        }
-        for turn in turns
-    ]
+    found = [{at_effort(c["model"], c["effort"]): _cost(c) for c in turn["candidates"]} for turn in turns]
     seen = {name for costs in found for name in costs}
 
     def mean(name: str) -> float:
-        known: list[int] = [costs[name] for costs in found if costs.get(name) is not None]
+        known = [cost for costs in found if (cost := costs.get(name)) is not None]
         return sum(known) / len(known) if known else math.inf
 
     names = sorted(seen, key=lambda name: (mean(name), name))
@@ -99,8 +91,17 @@ def candidate_costs(turns: Turns) -> CandidateCosts:
         own = at_effort(turn["model"], turn["effort"])
         chosen = names.index(own) if own in seen else None
         rows.append({"turn": turn["turn"], "chosen": chosen, "nanousd": [costs.get(name) for name in names]})
-    columns = [[row["nanousd"][place] for row in rows] for place in range(len(names))]
-    return CandidateCosts(names, rows, [None if None in column else sum(column) for column in columns])
+    return CandidateCosts(names, rows, [_total([costs.get(name) for costs in found]) for name in names])
+
+
+def _cost(candidate: Mapping[str, Any]) -> int | None:
+    known = could_serve(candidate) or candidate["why_not"] == NOT_PINNED
+    return int(candidate["cost_nano_usd"]) if known else None
+
+
+def _total(costs: Sequence[int | None]) -> int | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
 def front_points(savings: Mapping[str, Any]) -> list[Point]:
