@@ -44,7 +44,7 @@ def by_duckdb(folder: str, sessions: int) -> Iterator[Mapping[str, Any]]:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as beside, importlib.import_module("duckdb").connect() as database:
         database.execute(f"SET memory_limit = '400MB'; SET temp_directory = '{beside}'; SET threads = 2")
-        for batch in database.execute(query).to_arrow_reader(1_000):
+        for batch in database.sql(query).to_arrow_reader(1_000):
             yield from batch.to_pylist()
 
 

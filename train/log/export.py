@@ -104,15 +104,22 @@ def _write_day(archive: Archive, job: Export, name: str, day: date, target: str)
     note = {"exported_at_ms": job.now_ms, "tenant_id": job.tenant_id, "with_text": job.with_text}
     schema = pa.schema([pa.field(c.name, _arrow_type(c)) for c in columns], {_NOTE: json.dumps(note).encode()})
     start_ms = start_ms_of(day)
-    query = _of_tenant(sa.select(*columns), table, job).where(
+    [key] = table.primary_key.columns
+    place, count = columns.index(key), 0
+    inside = _of_tenant(sa.select(key), table, job).where(
         table.c.created_at_ms >= start_ms, table.c.created_at_ms < start_ms + MS_PER_DAY
     )
-    count = 0
     with archive.scratch(target) as beside, transaction(job.database_url, read_only=True) as connection:
-        sorted_query = query.order_by(*(_by_code_points(table.c[key], connection) for key in order))
-        found = connection.execute(sorted_query, execution_options={"yield_per": ROWS_AT_ONCE})
+        # Ids are sorted without their rows, which SQLite would sort in memory: a day of a long log is a gigabyte.
+        in_order = inside.order_by(*(_by_code_points(table.c[name], connection) for name in order))
+        ids = connection.execute(in_order).scalars().all()
         with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-            for rows in found.partitions(ROWS_AT_ONCE):
+            for start in range(0, len(ids), ROWS_AT_ONCE):
+                wanted = ids[start : start + ROWS_AT_ONCE]
+                found = {row[place]: row for row in connection.execute(sa.select(*columns).where(key.in_(wanted)))}
+                if not found:
+                    continue
+                rows = [found[each] for each in wanted if each in found]
                 by_column = zip(zip(*rows, strict=True), schema.types, strict=True)
                 writer.write_batch(pa.RecordBatch.from_arrays([pa.array(*each) for each in by_column], schema=schema))
                 count += len(rows)

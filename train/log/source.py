@@ -11,6 +11,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Set
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -28,6 +30,7 @@ Row = Mapping[str, Any]
 
 ROWS_AT_ONCE = 1_000
 KEYS_AT_ONCE = 100_000
+SESSIONS_AT_ONCE = 500
 SESSION = ("tenant_id", "session_id")
 DECISION_COLUMNS: tuple[str, ...] = (
     "decision_id", "tenant_id", "session_id", "turn", "feature_version", "features", "candidate_features", "candidates",
@@ -77,16 +80,20 @@ class DatabaseLog(Log):
             .group_by(d.c.tenant_id, d.c.session_id)
             .order_by(sa.desc("at"), d.c.tenant_id, d.c.session_id)
             .limit(max_sessions)
-            .subquery()
         )
-        query = (
-            sa.select(*(d.c[name] for name in DECISION_COLUMNS))
-            .join(newest, sa.and_(d.c.tenant_id == newest.c.tenant_id, d.c.session_id == newest.c.session_id))
-            .where(d.c.created_at_ms.between(since_ms, until_ms))
-            .order_by(*(d.c[name] for name in ORDER))
-        )
-        for row in self._connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings():
-            yield dict(row)
+        # Some sessions at a time: a database sorts the rows of all of them in memory, as SQLite must, or on disk.
+        found = sorted((row.tenant_id, row.session_id) for row in self._connection.execute(newest))
+        for tenant_id, sessions in groupby(found, key=itemgetter(0)):
+            names = [session_id for _, session_id in sessions]
+            for start in range(0, len(names), SESSIONS_AT_ONCE):
+                query = (
+                    sa.select(*(d.c[name] for name in DECISION_COLUMNS))
+                    .where(d.c.tenant_id == tenant_id, d.c.session_id.in_(names[start : start + SESSIONS_AT_ONCE]))
+                    .where(d.c.created_at_ms.between(since_ms, until_ms))
+                    .order_by(*(d.c[name] for name in ORDER))
+                )
+                for row in self._connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings():
+                    yield dict(row)
 
     def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]:
         f = tables.feedback
