@@ -53,6 +53,7 @@ hypothesis.settings.load_profile("untimed")
 
 NO_CHROMIUM = "chromium: absent, so tests/e2e/test_dashboard_browser.py does not run (apt-get install chromium)"
 NO_PGBOUNCER = "pgbouncer: absent, so tests/e2e/test_pgbouncer.py does not run (apt-get install pgbouncer)"
+NO_SYSTEMD = "systemd-analyze: absent, so tests/deploy/test_systemd.py does not run (apt-get install systemd)"
 NO_NETWORK = "network of its own: not allowed, so tests/e2e/test_outbound.py does not run (needs unshare, ip, TUN)"
 
 
@@ -65,15 +66,17 @@ def pytest_report_header() -> list[str]:
         NO_PGBOUNCER if bouncer is None else f"pgbouncer: {bouncer}",
         f"chromium: {find_chromium()}" if find_chromium() else NO_CHROMIUM,
         *([] if can_seal() else [NO_NETWORK]),
+        *([] if shutil.which("systemd-analyze") else [NO_SYSTEMD]),
     ]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """What needs pgbouncer, a browser or a network of its own is collected where there is one."""
+    """What needs pgbouncer, a browser, systemd or a network of its own is collected where there is one."""
     found = {
         "test_pgbouncer.py": find_pgbouncer,
         "test_dashboard_browser.py": find_chromium,
         "test_outbound.py": can_seal,
+        "test_systemd.py": lambda: shutil.which("systemd-analyze"),
     }.get(collection_path.name)
     return True if found is not None and not found() else None
 
@@ -90,6 +93,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(NO_PGBOUNCER, yellow=True)
     if find_chromium() is None:
         terminalreporter.write_line(NO_CHROMIUM, yellow=True)
+    if shutil.which("systemd-analyze") is None:
+        terminalreporter.write_line(NO_SYSTEMD, yellow=True)
     if not can_seal():
         terminalreporter.write_line(NO_NETWORK, yellow=True)
 
