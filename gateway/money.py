@@ -23,7 +23,7 @@ class MoneyError(ValueError):
 
 
 def nanousd_from_usd(amount_usd: str | int | float | Decimal, *, rounding: str = ROUND_FLOOR) -> int:
-    """Parse a decimal USD amount, rounding down (a budget never grows by rounding) unless told otherwise.
+    """Parse a decimal USD amount, rounded down unless told otherwise: no budget grows so.
 
     Floats are read by their shortest decimal form, so ``0.1`` is 100,000,000 nano-USD.
     Raises MoneyError for anything but a finite amount in ``[0, MAX_NANOUSD]``.
