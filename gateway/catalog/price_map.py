@@ -13,6 +13,8 @@ from typing import Any
 
 _BEDROCK_ROUTES = ("bedrock/", "chat_completions/", "converse/", "invoke/", "openai/", "mantle/", "nova-2/", "nova/")
 _BEDROCK_REGION_GROUPS = frozenset({"global", "us", "eu", "apac", "jp", "au", "us-gov"})
+RESPONSES_ROUTE = "responses/"
+"""Before a model's name: LiteLLM calls it at /v1/responses."""
 _AWS_REGION = re.compile(r"(?:us-gov|us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-\d")
 _THROUGHPUT = re.compile(r"(:\d+):(\d+k)$")
 # Providers whose entries in the map carry a longer name that starts with theirs.
@@ -43,6 +45,7 @@ class PriceMap:
                 return {}
         else:
             model = model.removeprefix(f"{provider}/")
+        model = model.removeprefix(RESPONSES_ROUTE)
         for alias in dict.fromkeys((provider, _ALIASES.get(provider, provider))):
             for name in _spellings(model, alias):
                 entry = self._entry(name)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -24,6 +26,7 @@ from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, Upst
 from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
 from gateway.providers.litellm_clients import (
     HANDLERS,
+    OPENAI_ADDRESS,
     SDK_TIMEOUT_S,
     UNLIMITED,
     WHOLE_ONLY,
@@ -56,6 +59,7 @@ LITELLM_ENVIRONMENT: Mapping[str, str] = {
 
 # Providers with OpenAI's path but their own content format (lists of parts where text is expected).
 _TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
+_MCP_GATEWAY = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _OWN_SCHEMAS = frozenset({"openai", "custom_openai", "azure"})
 _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "w"}}
 
@@ -67,6 +71,7 @@ class LitellmClient:
         self._litellm = litellm
         self._openai: Any = importlib.import_module("openai")
         self._internal_call: Any = importlib.import_module("litellm._internal_context").is_internal_call
+        self._bridged: Any = importlib.import_module("litellm.main").responses_api_bridge_check
         self._timeout = httpx.Timeout(SDK_TIMEOUT_S, connect=connect_timeout_s)
         self._sdk: SdkClients | None = None
         self._handlers: Handlers | None = None
@@ -151,6 +156,10 @@ class LitellmClient:
         by_sdk = self._sdk.kind(provider) != "http"
         arguments: dict[str, Any] = {**call.options, **params, "messages": messages}
         streamed = call.stream and provider not in WHOLE_ONLY
+        if self._goes_to_responses(call, found, params):
+            # LiteLLM makes a stream of a complete answer there, and writes the arguments of its tool calls twice.
+            streamed = streamed and self._litellm.utils.supports_native_streaming(model, provider)
+            arguments.setdefault("store", False)  # the default of chat, which is not that of /v1/responses
         arguments |= {"model": model, "custom_llm_provider": provider, "stream": streamed}
         arguments |= {"max_retries": 0, "num_retries": 0, "caching": False, "no-log": True}
         arguments["drop_params"] = call.drop_params and self._may_drop(call, model, provider)
@@ -177,6 +186,13 @@ class LitellmClient:
             arguments["extra_headers"] = dict(call.extra_headers)
         arguments["client"] = self._sdk.client(call, found) if by_sdk else self._handlers.waiting
         return arguments
+
+    def _goes_to_responses(self, call: Call, found: ProviderNames, params: Mapping[str, Any]) -> bool:
+        """True if LiteLLM translates the call for /v1/responses, which some models need always or for tools."""
+        base = call.api_base or found.api_base or (OPENAI_ADDRESS if found.provider == "openai" else None)
+        asked = {name: params.get(name) for name in ("web_search_options", "tools", "reasoning_effort")}
+        info, _ = self._bridged(model=found.model, custom_llm_provider=found.provider, api_base=base, **asked)
+        return bool(info.get("mode") == "responses")
 
     def _may_drop(self, call: Call, model: str, provider: str) -> bool:
         """False when LiteLLM would drop the token limit of the reservation or parameters that shape the response."""
@@ -310,16 +326,32 @@ def _without_null(message: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in message.items() if value is not None or name == "content"}
 
 
+class _WithoutMcp(ModuleType):
+    """LiteLLM's module of MCP servers, which no call here has (gateway.dialects.arguments)."""
+
+    class LiteLLM_Proxy_MCP_Handler:
+        """Says of every call that it has none."""
+
+        @staticmethod
+        def should_use_litellm_mcp_gateway(tools: object) -> bool:
+            """False: the tools are sent as they are."""
+            return False
+
+
 def import_litellm() -> Any:
     """Import LiteLLM (takes seconds), without its logging and telemetry."""
     for name, value in LITELLM_ENVIRONMENT.items():
         os.environ[name] = value
+    # Its bridge from chat to /v1/responses (gpt-5-codex, o3-pro) would import the MCP package, which is not installed.
+    sys.modules.setdefault(_MCP_GATEWAY, _WithoutMcp(_MCP_GATEWAY))
     with warnings.catch_warnings():
         # LiteLLM warns when it builds its own types: do it here instead of during the first call.
         warnings.simplefilter("ignore")
         litellm: Any = importlib.import_module("litellm")
         for answer in (litellm.ModelResponse, litellm.types.utils.ModelResponseStream):
             answer().model_dump()
+    # It puts its own usage into an event of OpenAI's SDK, which would write a line for it.
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
     litellm.in_memory_llm_clients_cache = handler_cache()
     litellm.module_level_aclient = CurrentHandler("waiting")
     litellm.module_level_client = CurrentHandler("blocking")

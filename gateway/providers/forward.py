@@ -15,6 +15,7 @@ import httpx
 import orjson
 from yarl import URL
 
+from gateway.catalog.price_map import RESPONSES_ROUTE
 from gateway.catalog.usage import usage_from_openai
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.loose_json import check_depth
@@ -56,7 +57,8 @@ class ForwardedCall:
         self._call = call
         self._forwarded: ForwardedRequest = call.forwarded
         limit = call.max_tokens if call.limited or self._forwarded.api == "messages_api" else None
-        body = self._forwarded.outgoing(found.model, limit, call.tool_calls, stream=call.stream, notes=call.notes)
+        model = found.model.removeprefix(RESPONSES_ROUTE)
+        body = self._forwarded.outgoing(model, limit, call.tool_calls, stream=call.stream, notes=call.notes)
         for name in _FROM_OPERATOR:
             if name in call.defaults and name not in call.dropped_params:
                 body.setdefault(name, call.defaults[name])

@@ -1,0 +1,142 @@
+"""Models that are called at /v1/responses, always or for tools, through LiteLLM's bridge from chat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from pydantic.warnings import PydanticDeprecatedSince211
+
+from gateway.catalog.build import bundled_price_map
+from gateway.catalog.price_map import PriceMap
+from gateway.catalog.usage import Usage
+from gateway.providers.errors import BrokenFault
+from gateway.providers.providers import Call, Upstream
+from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
+
+# LiteLLM's wrapper reads attributes that pydantic wants to give up, and puts a usage of another type into an event.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprecatedSince211.__name__}"),
+    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings"),
+]
+
+TOOLS = [{"type": "function", "function": {"name": "read", "parameters": {"type": "object", "properties": {}}}}]
+BILL = Usage(50, 22, cached_tokens=10, reasoning_tokens=7)
+REASONING = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}]}
+MESSAGE = {
+    "type": "message", "id": "msg_1", "role": "assistant", "status": "completed",
+    "content": [{"type": "output_text", "text": "Hello", "annotations": []}],
+}  # fmt: skip
+CALL = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "read", "arguments": '{"path":"a"}'}
+ANSWER: list[dict[str, Any]] = [REASONING, MESSAGE, CALL]
+
+
+def response(output: Sequence[Mapping[str, Any]], status: str = "completed") -> dict[str, Any]:
+    return {
+        "id": "resp_1", "object": "response", "created_at": 1, "model": "m", "status": status, "output": list(output),
+        "usage": {
+            "input_tokens": 50, "input_tokens_details": {"cached_tokens": 10}, "output_tokens": 22,
+            "output_tokens_details": {"reasoning_tokens": 7}, "total_tokens": 72,
+        },
+    }  # fmt: skip
+
+
+def events() -> list[dict[str, Any]]:
+    """The stream of ANSWER, as OpenAI's server writes it."""
+    text = {"item_id": "msg_1", "output_index": 1, "content_index": 0}
+    arguments = {"item_id": "fc_1", "output_index": 2}
+    found: list[dict[str, Any]] = [
+        {"type": "response.created", "response": response([], "in_progress")},
+        {"type": "response.output_item.added", "output_index": 0, "item": REASONING | {"summary": []}},
+        {"type": "response.output_item.done", "output_index": 0, "item": REASONING},
+        {"type": "response.output_item.added", "output_index": 1, "item": MESSAGE | {"content": []}},
+        {"type": "response.output_text.delta", **text, "delta": "Hel"},
+        {"type": "response.output_text.delta", **text, "delta": "lo"},
+        {"type": "response.output_item.done", "output_index": 1, "item": MESSAGE},
+        {"type": "response.output_item.added", "output_index": 2, "item": CALL | {"arguments": ""}},
+        {"type": "response.function_call_arguments.delta", **arguments, "delta": '{"path"'},
+        {"type": "response.function_call_arguments.delta", **arguments, "delta": ':"a"}'},
+        {"type": "response.output_item.done", "output_index": 2, "item": CALL},
+        {"type": "response.completed", "response": response(ANSWER)},
+    ]
+    return [event | {"sequence_number": number} for number, event in enumerate(found)]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    upstream = Upstream()
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+def call(provider: CannedProvider, model: str, **more: Any) -> Call:
+    arguments: dict[str, Any] = {
+        "api_base": f"{provider.address}/v1", "api_key": "sk-ours", "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 64, "params": {"tools": TOOLS, "reasoning_effort": "low"}, "timeout_s": 20.0,
+        "stream_timeout_s": 15.0,
+    }  # fmt: skip
+    return Call(model, **arguments | more)
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(
+    "model", ["openai/gpt-5-codex", "openai/gpt-5-pro", "openai/gpt-5.4", "openai/responses/gpt-5-mini"]
+)
+async def test_a_whole_answer_has_its_text_calls_and_bill(upstream: Upstream, model: str, limit: str) -> None:
+    async with CannedProvider(json_answer(response(ANSWER))) as provider:
+        reply = await upstream.complete(upstream.outgoing(call(provider, model, max_tokens_param=limit)))
+    [(path, sent)] = provider.received
+    assert path == "/v1/responses"
+    assert (sent["model"], sent["max_output_tokens"]) == (model.rpartition("/")[2], 64)
+    assert (sent["reasoning"], sent["store"]) == ({"effort": "low"}, False)
+    assert sent["tools"][0]["name"] == "read"
+    message = reply.body["choices"][0]["message"]
+    assert (message["content"], message["tool_calls"][0]["function"]["arguments"]) == ("Hello", CALL["arguments"])
+    assert (reply.usage, reply.finish_reason) == (BILL, "tool_calls")
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-5-codex", "openai/gpt-5-pro", "openai/gpt-5.4"])
+async def test_a_streamed_answer_has_each_call_s_arguments_once(upstream: Upstream, model: str) -> None:
+    """gpt-5-pro does not stream: LiteLLM's imitation of a stream would give its arguments twice."""
+    whole = model.endswith("pro")
+    async with CannedProvider(json_answer(response(ANSWER)) if whole else event_answer(*events())) as provider:
+        stream = await upstream.open_stream(upstream.outgoing(call(provider, model, stream=True)))
+        deltas = [chunk["choices"][0]["delta"] async for chunk in stream if chunk["choices"]]
+    assert provider.received[0][1]["stream"] is not whole
+    assert "".join(delta.get("content") or "" for delta in deltas) == "Hello"
+    calls = [each["function"] for delta in deltas for each in delta.get("tool_calls") or ()]
+    assert "".join(each.get("arguments") or "" for each in calls) == CALL["arguments"]
+    assert (stream.usage, stream.finish_reason, stream.ended_properly) == (BILL, "tool_calls", True)
+
+
+async def test_the_result_of_a_call_goes_back_with_it(upstream: Upstream) -> None:
+    asked = {"id": "fc_1", "type": "function", "function": {"name": "read", "arguments": '{"path":"a"}'}}
+    history = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "tool_calls": [asked]},
+        {"role": "tool", "tool_call_id": "fc_1", "content": "green"},
+    ]
+    async with CannedProvider(json_answer(response([MESSAGE]))) as provider:
+        await upstream.complete(upstream.outgoing(call(provider, "openai/gpt-5.4", messages=history)))
+    _, *items = provider.received[0][1]["input"]
+    assert [(item["type"], item["call_id"]) for item in items] == [
+        ("function_call", "fc_1"), ("function_call_output", "fc_1"),
+    ]  # fmt: skip
+    assert "green" in json.dumps(items[1])
+
+
+async def test_a_stream_that_is_cut_off_is_no_answer(upstream: Upstream) -> None:
+    async with CannedProvider(event_answer(*events()[:6])) as provider:
+        stream = await upstream.open_stream(upstream.outgoing(call(provider, "openai/gpt-5-codex", stream=True)))
+        with pytest.raises(BrokenFault):
+            async for _ in stream:
+                pass
+
+
+def test_a_name_with_the_route_has_the_model_s_prices() -> None:
+    prices = PriceMap(bundled_price_map())
+    assert prices.find("openai/responses/gpt-5-mini") == prices.find("openai/gpt-5-mini") != {}
+    assert prices.find("azure/responses/gpt-5-codex") == prices.find("azure/gpt-5-codex") != {}
