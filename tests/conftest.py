@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -72,13 +72,14 @@ def pytest_report_header() -> list[str]:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """What needs pgbouncer, a browser, systemd or a network of its own is collected where there is one."""
-    found = {
+    found: dict[str, Callable[[], object]] = {
         "test_pgbouncer.py": find_pgbouncer,
         "test_dashboard_browser.py": find_chromium,
         "test_outbound.py": can_seal,
         "test_systemd.py": lambda: shutil.which("systemd-analyze"),
-    }.get(collection_path.name)
-    return True if found is not None and not found() else None
+    }
+    looked_for = found.get(collection_path.name)
+    return True if looked_for is not None and not looked_for() else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
