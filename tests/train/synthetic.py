@@ -58,7 +58,13 @@ def cost_quantiles_usd(model: SimModel) -> tuple[float, ...]:
 
 
 def observe(
-    task: Task, turn: int, turns: int, remaining_usd: float, budget_usd: float, last: str | None
+    task: Task,
+    turn: int,
+    turns: int,
+    remaining_usd: float,
+    budget_usd: float,
+    last: str | None,
+    grown_tokens: int = 0,
 ) -> Observation:
     candidates = tuple(
         CandidateView(
@@ -68,7 +74,7 @@ def observe(
             output_usd_per_mtok=m.usd_per_mtok,
             quality_prior=m.quality_prior,
             context_limit_tokens=100_000,
-            input_tokens=200,
+            input_tokens=200 + grown_tokens * turn,
             warm_tokens=0,
             output_tokens_mean=250.0,
             cost_quantiles_usd=cost_quantiles_usd(m),
@@ -109,6 +115,7 @@ def write_log(
     graded: float = 1.0,
     tenant_of: Callable[[int], str] = lambda i: "ten_a",
     budget_usd: float = 0.008,
+    grown_tokens: int = 0,
 ) -> list[float]:
     """Play sessions of 4 to 6 turns; returns each session's true mean expected quality. Creates no tables."""
     generator = np.random.default_rng(seed)
@@ -119,7 +126,7 @@ def write_log(
         scores = []
         for turn in range(turns):
             task = draw_task(generator)
-            seen = observe(task, turn, turns, remaining, budget_usd, last)
+            seen = observe(task, turn, turns, remaining, budget_usd, last, grown_tokens)
             if not seen.mask.any():
                 scores.append(0.0)
                 continue

@@ -20,7 +20,8 @@ import optax
 from numpy.typing import NDArray
 
 from policy.arrays import F64
-from policy.features import CANDIDATE_FEATURES, SESSION_FEATURES, expected_cost_usd
+from policy.facts import SESSION_FACTS
+from policy.features import CANDIDATE_FEATURES, SESSION_FEATURES, decode, expected_cost_usd
 from policy.network_policy import NetworkPolicy, Shown
 from policy.residual import INPUT_DIM, Residual
 from policy.residual import inputs as inputs_of
@@ -97,9 +98,10 @@ def turns_of(
     i, j = i[some], j[some]
     generator = np.random.default_rng(seed)
     state, model, mask = episodes.state[i, j], episodes.model[i, j], episodes.mask[i, j]
+    candidates = episodes.candidates[i, j]
 
     def of_candidate(name: str) -> Any:
-        return episodes.candidates[i, j, :, CANDIDATE_FEATURES.index(name)].astype(np.float32)
+        return candidates[..., CANDIDATE_FEATURES.index(name)].astype(np.float32)
 
     usd_in = 10.0 ** (of_candidate("log_input_price") * 3.0) - 1e-3
     usd_out = 10.0 ** (of_candidate("log_output_price") * 3.0) - 1e-3
@@ -132,7 +134,7 @@ def turns_of(
             able=mask,
             available_usd=per_turn * (n + 1.0),
             later_turns=n,
-            turn=j,
+            turn=decode(state, candidates).session[:, SESSION_FACTS.index("turn")],
             context_tokens=np.maximum(tokens - turn_tokens(state[:, TEXT_DIM : TEXT_DIM + STATS_DIM]), 0.0),
             lambda_per_usd=price,
         )

@@ -36,7 +36,7 @@ from train.log.episodes import Episodes
 UNKNOWN_USD = 1e12
 """The bill of a model that a turn did not offer: beyond any budget."""
 GROWTH_TURNS = 4_000
-"""Pairs of consecutive turns from which the growth of conversations is measured."""
+"""Pairs of neighbouring turns from which the growth of conversations is measured."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,16 @@ def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples
 def conversation_growth(episodes: Episodes) -> float:
     """Mean tokens that a turn adds to the conversation.
 
-    From at most GROWTH_TURNS pairs of consecutive turns; a default where no session has two. Turns that shorten the
-    conversation count as 0.
+    From at most GROWTH_TURNS pairs of neighbours in the log, which may be several turns apart: those between them were
+    pinned, failed or a judge's. A default where no session has two. Turns that shorten the conversation count as 0.
     """
     pairs = np.argwhere(episodes.valid[:, 1:] & episodes.valid[:, :-1])
     if not len(pairs):
         return GROWN_TOKENS
     i, j = pairs[np.linspace(0, len(pairs) - 1, min(GROWTH_TURNS, len(pairs))).round().astype(np.int64)].T
-    before, after = (context_tokens_of(recorded_batch(episodes, i, at, np.ones(len(i)))) for at in (j, j + 1))
-    return float(np.maximum(after - before, 0.0).mean())
+    before, after = (recorded_batch(episodes, i, at, np.ones(len(i))) for at in (j, j + 1))
+    grown = np.maximum(context_tokens_of(after) - context_tokens_of(before), 0.0)
+    return float((grown / np.maximum(after.turn - before.turn, 1)).mean())
 
 
 def tabulate(samples: Samples, config: PlanConfig, setting: Setting, cache_aware: bool = True) -> ValueTable:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
+from gateway.database import tables
+from gateway.database.database import transaction
+from policy.network_policy import NetworkPolicy, Shown
 from policy.residual import INPUT_DIM
-from train.config import FitConfig
-from train.fit.residual import ResidualTurns, as_residual, errors, loss, train
+from policy.value_layers import forward_of
+from tests.policy.networks import layers
+from tests.train.log.test_episodes import a_log, read
+from train.config import FitConfig, PlanConfig, RelabelConfig
+from train.fit.residual import ResidualTurns, as_residual, errors, loss, train, turns_of
+from train.fit.value_table import draw_samples
+from train.fit.value_targets import catalogue_statistics_of
 
 FIT = FitConfig(residual_steps=150, residual_hidden=4, residual_rate=3e-2)
 
@@ -57,3 +68,29 @@ def test_conservatism_pushes_down_what_the_log_did_not_try() -> None:
         return float((found[:, 0] - found[:, 1]).mean())
 
     assert gap(0.5) > gap(0.0) + 0.05
+
+
+def test_a_turn_is_valued_at_its_place_in_the_session_not_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = a_log(tmp_path, sessions=10)
+    with transaction(url) as connection:
+        changed = sa.update(tables.decisions).where(tables.decisions.c.turn.in_((1, 2)))
+        connection.execute(changed.values(reason="pinned"))
+    episodes, _ = read(url)
+    given: list[Any] = []
+    values = NetworkPolicy.values
+
+    def recorded(policy: NetworkPolicy, shown: Shown) -> tuple[Any, Any]:
+        given.extend(shown.turn.tolist())
+        return values(policy, shown)
+
+    monkeypatch.setattr(NetworkPolicy, "values", recorded)
+    grades = np.full(episodes.mask.shape, 0.5)
+    samples = draw_samples(episodes, grades, PlanConfig(samples=20))
+    statistics = catalogue_statistics_of(samples, np.zeros(len(episodes.models) + 1))
+    policy = NetworkPolicy("p", forward_of(layers()), statistics=statistics)
+    turns_of(policy, episodes, grades, np.zeros(episodes.valid.shape, np.int64), RelabelConfig(), seed=0)
+    places = np.nonzero(episodes.valid)[1].tolist()
+    assert given == [place + 2 if place else 0 for place in places]
+    assert max(given) == 5
