@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policy.arrays import F32, F64
-from policy.mdp import CandidateView, Observation, SessionView
+from policy.mdp import CandidateView, Observation, SessionView, effort_of
 from policy.text import STATS_DIM, TEXT_DIM
 
 LOG_VERSION = 2
@@ -168,6 +168,7 @@ def _candidate(row: list[float], name: str, quantiles: tuple[float, ...], exclus
     value = dict(zip(CANDIDATE_FACTS, row, strict=True))
     return CandidateView(
         name=name,
+        effort=effort_of(name),
         input_usd_per_mtok=value["input_usd_per_mtok"],
         cached_input_usd_per_mtok=value["cached_input_usd_per_mtok"],
         output_usd_per_mtok=value["output_usd_per_mtok"],

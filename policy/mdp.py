@@ -92,12 +92,23 @@ class CandidateView:
     """The effort of reasoning, which ends `name` after a "#"; empty where none is chosen."""
 
 
-def caches_of(names: Sequence[str]) -> list[int] | None:
+EFFORTS = ("low", "medium", "high")
+"""Efforts of reasoning that may be a candidate, `CandidateView.effort`."""
+
+
+def effort_of(name: str) -> str:
+    """The effort that ends a candidate's name, where only that is known; empty without."""
+    _, mark, end = name.rpartition("#")
+    return end if mark and end in EFFORTS else ""
+
+
+def caches_of(names: Sequence[str], efforts: Sequence[str] | None = None) -> list[int] | None:
     """Number the candidates' prompt caches, which efforts of one model share.
 
-    None where each has its own.
+    None where each has its own. A model's own name may contain "#": without `efforts` they are read from the names.
     """
-    models = [name.partition("#")[0] for name in names]
+    ends = [effort_of(name) for name in names] if efforts is None else efforts
+    models = [name.removesuffix(f"#{end}") if end else name for name, end in zip(names, ends, strict=True)]
     return [models.index(name) for name in models] if len(set(models)) < len(models) else None
 
 

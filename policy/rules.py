@@ -269,7 +269,7 @@ class ReSolving:
             mask=allowed,
             later_turns=max(turns - 1.0, 0.0),
             spread=self.spread,
-            caches=caches_of([c.name for c in observation.candidates]),
+            caches=caches_of([c.name for c in observation.candidates], [c.effort for c in observation.candidates]),
         )
         now: list[float] = quality.tolist()
         price, scores, later = scalar.resolve(session, now, self.margin * left_usd, observation.lambda_per_usd)

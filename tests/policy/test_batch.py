@@ -114,14 +114,17 @@ def test_efforts_of_one_model_share_a_cache_in_either_form() -> None:
     seen = []
     for _ in range(60):
         view = random_observation(rng, 5)
-        named = [replace(c, name=f"model-{k // 2}#{k % 2}", input_tokens=5_000) for k, c in enumerate(view.candidates)]
+        named = []
+        for k, c in enumerate(view.candidates):
+            effort = ("low", "high")[k % 2]
+            named.append(replace(c, name=f"model-{k // 2}#{effort}", effort=effort, input_tokens=5_000))
         seen.append(replace(view, candidates=tuple(named)))
     found = batch.probabilities(policy, batch.stack_observations(seen))
     apart = 0
     for row, one in zip(found, seen, strict=True):
         alone = policy.decide(one, 0.5).probabilities
         assert row[: len(alone)] == pytest.approx(alone, abs=1e-5)
-        others = tuple(replace(c, name=c.name.replace("#", "-")) for c in one.candidates)
+        others = tuple(replace(c, effort="") for c in one.candidates)
         apart += bool(np.abs(policy.decide(replace(one, candidates=others), 0.5).probabilities - alone).max() > 1e-3)
     assert apart > 0
 

@@ -150,6 +150,15 @@ def test_efforts_of_one_model_keep_each_others_cache_warm_by_hand() -> None:
 
 def test_candidates_of_separate_models_share_nothing() -> None:
     assert caches_of(["a#low", "b#low", "ab"]) is None
+    assert caches_of(["team#fast", "team#deep", "team"]) is None, "names of their own"
+    assert caches_of(["team#fast#low", "team#deep#low", "team#fast#high"]) == [0, 1, 0]
+    assert caches_of(["low", "#low", "high"]) is None
+
+
+def test_a_name_that_ends_like_an_effort_is_none_where_efforts_are_known() -> None:
+    names = ["team#low", "team#high", "x#low", "x#high"]
+    assert caches_of(names, ["", "", "low", "high"]) == [0, 1, 2, 2]
+    assert caches_of(names) == [0, 0, 2, 2]
     assert budgeting.sharing_caches(np.array([[0, 1, 2], [0, 2, 1]])) is None
 
 

@@ -54,6 +54,12 @@ def test_decoding_keeps_leading_axes() -> None:
     assert facts.candidates.shape == (3, 2, len(CANDIDATE_FACTS))
 
 
+def test_a_logged_candidate_has_the_effort_of_its_name() -> None:
+    seen = observation([candidate("team#deep"), candidate("team#deep#low", effort="low")])
+    read = observation_of(unpack(*pack(seen)), around(seen))
+    assert [c.effort for c in read.candidates] == [c.effort for c in seen.candidates]
+
+
 def test_what_a_session_does_not_know_stays_unknown() -> None:
     seen = observation([candidate("small", 0.001, 0.6)])
     session = replace(seen.session, last_quality=None, mean_quality=0.25, seconds_since_last=None)

@@ -14,7 +14,7 @@ from gateway.routing.session import SessionMemory, view
 from policy import batch
 from policy.arrays import I64
 from policy.features import encode_turns
-from policy.mdp import NOT_AFFORDABLE, CandidateView, Observation, Policy, SessionView
+from policy.mdp import NOT_AFFORDABLE, CandidateView, Observation, Policy, SessionView, effort_of
 from train.replay.blind import Blind, ListPrice
 from train.replay.simulator import Rule, Turn
 from train.replay.vectors import Vectors
@@ -139,6 +139,7 @@ def _candidates(turn: Turn, n: int) -> tuple[CandidateView, ...]:
         views.append(
             CandidateView(
                 name=name,
+                effort=effort_of(name),
                 input_usd_per_mtok=price_in * board.context.write_price,
                 cached_input_usd_per_mtok=price_in * cached,
                 output_usd_per_mtok=float(board.usd_out_per_m[k]),

@@ -12,9 +12,10 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.build import load
 from gateway.catalog.efforts import nearest, quality_prior
 from gateway.catalog.models import Catalog, Model
+from gateway.config.model_entry import EFFORTS
 from gateway.config.reader import SettingsError
 from gateway.dialects.messages_request import to_chat
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, effort_of
 from tests.harness.models import chat
 
 MEDIAN = COST_LEVELS.index(0.5)
@@ -58,6 +59,12 @@ def test_a_group_has_the_efforts_that_all_its_deployments_have(tmp_path: Path) -
     infos = ({"efforts": {"low": 0.5, "high": 0.8}}, {"efforts": {"medium": 0.5, "high": 0.7}})
     (only,) = catalog_of(tmp_path, *infos, names=("think", "think")).chat_models[0].efforts
     assert (only.action, only.quality_prior, len(only.deployments)) == ("think#high", 0.7, 2)
+
+
+def test_the_policy_knows_the_efforts_that_end_a_candidate_s_name(tmp_path: Path) -> None:
+    (model,) = catalog_of(tmp_path, {"efforts": list(EFFORTS)}, names=("team#deep",)).chat_models
+    assert [effort_of(level.action) for level in model.efforts] == [level.effort for level in model.efforts]
+    assert effort_of(model.name) == ""
 
 
 @pytest.mark.parametrize(
