@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, column, func, insert, select, table
 
 from gateway.database.database import transaction
 from gateway.database.tables import baseline_hours, decisions, ledger_entries, tenants, usage_hours
@@ -108,6 +109,23 @@ def test_hours_older_than_a_week_are_joined_into_days_and_no_sum_changes(databas
         assert queries.totals(queries.usage(connection, period, DAY_MS))["spent_nanousd"] == 11_111_118
 
 
+def wait_for_a_waiting_one(postgres_url: str) -> None:
+    """Return when a connection is seen waiting for a row that another holds."""
+    activity = table("pg_stat_activity", column("datname"), column("wait_event_type"))
+    waiting = (
+        select(func.count())
+        .select_from(activity)
+        .where(activity.c.datname == func.current_database(), activity.c.wait_event_type == "Lock")
+    )
+    until = time.monotonic() + 30.0
+    while time.monotonic() < until:
+        with transaction(postgres_url) as connection:  # one transaction sees the same activity throughout
+            if connection.execute(waiting).scalar_one():
+                return
+        time.sleep(0.01)
+    raise AssertionError("nobody waits for the other's commit")
+
+
 def test_two_replicas_join_the_same_hours_once(postgres_url: str) -> None:
     at_ms = 20 * DAY_MS
     with transaction(postgres_url) as connection:
@@ -122,6 +140,7 @@ def test_two_replicas_join_the_same_hours_once(postgres_url: str) -> None:
     with ThreadPoolExecutor(2) as pool, transaction(postgres_url) as first:
         assert join_hours(first, at_ms)
         second = pool.submit(join)
+        wait_for_a_waiting_one(postgres_url)
         first.commit()
         assert not second.result(timeout=30)
     with transaction(postgres_url) as connection:
