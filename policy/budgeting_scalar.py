@@ -30,7 +30,7 @@ class ScalarPlan(NamedTuple):
 
 
 class ScalarResolvedPrice(NamedTuple):
-    """`budgeting.Resolved` for one turn."""
+    """`budgeting.ResolvedPrice` for one turn."""
 
     lambda_per_usd: float
     scores: list[float]
