@@ -265,7 +265,8 @@ class Dashboard:
 
         def read(connection: Any) -> dict[str, Any]:
             found = sessions.get_session(connection, tenant_id, session_id)
-            turns = [log.explain(turn) for turn in queries.turns_of(connection, tenant_id, session_id)]
+            whole = viewer.tenant_id is None
+            turns = [log.explain(turn, whole=whole) for turn in queries.turns_of(connection, tenant_id, session_id)]
             return {
                 "session": found,
                 "turns": turns,

@@ -87,7 +87,9 @@ async def test_an_action_without_its_token_or_with_a_read_only_key_changes_nothi
     tmp_path: Path, sqlite_url: str
 ) -> None:
     async with playing(tmp_path, sqlite_url) as play:
-        tenant_id, _ = await play.gateway.tenant("acme")
+        tenant_id, key = await play.gateway.tenant("acme", models=["small"])
+        async with play.gateway.http(key) as client:
+            await turn(client, "auto", headers=session("chat-1"))
         async with play.gateway.http() as master:
             made = await master.post("/admin/keys", json={"tenant_id": tenant_id, "role": "read-only"})
             before = (await master.get(f"/admin/tenants/{tenant_id}")).json()
@@ -103,6 +105,8 @@ async def test_an_action_without_its_token_or_with_a_read_only_key_changes_nothi
             async with signed_in(play, made.json()["key"]) as reader:
                 page = await reader.get(f"/ui/tenants/{tenant_id}")
                 assert (page.status_code, "csrf" in page.text) == (200, False)
+                page = await reader.get(f"/ui/sessions/{tenant_id}/chat-1")
+                assert ("small" in page.text, "big" in page.text) == (True, False)  # it may not use the other model
                 answer = await reader.post("/ui/tenants/budget", data=form)
                 assert answer.status_code == 403
                 assert (await reader.get("/ui/tenants/default")).status_code == 404

@@ -29,7 +29,7 @@ from train.log.archive import Archive, archive_at
 from train.log.source import ORDER
 
 ROWS_AT_ONCE = 2_000
-"""A row group: some 10 MB of decisions, the most that an export holds in memory."""
+"""A row group: some 10 MB of decisions, which an export holds in memory beside the ids of a day."""
 MS_PER_DAY = 86_400_000
 SETTLED_MS = MS_PER_DAY
 TEXT_COLUMNS = frozenset({"request_text", "response_text", "comment"})
