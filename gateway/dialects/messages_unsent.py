@@ -63,7 +63,7 @@ def _of_blocks(blocks: object, where: str) -> Iterator[str]:
                 for name in block.keys() - known
                 if block[name] is not None and block[name] not in _SAYS_NOTHING
             )
-        if block.get("cache_control"):
+        if isinstance(block.get("cache_control"), Mapping):
             yield from unknown(block["cache_control"], _MARK, f"{where}.cache_control.")
         if kind in ("tool_result", "search_result"):
             yield from _of_blocks(block.get("content"), f"{where}.content[]")

@@ -18,12 +18,15 @@ from types import ModuleType
 from typing import Any
 
 import httpx
+import orjson
 
+from gateway.catalog.usage import usage_from_openai
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
-from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, UpstreamFault
+from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
+from gateway.providers.inband import fault_in
 from gateway.providers.litellm_clients import (
     HANDLERS,
     OPENAI_ADDRESS,
@@ -156,7 +159,7 @@ class LitellmClient:
         by_sdk = self._sdk.kind(provider) != "http"
         arguments: dict[str, Any] = {**call.options, **params, "messages": messages}
         streamed = call.stream and provider not in WHOLE_ONLY
-        if self._goes_to_responses(call, found, params):
+        if self.goes_to_responses(call, found, params):
             # LiteLLM makes a stream of a complete answer there, and writes the arguments of its tool calls twice.
             streamed = streamed and self._litellm.utils.supports_native_streaming(model, provider)
             arguments.setdefault("store", False)  # the default of chat, which is not that of /v1/responses
@@ -187,7 +190,7 @@ class LitellmClient:
         arguments["client"] = self._sdk.client(call, found) if by_sdk else self._handlers.waiting
         return arguments
 
-    def _goes_to_responses(self, call: Call, found: ProviderNames, params: Mapping[str, Any]) -> bool:
+    def goes_to_responses(self, call: Call, found: ProviderNames, params: Mapping[str, Any]) -> bool:
         """True if LiteLLM translates the call for /v1/responses, which some models need always or for tools."""
         base = call.api_base or found.api_base or (OPENAI_ADDRESS if found.provider == "openai" else None)
         asked = {name: params.get(name) for name in ("web_search_options", "tools", "reasoning_effort")}
@@ -272,15 +275,30 @@ class LitellmCall:
         if seen is not None:
             return seen
         if exchange.status:
-            return BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
+            return _failed_response(exchange) or BrokenFault(
+                "the provider's answer was not a chat completion", status=exchange.status
+            )
         status = getattr(error, "status_code", 0)
         status = status if isinstance(status, int) else 0
         if exchange.attempts == 0 and (status == 400 or code):
             return CallRefused("the model's provider does not accept this request", status=400, code=code)
         if exchange.attempts == 0 and _in_messages(error):
-            return CallRefused(_UNTRANSLATED, status=400)
+            return MessagesRefused(_UNTRANSLATED, status=400)
         _log.warning("call failed inside LiteLLM: %s", type(error).__name__)
         return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
+
+
+def _failed_response(exchange: Exchange) -> UpstreamFault | None:
+    """The fault that a whole answer of /v1/responses reports, with its usage."""
+    try:
+        payload = orjson.loads(exchange.body)
+    except ValueError:
+        return None
+    if not isinstance(payload, dict) or payload.get("status") != "failed":
+        return None
+    fault = fault_in(payload, exchange.headers, named_error=True, alone=True)
+    usage = payload.get("usage")
+    return None if fault is None else fault.billed(usage_from_openai(usage if isinstance(usage, dict) else None))
 
 
 def _in_messages(error: BaseException | None) -> bool:

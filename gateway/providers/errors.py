@@ -3,6 +3,7 @@
     UpstreamFault
     +-- ConnectFault      never reached the provider: refused, DNS, TLS, connect or pool timeout
     +-- CallRefused       we did not send it: LiteLLM or our allow-list refused the arguments
+    |   +-- MessagesRefused  its provider has no form for the messages
     +-- RejectedFault     4xx: the provider refused the request itself
     |   +-- DialectFault  its server does not have the client's dialect
     +-- CredentialFault   401, 402, 403: the provider refused *our* key or account
@@ -101,6 +102,10 @@ class CallRefused(UpstreamFault):
 
     def answer(self) -> GatewayError:
         return _rejected(self, 400)
+
+
+class MessagesRefused(CallRefused):
+    """The messages cannot be written in the form of this provider; another's may have one for them."""
 
 
 class RejectedFault(UpstreamFault):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -80,10 +81,15 @@ class ForwardedCall:
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
         """Start a stream."""
-        answer = await send(self._connections, self._request, exchange)
-        if not 200 <= exchange.status < 300 or _is_page(exchange):
-            await answer.read()
+        sent = await send(self._connections, self._request, exchange)
+        unlikely = not self._call.api_stated and exchange.headers.get("content-type", "").startswith("text/html")
+        if unlikely or not 200 <= exchange.status < 300:
+            streaming, exchange.streaming = exchange.streaming, False  # keep all of it
+            await sent.read()
+            exchange.streaming = streaming
             self._check(exchange)
+        # A body that was read holds events under a wrong label.
+        answer: AnswerBody = _ReadBody(bytes(exchange.body)) if unlikely else sent
         return ForwardedSource(answer, exchange, self._forwarded, self._call.idle_timeout_s, deadline)
 
     def is_native(self, exchange: Exchange) -> bool:
@@ -126,8 +132,23 @@ class ForwardedCall:
 
 
 def _is_page(exchange: Exchange) -> bool:
-    """True for a page, as servers show it at every address that they do not know."""
-    return exchange.headers.get("content-type", "").startswith("text/html")
+    """True for a whole page, as servers show it at every address that they do not know."""
+    return exchange.body.lstrip()[:1] == b"<"
+
+
+class _ReadBody:
+    """A body that was read."""
+
+    begun = True
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+    async def aclose(self) -> None:
+        """Nothing is left to release."""
 
 
 class ForwardedSource:

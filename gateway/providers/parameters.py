@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.catalog.addresses import is_openai_address
+from gateway.catalog.efforts import SCALE, nearest
 from gateway.catalog.models import Deployment
 from gateway.catalog.service_tiers import AUTO, is_priced
 from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, limits_searches, starts_search
@@ -97,6 +98,14 @@ _BARRED = OWN_FIELDS | {
 }  # fmt: skip
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,80}")
 MAX_LISTED = 40
+_AT_RESPONSES = frozenset(
+    {
+        "tools", "tool_choice", "parallel_tool_calls", "response_format", "verbosity", "reasoning_effort",
+        "temperature", "top_p", "top_logprobs", "user", "metadata", "store", "service_tier", "prompt_cache_key",
+        "prompt_cache_retention", "safety_identifier", "allowed_openai_params",
+    }
+)  # fmt: skip
+"""Chat's parameters that LiteLLM's bridge to /v1/responses carries."""
 _TIER = "service_tier"
 _EFFORT = "reasoning_effort"
 _EFFORTS = ("low", "medium", "high")
@@ -164,11 +173,9 @@ def _other_efforts(litellm: Any, model: str, provider: str, kind: str) -> Mappin
         return mapped != without and mapped.get("think") is not False
 
     without = litellm.utils.get_optional_params(model=model, custom_llm_provider=provider, drop_params=True)
-    if not takes("high"):
-        return {}
-    found = {"minimal": "minimal" if takes("minimal") else "low", "xhigh": "xhigh" if takes("xhigh") else "high"}
-    found["max"] = "max" if takes("max") else found["xhigh"]
-    return {effort: nearest for effort, nearest in found.items() if effort != nearest}
+    levels = [effort for effort in SCALE if effort != "none"]
+    taken = [effort for effort in levels if takes(effort)]
+    return {effort: nearest(effort, taken) for effort in levels if taken and effort not in taken}
 
 
 def _only_default(litellm: Any, model: str, provider: str) -> bool:
@@ -206,8 +213,11 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     for name in [name for name in wanted if name in call.dropped_params]:
         del wanted[name]
         dropped.append(name)
-    if wanted.get(_EFFORT) in target.efforts:
-        wanted[_EFFORT] = target.efforts[wanted[_EFFORT]]
+    effort = wanted.get(_EFFORT)
+    if isinstance(effort, Mapping):  # an operator's may be an object, as LiteLLM reads it
+        effort = effort.get("effort")
+    if _EFFORT in wanted:
+        wanted[_EFFORT] = target.efforts.get(effort, effort) if isinstance(effort, str) else None
     known = outgoing_params(wanted)
     plain: dict[str, Any] = {}
     beside: dict[str, Any] = {}
@@ -240,12 +250,28 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     else:
         arguments = plain | {name: value for name, value in beside.items() if name not in steering}
         if call.task_budget is not None:
-            effort = plain.get(_EFFORT)  # LiteLLM writes it into the same object, which replaces its own
-            config = {"task_budget": dict(call.task_budget)} | ({"effort": effort} if effort in _EFFORTS else {})
+            level = plain.get(_EFFORT)  # LiteLLM writes it into the same object, which replaces its own
+            config = {"task_budget": dict(call.task_budget)} | ({"effort": level} if level in _EFFORTS else {})
             arguments["output_config"] = config
         listed = [name for name in arguments if name in call.allowed_params and name in CHAT_FIELDS]
         arguments |= {"allowed_openai_params": listed} if listed else {}
     return Shaped(arguments, tuple(name for name in dropped if name.partition(".")[0] in given))
+
+
+def at_responses(formed: Shaped, call: Call) -> Shaped:
+    """The parameters that LiteLLM carries from chat to /v1/responses; the others' names are among the dropped.
+
+    Searches there are not billed, so none is asked for. Raises CallRefused for several answers.
+    """
+    if call.params.get("n") not in (None, 1):
+        raise CallRefused("n: expected 1 for a model that answers at /v1/responses", status=400)
+    given = call.params.keys() | call.extras.keys()
+    beside = {name: value for name, value in formed.arguments.get("extra_body", {}).items() if name not in given}
+    kept = {name: value for name, value in formed.arguments.items() if name in _AT_RESPONSES}
+    lost = [
+        name for name in (*formed.arguments, *formed.arguments.get("extra_body", {})) if name in given - kept.keys()
+    ]
+    return Shaped(kept | ({"extra_body": beside} if beside else {}), (*formed.dropped, *lost))
 
 
 def takes_effort(deployment: Deployment, chat: ChatRequest) -> bool:

@@ -33,6 +33,7 @@ from gateway.providers.moderation import ModerationCall
 from gateway.providers.parameters import (
     SIGNED,
     Target,
+    at_responses,
     has_thinking_parts,
     shaped,
     takes_thinking_parts,
@@ -206,7 +207,7 @@ class Upstream:
             return self._forwarding(outgoing)
         if call.lane != "litellm":
             made = self._direct.prepare(
-                call, found.model, found.provider, outgoing.arguments, _messages(call, found), self._open
+                call, found.model, found.provider, dict(outgoing.arguments), _messages(call, found), self._open
             )
             if made is not None:
                 self.on_call("thin")
@@ -246,6 +247,8 @@ class Upstream:
         if not call.limited and call.max_tokens is not None and not target.needs_limit:
             call = replace(call, max_tokens=None)
         formed = shaped(call, target, self._steering)
+        if self._acompletion is not None and self._acompletion.goes_to_responses(call, found, formed.arguments):
+            formed = at_responses(formed, call)
         left_out = formed.dropped
         if not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages):
             left_out = (*left_out, "messages[].content[].thinking")

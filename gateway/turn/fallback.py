@@ -16,7 +16,14 @@ from gateway.config.settings import RouterSettings
 from gateway.dialects.request import ChatRequest
 from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
-from gateway.providers.errors import BrokenMidAnswer, CallRefused, DialectFault, RejectedFault, UpstreamFault
+from gateway.providers.errors import (
+    BrokenMidAnswer,
+    CallRefused,
+    DialectFault,
+    MessagesRefused,
+    RejectedFault,
+    UpstreamFault,
+)
 from gateway.routing.guard import BUSY, TOO_SMALL, UNHEALTHY, Eligibility, RequestedModel, feasible
 
 Cause = Literal["failure", "context_window", "content_policy"]
@@ -30,6 +37,8 @@ NOT_FOUND = 404
 
 def cause_of(fault: UpstreamFault) -> Cause | None:
     """The kind of fallbacks that a failed call needs; None: none would help, or it is paid for."""
+    if isinstance(fault, MessagesRefused):
+        return "failure"
     if fault.usage is not None or isinstance(fault, CallRefused | BrokenMidAnswer):
         return None
     if isinstance(fault, RejectedFault):

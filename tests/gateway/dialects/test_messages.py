@@ -455,6 +455,14 @@ def test_a_found_text_keeps_the_cache_marks_within_it(
     assert chat(messages=[{"role": "user", "content": content}])["messages"][0]["content"] == [*parts, said("q")]
 
 
+@pytest.mark.parametrize("mark", ["x", 1, True, [1]])
+def test_a_malformed_mark_on_a_thinking_block_breaks_nothing(mark: Any) -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s", "cache_control": mark}
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": [thought, said("a")]}]
+    body = {"model": "m", "max_tokens": 50, "messages": [*messages, {"role": "user", "content": "q"}]}
+    assert to_chat(body).chat["messages"][1]["role"] == "assistant"
+
+
 @pytest.mark.parametrize(
     ("fields", "dropped"),
     [

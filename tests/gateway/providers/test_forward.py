@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
@@ -23,6 +24,7 @@ from gateway.providers.errors import (
 )
 from gateway.providers.providers import Call, Upstream
 from gateway.turn.fallback import cause_of
+from tests.harness.fixed_answers import CannedProvider, raw_answer
 from tests.harness.upstream import FaultUpstream
 from tests.harness.words import words
 
@@ -203,3 +205,26 @@ async def test_a_closing_request_calls_no_tool() -> None:
         closing = route_call.forwarded.closing()
         assert closing.body["tool_choice"] in ("none", {"type": "none"})
         assert closing.tools.asked_calls == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_with_the_label_of_a_page_is_an_answer(upstream: Upstream, stream: bool) -> None:
+    """Its bill was paid: only a page itself tells that a server lacks the route."""
+    answer = {
+        "id": "resp_1", "object": "response", "status": "completed", "model": "m", "usage": {
+            "input_tokens": 50, "output_tokens": 900, "total_tokens": 950,
+        }, "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]}],
+    }  # fmt: skip
+    done = {"type": "response.completed", "response": answer}
+    body = f"data: {json.dumps(done)}\n\n".encode() if stream else json.dumps(answer).encode()
+    forwarded = responses_request.to_chat({"model": "m", "input": "hello", "tools": SEARCH}).forwarded
+    async with CannedProvider(raw_answer(body, "text/html; charset=UTF-8")) as canned:
+        asked = Call("openai/m", [], api_base=canned.address, api_key="k", forwarded=forwarded, api_stated=False)
+        if stream:
+            opened = await upstream.open_stream(upstream.outgoing(asked))
+            assert [chunk async for chunk in opened]
+            usage = opened.usage
+        else:
+            usage = (await upstream.complete(upstream.outgoing(asked))).usage
+    assert isinstance(usage, Usage)
+    assert usage.output_tokens == 900

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from gateway.providers.acompletion import import_litellm
-from gateway.providers.errors import CallRefused
+from gateway.providers.errors import CallRefused, MessagesRefused
 from gateway.providers.parameters import Target, header_names, shaped, target_of
 from gateway.providers.providers import Call, Upstream
+from gateway.turn.fallback import cause_of
 from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, GEMINI_USAGE, gemini
 from tests.harness.fixed_answers import CannedProvider, json_answer
 
@@ -353,6 +355,25 @@ async def test_an_effort_that_a_model_does_not_take_is_the_nearest_one(
     assert (body["reasoning_effort"], left_out) == (reached, set())
 
 
+async def test_an_operator_s_effort_may_be_an_object(upstream: Upstream) -> None:
+    effort = {"effort": "high", "summary": "auto"}
+    body, _ = await sent(upstream, "openai/gpt-5", defaults={"reasoning_effort": effort})
+    assert body["reasoning_effort"] == "high"
+
+
+async def test_the_other_lane_sends_what_a_failed_try_of_the_direct_one_left_alone(upstream: Upstream) -> None:
+    """LiteLLM's transform takes parameters out of its arguments before it refuses one."""
+    call = Call(
+        litellm_model="openai/gpt-5.1", messages=HELLO, api_base="http://127.0.0.1:9", api_key="k", max_tokens=40,
+        params={"temperature": 0.5, "reasoning_effort": "low"}, defaults={"extra_body": {"custom": 1}},
+    )  # fmt: skip
+    outgoing = upstream.outgoing(call)
+    before = copy.deepcopy(outgoing.arguments)
+    upstream._prepared(outgoing)
+    assert outgoing.arguments == before
+    assert outgoing.arguments["temperature"] == 0.5
+
+
 @pytest.mark.parametrize("effort", ["xhigh", "max"])
 async def test_providers_with_words_of_their_own_think_as_much_as_they_can(upstream: Upstream, effort: str) -> None:
     params = {"reasoning_effort": effort}
@@ -374,5 +395,6 @@ async def test_providers_with_words_of_their_own_think_as_much_as_they_can(upstr
 )  # fmt: skip
 async def test_messages_that_a_provider_s_form_cannot_say_are_refused_unsent(upstream: Upstream, messages: Any) -> None:
     call = Call(litellm_model="gemini/gemini-2.5-flash", api_base="http://127.0.0.1:9", api_key="k", messages=messages)
-    with pytest.raises(CallRefused, match="cannot be written in the form of the model's provider"):
+    with pytest.raises(MessagesRefused, match="cannot be written in the form of the model's provider") as refused:
         await upstream.complete(upstream.outgoing(call))
+    assert cause_of(refused.value) == "failure"  # another provider may have a form for them

@@ -12,7 +12,7 @@ from pydantic.warnings import PydanticDeprecatedSince211
 from gateway.catalog.build import bundled_price_map
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.usage import Usage
-from gateway.providers.errors import BrokenFault
+from gateway.providers.errors import BrokenFault, CallRefused, UpstreamFault
 from gateway.providers.providers import Call, Upstream
 from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
 
@@ -126,6 +126,33 @@ async def test_the_result_of_a_call_goes_back_with_it(upstream: Upstream) -> Non
         ("function_call", "fc_1"), ("function_call_output", "fc_1"),
     ]  # fmt: skip
     assert "green" in json.dumps(items[1])
+
+
+async def test_what_the_route_does_not_carry_is_named_and_no_unbilled_search_is_asked_for(upstream: Upstream) -> None:
+    params = {"seed": 7, "stop": ["x"], "web_search_options": {}, "temperature": 1}
+    async with CannedProvider(json_answer(response([MESSAGE]))) as provider:
+        outgoing = upstream.outgoing(
+            call(provider, "openai/responses/gpt-4.1", params=params, extras={"top_k": 3}, search_priced=True)
+        )
+        await upstream.complete(outgoing)
+    sent = provider.received[0][1]
+    assert not {"seed", "stop", "top_k", "tools"} & sent.keys()
+    assert sent["temperature"] == 1
+    assert {"seed", "stop", "web_search_options", "top_k"} <= set(outgoing.left_out)
+
+
+async def test_several_answers_are_refused_there(upstream: Upstream) -> None:
+    async with CannedProvider(b"") as provider:
+        with pytest.raises(CallRefused, match="n: expected 1 for a model"):
+            upstream.outgoing(call(provider, "openai/gpt-5-codex", params={"n": 2}))
+
+
+async def test_a_failed_response_is_billed_as_it_reports(upstream: Upstream) -> None:
+    failed = response([], "failed") | {"error": {"code": "server_error", "message": "broke"}}
+    async with CannedProvider(json_answer(failed)) as provider:
+        with pytest.raises(UpstreamFault) as caught:
+            await upstream.complete(upstream.outgoing(call(provider, "openai/gpt-5-codex")))
+    assert caught.value.usage == BILL
 
 
 async def test_a_stream_that_is_cut_off_is_no_answer(upstream: Upstream) -> None:
