@@ -191,7 +191,7 @@ class LitellmClient:
         return arguments
 
     def goes_to_responses(self, call: Call, found: ProviderNames, params: Mapping[str, Any]) -> bool:
-        """True if LiteLLM translates the call for /v1/responses, which some models need always or for tools."""
+        """True if LiteLLM translates the call for /v1/responses, as some models need it."""
         base = call.api_base or found.api_base or (OPENAI_ADDRESS if found.provider == "openai" else None)
         asked = {name: params.get(name) for name in ("web_search_options", "tools", "reasoning_effort")}
         info, _ = self._bridged(model=found.model, custom_llm_provider=found.provider, api_base=base, **asked)

@@ -105,7 +105,7 @@ class CallRefused(UpstreamFault):
 
 
 class MessagesRefused(CallRefused):
-    """The messages cannot be written in the form of this provider; another's may have one for them."""
+    """The messages have no form at this provider; another may have one for them."""
 
 
 class RejectedFault(UpstreamFault):
