@@ -259,7 +259,7 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
 
 
 def at_responses(formed: Shaped, call: Call) -> Shaped:
-    """The parameters that LiteLLM carries from chat to /v1/responses; the others' names are among the dropped.
+    """Keep the parameters that LiteLLM carries from chat to /v1/responses, and name the others.
 
     Searches there are not billed, so none is asked for. Raises CallRefused for several answers.
     """
