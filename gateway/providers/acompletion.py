@@ -278,6 +278,10 @@ class LitellmCall:
             return _failed_response(exchange) or BrokenFault(
                 "the provider's answer was not a chat completion", status=exchange.status
             )
+        missing = next((each.name for each in _chain(error) if isinstance(each, ModuleNotFoundError)), None)
+        if exchange.attempts == 0 and missing is not None:
+            _log.error("a call needs the Python package %s, which is not installed beside the gateway", missing)
+            return FailedFault("the model's provider needs a Python package that the gateway lacks", retryable=False)
         status = getattr(error, "status_code", 0)
         status = status if isinstance(status, int) else 0
         if exchange.attempts == 0 and (status == 400 or code):
@@ -301,14 +305,20 @@ def _failed_response(exchange: Exchange) -> UpstreamFault | None:
     return None if fault is None else fault.billed(usage_from_openai(usage if isinstance(usage, dict) else None))
 
 
-def _in_messages(error: BaseException | None) -> bool:
+def _in_messages(error: BaseException) -> bool:
     """True if LiteLLM failed while it wrote the messages in the provider's form."""
+    return any(
+        str(frame.f_globals.get("__name__")).startswith(_WRITES_MESSAGES)
+        for each in _chain(error)
+        for frame, _ in traceback.walk_tb(each.__traceback__)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception and those that it was raised from or while handling."""
     while error is not None:
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            if str(frame.f_globals.get("__name__")).startswith(_WRITES_MESSAGES):
-                return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 class LitellmEmbeddingCall(LitellmCall):

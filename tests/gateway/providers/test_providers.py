@@ -249,6 +249,17 @@ async def test_a_provider_nobody_knows_is_refused_without_a_request(
     assert provider.bill == []
 
 
+async def test_a_package_that_a_provider_needs_and_is_not_there_is_named(
+    upstream: Upstream, provider: FaultUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"vertex_project": "p", "vertex_location": "us-central1"}
+    wanted = call(provider, "x", litellm_model="vertex_ai/openai/1234", api_base=None, api_key=None, options=options)
+    with pytest.raises(FailedFault, match="a Python package that the gateway lacks") as caught:
+        await upstream.complete(upstream.outgoing(wanted))
+    assert (caught.value.dispatched, caught.value.retryable) == (False, False)
+    assert "needs the Python package vertexai" in caplog.text
+
+
 class _Breaking(Upstream):
     """What LiteLLM knows of a model meets a defect."""
 
