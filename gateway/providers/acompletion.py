@@ -64,6 +64,7 @@ LITELLM_ENVIRONMENT: Mapping[str, str] = {
 _TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
 _MCP_GATEWAY = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _OWN_SCHEMAS = frozenset({"openai", "custom_openai", "azure"})
+_MAX_KNOWN = 1024
 _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "w"}}
 
 
@@ -75,6 +76,7 @@ class LitellmClient:
         self._openai: Any = importlib.import_module("openai")
         self._internal_call: Any = importlib.import_module("litellm._internal_context").is_internal_call
         self._bridged: Any = importlib.import_module("litellm.main").responses_api_bridge_check
+        self._at_responses: dict[tuple[Any, ...], bool] = {}
         self._timeout = httpx.Timeout(SDK_TIMEOUT_S, connect=connect_timeout_s)
         self._sdk: SdkClients | None = None
         self._handlers: Handlers | None = None
@@ -193,9 +195,20 @@ class LitellmClient:
     def goes_to_responses(self, call: Call, found: ProviderNames, params: Mapping[str, Any]) -> bool:
         """True if LiteLLM translates the call for /v1/responses, as some models need it."""
         base = call.api_base or found.api_base or (OPENAI_ADDRESS if found.provider == "openai" else None)
-        asked = {name: params.get(name) for name in ("web_search_options", "tools", "reasoning_effort")}
-        info, _ = self._bridged(model=found.model, custom_llm_provider=found.provider, api_base=base, **asked)
-        return bool(info.get("mode") == "responses")
+        tools, effort, search = (params.get(name) for name in ("tools", "reasoning_effort", "web_search_options"))
+        has_function = any(tool.get("type") == "function" for tool in tools or ())
+        # All that LiteLLM's check reads; it looks the model up again every time, and every call asks.
+        key = (found.model, found.provider, base, has_function, effort, search is not None)
+        known = self._at_responses.get(key)
+        if known is None:
+            if len(self._at_responses) >= _MAX_KNOWN:
+                self._at_responses.clear()
+            info, _ = self._bridged(
+                model=found.model, custom_llm_provider=found.provider, api_base=base, tools=tools,
+                reasoning_effort=effort, web_search_options=search,
+            )  # fmt: skip
+            known = self._at_responses[key] = info.get("mode") == "responses"
+        return known
 
     def _may_drop(self, call: Call, model: str, provider: str) -> bool:
         """False when LiteLLM would drop the token limit of the reservation or parameters that shape the response."""
