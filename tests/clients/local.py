@@ -12,10 +12,9 @@ import argparse
 import asyncio
 import contextlib
 import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from tests.clients import scripts
 from tests.clients.coding_agents import AGENTS, BUDGET_USD, PATIENCE_S, Access, Agent, run_task, work_in
 from tests.clients.install import CACHE, made, versions
 from tests.clients.scripts import SCRIPTS, Outcome, Script, Step
-from tests.clients.stage import Stage, answering, gateway_before
+from tests.clients.stage import Stage, answering, gateway_before, served_by
 from tests.harness.processes import free_port
 
 ENVIRONMENT = "local-model"
@@ -74,24 +73,12 @@ class LocalModel:
         )
 
 
-@contextlib.contextmanager
-def model_process(folder: Path) -> Iterator[tuple[str, Callable[[], str | None]]]:
-    """Serve the model from its environment; answers its address and a function: why it ended."""
+def model_process(folder: Path) -> contextlib.AbstractContextManager[tuple[str, Callable[[], str | None]]]:
+    """Serve the model from its environment; as `served_by`."""
     port = free_port()
     script = Path(__file__).with_name("serve_model.py")
-    log = folder / "model.log"
     command = [str(folder / "venv/bin/python"), str(script), str(port), str(CONTEXT_TOKENS), str(ANSWER_TOKENS)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-
-        def ended() -> str | None:
-            return None if process.poll() is None else f"exit status {process.returncode}: {log.read_text()[-1000:]}"
-
-        try:
-            yield f"http://127.0.0.1:{port}", ended
-        finally:
-            process.terminate()
-            process.wait()
+    return served_by(command, port, folder / "model.log")
 
 
 async def run(names: Sequence[str], cache: Path) -> list[Outcome]:

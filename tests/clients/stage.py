@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -110,14 +110,12 @@ async def gateway_before(provider: P, folder: Path, **more: Any) -> AsyncIterato
 
 
 @contextlib.contextmanager
-def gateway_process(path: Path, log: Path) -> Iterator[tuple[str, Callable[[], str | None]]]:
-    """Run `serve` on a free port; answers its address and a function: why it ended."""
-    port = free_port()
-    command = [sys.executable, "-m", "gateway", "serve", "--config", str(path), "--port", str(port)]
+def served_by(
+    command: Sequence[str], port: int, log: Path, environ: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    """Run a server on `port`; answers its address and a function: why it ended."""
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "--log-level", "warning"], stdout=output, stderr=output, env=clean_environ({})
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environ)
 
         def ended() -> str | None:
             return None if process.poll() is None else f"exit status {process.returncode}: {log.read_text()[-2000:]}"
@@ -127,6 +125,13 @@ def gateway_process(path: Path, log: Path) -> Iterator[tuple[str, Callable[[], s
         finally:
             process.terminate()
             process.wait()
+
+
+def gateway_process(path: Path, log: Path) -> contextlib.AbstractContextManager[tuple[str, Callable[[], str | None]]]:
+    """Run `serve` on a free port."""
+    port = free_port()
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(path), "--port", str(port)]
+    return served_by([*command, "--log-level", "warning"], port, log, clean_environ({}))
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -31,14 +30,6 @@ ANSWERS: dict[str, Any] = {
 }  # fmt: skip
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
 COMPATIBLE = Target("openai_compatible", True, frozenset({"temperature", "tools", "n"}))
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    upstream = Upstream()
-    await upstream.start()
-    yield upstream
-    await upstream.close()
 
 
 async def sent(upstream: Upstream, model: str, **more: Any) -> tuple[dict[str, Any], set[str]]:

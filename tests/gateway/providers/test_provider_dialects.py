@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -58,14 +57,6 @@ def gemini(text: str, finish: str | None = None, usage: dict[str, Any] | None = 
     candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0}
     answer: dict[str, Any] = {"candidates": [candidate | ({"finishReason": finish} if finish else {})]}
     return answer | {"modelVersion": "gemini-2.5-pro"} | ({"usageMetadata": usage} if usage else {})
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    upstream = Upstream()
-    await upstream.start()
-    yield upstream
-    await upstream.close()
 
 
 def call(provider: CannedProvider, model: str, *, stream: bool = False, **more: Any) -> Call:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -62,14 +62,6 @@ def events() -> list[dict[str, Any]]:
         {"type": "response.completed", "response": response(ANSWER)},
     ]
     return [event | {"sequence_number": number} for number, event in enumerate(found)]
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    upstream = Upstream()
-    await upstream.start()
-    yield upstream
-    await upstream.close()
 
 
 def call(provider: CannedProvider, model: str, **more: Any) -> Call:
