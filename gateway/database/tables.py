@@ -129,6 +129,7 @@ sessions = Table(
     CheckConstraint("state IN ('open', 'paused', 'closed')", name="sessions_state"),
 )
 Index("sessions_by_use", sessions.c.updated_at_ms)
+Index("sessions_by_id", sessions.c.session_id, postgresql_ops={"session_id": "text_pattern_ops"})
 
 session_ancestors = Table(
     "session_ancestors",

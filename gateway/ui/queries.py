@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal, or_, select, tuple_
 
 from gateway.accounts.sessions import STATES
 from gateway.database.tables import (
@@ -25,6 +25,9 @@ Usage = Sequence[Mapping[str, Any]]
 SUMS = tuple(column.name for column in usage_hours.columns if not column.primary_key)
 MOST_ROWS = 20
 PAGE_ROWS = 50
+MOST_NAMED = 100
+"""Tenants whose sessions a search by the beginning of their name finds."""
+MANY_FOUND = 5_000
 LAST_MS = 2**62
 NEAR_SHARE = 0.8
 """A session is near its budget from this spent share on."""
@@ -157,9 +160,7 @@ def find_sessions(
     s = sessions.c
     query = _sessions(tenant_id)
     if search:
-        begin = _like(search) + "%"
-        named = select(tenants.c.tenant_id).where(tenants.c.name.like(begin, escape="\\"))
-        query = query.where(or_(s.session_id.like(begin, escape="\\"), s.tenant_id.in_(named)))
+        query = query.where(_found(connection, search))
     if only == "near":
         query = query.where(_near())
     elif only == "refused":
@@ -241,5 +242,25 @@ def _rows(connection: Connection, query: Select[Any]) -> list[Mapping[str, Any]]
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _like(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+def _found(connection: Connection, search: str) -> ColumnElement[bool]:
+    """The condition of sessions whose id begins so, and of the sessions of tenants whose name does."""
+    s = sessions.c
+    named = select(tenants.c.tenant_id).where(tenants.c.name.like(_like(search), escape="\\")).limit(MOST_NAMED)
+    tenant_ids = connection.execute(named).scalars().all()
+    if connection.dialect.name == "postgresql":
+        return or_(s.session_id.like(_like(search), escape="\\"), s.tenant_id.in_(tenant_ids))
+    pattern = "".join(f"[{sign}]" if sign in "*?[" else sign for sign in search) + "*"
+
+    def condition(session_id: ColumnElement[str], tenant_id: ColumnElement[str]) -> ColumnElement[bool]:
+        return or_(session_id.op("GLOB", is_comparison=True)(pattern), tenant_id.in_(tenant_ids))
+
+    found = condition(s.session_id, s.tenant_id)
+    some = select(literal(1)).select_from(sessions).where(found).limit(MANY_FOUND).subquery()
+    if connection.execute(select(func.count()).select_from(some)).scalar_one() < MANY_FOUND:
+        return found
+    # SQLite has no statistics: of many it would sort every one, where the newest are found sooner in order of use.
+    return condition(s.session_id.concat(""), s.tenant_id.concat(""))
+
+
+def _like(start: str) -> str:
+    return start.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
