@@ -28,7 +28,7 @@ _log = logging.getLogger("seqroute.policies")
 Stage = Literal["champion", "canary", "shadow"]
 ACTIONS = ("promote", "canary", "shadow", "pin", "unpin", "rollback")
 _SERVING_STAGES: tuple[Stage, ...] = ("champion", "canary", "shadow")
-_BUILTIN = frozenset(builtin_rules()) | {PRETRAINED}
+BUILT_IN = frozenset(builtin_rules()) | {PRETRAINED}
 """Policies that need no checkpoint from the operator: the rules and the shipped network."""
 
 
@@ -136,7 +136,7 @@ def stage_policy(
     record = get_policy(connection, policy_id)
     if record.stage == stage:
         return record
-    if record.stage == "rejected" and record.path is None and policy_id not in _BUILTIN:
+    if record.stage == "rejected" and record.path is None and policy_id not in BUILT_IN:
         raise InvalidRequest(f"policy {policy_id}: the gate refused it, and its checkpoint was not kept")
     step_back = "retired" if stage == "champion" else "candidate"
     holders = update(policies).where(policies.c.stage == stage)
@@ -241,7 +241,7 @@ def list_events(connection: Connection, policy_id: str, limit: int = 50) -> list
 
 
 def _ensure_builtin_row(connection: Connection, policy_id: str, now_ms: int) -> None:
-    if policy_id not in _BUILTIN:
+    if policy_id not in BUILT_IN:
         return
     kind = "network" if policy_id == PRETRAINED else "rule"
     if connection.execute(select(policies.c.policy_id).where(policies.c.policy_id == policy_id)).first() is None:

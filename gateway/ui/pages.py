@@ -302,9 +302,10 @@ class Dashboard:
         """All policies and the current champion."""
         rows = await self._database.read(registry.list_policies)
         lineup = self._policies.lineup()
+        built_in = sorted(registry.BUILT_IN - {row.policy_id for row in rows})
         return self._render(
             "policies.html", viewer, rows=rows, champion=lineup.champion.policy.policy_id,
-            problems=self._policies.problems, actions=registry.ACTIONS, at_ms=now_ms(self._clock),
+            problems=self._policies.problems, actions=registry.ACTIONS, built_in=built_in, at_ms=now_ms(self._clock),
         )  # fmt: skip
 
     async def policy(self, request: Request, viewer: Viewer) -> Response:

@@ -1,4 +1,4 @@
-"""An index of sessions by the beginning of their id, for the dashboard's search. Expand only.
+"""An index of sessions by the beginning of their id, for the dashboard. Expand only.
 
 On Postgres its operator class makes LIKE use it under every collation. Building it holds back writes to `sessions`
 for about a second per million rows.

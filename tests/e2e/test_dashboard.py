@@ -115,6 +115,19 @@ async def test_an_action_without_its_token_or_with_a_read_only_key_changes_nothi
             assert (await master.get(f"/admin/tenants/{tenant_id}")).json() == before
 
 
+async def test_on_an_empty_database_every_page_says_what_to_do_next(tmp_path: Path, database_url: str) -> None:
+    async with playing(tmp_path, database_url) as play, signed_in(play, play.gateway.master_key) as http:
+        for path in (*PAGES, "/ui/tenants/default"):
+            page = await http.get(path)
+            assert page.status_code == 200, (path, page.text[:300])
+            main = page.text.partition("<main")[2]
+            hints = re.findall(r'class="empty">(.*?)</(?:p|td)>', main)
+            # A step to take: a command, a setting, a header, an address, or the form on the same page.
+            steps = [hint for hint in hints if "<code>" in hint or "<a " in hint or "here" in hint]
+            always_filled = {"/ui/tenants": "<button>Create</button>", "/ui/ledger": "tenant.create"}
+            assert steps or always_filled.get(path, "?") in main, (path, hints)
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [

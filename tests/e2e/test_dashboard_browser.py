@@ -37,6 +37,10 @@ async def sign_in(page: Page, play: Play) -> None:
     await page.get_by_role("heading", name="Overview").wait_for()
 
 
+async def menu(page: Page, name: str) -> None:
+    await page.get_by_role("navigation", name="Main").get_by_role("link", name=name, exact=True).click()
+
+
 async def test_a_new_operator_answers_the_five_questions_from_the_dashboard_alone(
     tmp_path: Path, sqlite_url: str, browser: Browser
 ) -> None:
@@ -73,7 +77,7 @@ async def test_a_new_operator_answers_the_five_questions_from_the_dashboard_alon
         assert re.search(r"[+-]?\d+(\.\d+)? % \([+-]?\d+(\.\d+)? % to [+-]?\d+(\.\d+)? %\)", strongest), strongest
 
         # Why did this turn get this model? Its session, its turn: words first, then every candidate.
-        await page.get_by_role("link", name="Sessions", exact=True).click()
+        await menu(page, "Sessions")
         await page.get_by_label("Session or tenant begins with").fill("chat-11")
         await page.get_by_role("link", name="chat-10").wait_for(state="detached")
         await page.get_by_role("link", name="chat-11").click()
@@ -97,13 +101,128 @@ async def test_a_new_operator_answers_the_five_questions_from_the_dashboard_alon
         assert complaints == []
 
 
+async def test_buttons_change_who_decides_and_each_change_is_in_force(
+    tmp_path: Path, sqlite_url: str, browser: Browser
+) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        page = await browser.new_page()
+        await sign_in(page, play)
+        await menu(page, "Policies")
+
+        async def press(button: str, *, decides: str, stage: str = "") -> None:
+            await page.get_by_role("button", name=button, exact=True).click()
+            await page.get_by_text(f"Deciding now: {decides}.").wait_for()
+            if stage:
+                row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=button.split()[1]))
+                assert stage in await row.inner_text()
+            answer = await turn(http, "auto", headers=session(button.replace(" ", "-")))
+            assert answer.headers["x-seqroute-policy"] == decides
+
+        shipped = (await turn(http, "auto")).headers["x-seqroute-policy"]
+        await press("Pin rule:cheapest", decides="rule:cheapest", stage="champion, pinned")
+        await press("Unpin rule:cheapest", decides="rule:cheapest", stage="champion")
+        await press("Shadow rule:strongest", decides="rule:cheapest", stage="shadow")
+        await press("Promote rule:strongest", decides="rule:strongest", stage="champion")
+        await press("Rollback rule:strongest", decides="rule:cheapest", stage="rejected")
+        await press("Rollback rule:cheapest", decides=shipped, stage="rejected")
+        shown = (await http.get("/admin/policies/rule:cheapest")).json()
+        assert [event["action"] for event in shown["events"]] == [
+            "rollback", "reinstate", "unpin", "pin", "promote",
+        ]  # fmt: skip
+
+
+async def test_a_canary_started_by_its_button_decides_for_its_share_and_ends_by_another(
+    tmp_path: Path, sqlite_url: str, browser: Browser
+) -> None:
+    async with playing(tmp_path, sqlite_url, policy={"canary_fraction": 0.5}) as play, play.gateway.http() as http:
+        page = await browser.new_page()
+        await sign_in(page, play)
+        await menu(page, "Policies")
+        await page.get_by_role("button", name="Canary rule:strongest").click()
+        await page.get_by_role("cell", name="canary", exact=True).wait_for()
+
+        async def policies(name: str) -> set[str]:
+            answers = [await turn(http, "auto", headers=session(f"{name}-{number}")) for number in range(12)]
+            return {answer.headers["x-seqroute-policy"] for answer in answers}
+
+        assert await policies("during") == {"rule:strongest", "pretrained-1"}
+        await page.get_by_role("link", name="rule:strongest").click()
+        await page.get_by_text("Trial: on trial").wait_for()
+        await page.get_by_role("button", name="Rollback rule:strongest").click()
+        await page.get_by_role("cell", name="rejected", exact=True).wait_for()
+        assert await policies("after") == {"pretrained-1"}
+
+
+async def test_a_tenant_is_made_raised_and_its_key_revoked_by_buttons(
+    tmp_path: Path, sqlite_url: str, browser: Browser
+) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        page = await browser.new_page()
+        await sign_in(page, play)
+        await menu(page, "Tenants")
+        await page.get_by_label("Name").fill("acme")
+        await page.get_by_label("Budget, USD").fill("0.0000001")
+        await page.get_by_role("button", name="Create", exact=True).click()
+        await page.get_by_role("button", name="Create key").click()
+        secret = re.search(r"sk-[A-Za-z0-9_-]{20,}", await page.inner_text("main"))
+        assert secret is not None
+        async with play.gateway.http(secret[0]) as client:
+            assert (await turn(client)).status_code == 402
+            await menu(page, "Tenants")
+            await page.get_by_role("link", name="acme").click()
+            await page.get_by_label("New budget, USD").fill("5")
+            await page.get_by_role("button", name="Set budget").click()
+            await page.get_by_label("The tenant's account").get_by_text("$5.00").first.wait_for()
+            assert (await turn(client)).status_code == 200
+            await page.get_by_role("button", name="Revoke").click()
+            await page.get_by_role("cell", name="revoked").wait_for()
+            assert (await turn(client)).status_code == 401
+
+
+async def test_a_form_with_a_changed_token_or_of_another_site_does_nothing(
+    tmp_path: Path, sqlite_url: str, browser: Browser
+) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        tenant_id, _ = await play.gateway.tenant("acme")
+        before = (await http.get(f"/admin/tenants/{tenant_id}")).json()
+        context = await browser.new_context()
+        page = await context.new_page()
+        await sign_in(page, play)
+        await page.goto(f"{play.gateway.url}/ui/tenants/{tenant_id}")
+        await page.evaluate("for (const field of document.getElementsByName('csrf')) field.value = '0'.repeat(64)")
+        await page.get_by_label("New budget, USD").fill("1000000")
+        await page.get_by_role("button", name="Set budget").click()
+        await page.get_by_text("this form is out of date").wait_for()
+        for button in ("Revoke", "Create key"):
+            await page.goto(f"{play.gateway.url}/ui/tenants/{tenant_id}")
+            await page.evaluate("document.querySelectorAll('[name=csrf]').forEach((field) => field.remove())")
+            await page.get_by_role("button", name=button).click()
+            await page.get_by_text("this form is out of date").wait_for()
+        await page.goto(f"{play.gateway.url}/ui/policies")
+        await page.evaluate("document.querySelectorAll('[name=csrf]').forEach((field) => field.remove())")
+        await page.get_by_role("button", name="Pin rule:cheapest").click()
+        await page.get_by_text("this form is out of date").wait_for()
+        assert (await http.get("/admin/policies")).json()["data"] == []
+
+        # The browser does not send the cookie along with a form of another site.
+        elsewhere = await context.new_page()
+        form = (
+            f"<form method=post action={play.gateway.url}/ui/tenants/budget><input name=tenant_id value={tenant_id}>"
+            "<input name=budget_usd value=9><button>Win</button></form>"
+        )
+        await elsewhere.goto(f"data:text/html,{form}")
+        await elsewhere.get_by_role("button", name="Win").click()
+        await elsewhere.get_by_label("API key").wait_for()
+        assert (await http.get(f"/admin/tenants/{tenant_id}")).json() == before
+
+
 async def test_the_list_of_sessions_keeps_itself_up_to_date(tmp_path: Path, sqlite_url: str, browser: Browser) -> None:
     async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
         await turn(http, headers=session("first"))
         page = await browser.new_page()
         await page.clock.install()
         await sign_in(page, play)
-        await page.get_by_role("link", name="Sessions", exact=True).click()
+        await menu(page, "Sessions")
         await page.get_by_role("link", name="first").focus()
         await turn(http, headers=session("second"))
         await page.clock.fast_forward(11_000)
