@@ -27,7 +27,7 @@ from policy.features import (
     encode_state,
     expected_cost_usd,
 )
-from policy.kernel import KernelQuality
+from policy.kernel import KernelQuality, with_newcomers
 from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFault, caches_of
 from policy.network_policy import NetworkPolicy, Shown, able_later
 from policy.planned import TIE_BREAK, Planner
@@ -389,8 +389,7 @@ def _levels(model: KernelQuality, batch: Batch, columns: I64) -> F64:
     """`KernelQuality._levels` of every turn, (N, K)."""
     known = columns < len(model.models)
     means = np.append(model.means, np.float32(0.0)).astype(np.float64)[columns]
-    off = np.where(known, means - batch.prior, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    return np.where(known, means, batch.prior + off[:, None])
+    return with_newcomers(means, batch.prior, known)
 
 
 def _trouble(batch: Batch) -> tuple[F64, Bools]:

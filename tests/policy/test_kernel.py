@@ -50,14 +50,21 @@ def test_known_models_are_found_by_name_in_any_order() -> None:
     assert model().average(seen) == pytest.approx([0.8, 0.5])
 
 
-def test_a_newcomer_is_its_prior_moved_as_the_known_ones_were_and_bent_by_shared_difficulty() -> None:
-    # Priors of the known were .1 too high on average: (.6 - .5 + .9 - .8) / 2. The newcomer: .7 - .1 - .3.
-    seen = observation([candidate("small", prior=0.6), candidate("large", prior=0.9), candidate("new", prior=0.7)])
-    assert model().average(seen)[2] == pytest.approx(0.6)
-    assert model().predict(seen)[2] == pytest.approx(0.3)
+def test_a_newcomer_is_between_its_prior_and_the_known_models_and_bent_by_shared_difficulty() -> None:
+    # Means .5 and .8, priors .1 too high both. Squares about the means: .045 of the qualities and 0 of the errors, .03
+    # more each: (.9 - .1) is .15 above .65, of which .075 / .105 is believed. On this turn .3 less.
+    seen = observation([candidate("small", prior=0.6), candidate("large", prior=0.9), candidate("new", prior=0.9)])
+    assert model().average(seen)[2] == pytest.approx(0.65 + 0.15 * 0.075 / 0.105, abs=1e-4)
+    assert model().predict(seen)[2] == pytest.approx(0.65 + 0.15 * 0.075 / 0.105 - 0.3, abs=1e-4)
 
 
-def test_where_no_model_is_known_the_priors_stand() -> None:
+def test_a_newcomer_s_prior_is_believed_less_the_further_the_known_priors_were_off() -> None:
+    # Errors -.3 and +.1: -.1 on average, .08 about it.
+    seen = observation([candidate("small", prior=0.8), candidate("large", prior=0.7), candidate("new", prior=0.9)])
+    assert model().average(seen)[2] == pytest.approx(0.65 + 0.15 * 0.075 / (0.075 + 0.11), abs=1e-4)
+
+
+def test_where_no_model_is_known_the_priors_stand_as_they_are() -> None:
     seen = observation([candidate("new", prior=0.7)])
     assert model().average(seen) == pytest.approx([0.7])
     assert model().predict(seen) == pytest.approx([0.4])
