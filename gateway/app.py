@@ -195,7 +195,11 @@ def assemble(
         on_fault=metrics.policy_faults.inc,
     )
     refused = RefusedTurns(clock)
-    exploring = ExplorationBudget(lambda: current().settings.policy.exploration_nanousd_per_day, clock)
+    exploring = ExplorationBudget(
+        lambda: current().settings.policy.exploration_nanousd_per_day,
+        clock,
+        lambda: current().settings.policy.exploration_quota,
+    )
     forecast = OutputForecast()
     judge = Judge(
         lambda: current().settings.policy.judge, database=database, metrics=metrics, clock=clock, new_id=new_id

@@ -29,7 +29,8 @@ def make_decision(
     """Draw from the scored candidates; returns the decision with its probability and reason."""
     ranked: list[float] = np.asarray(scores, np.float64).tolist()
     allowed = list(compress(range(len(ranked)), mask.tolist()))
-    probabilities = shares_of(ranked, allowed, exploration if observation.explore else GREEDY)
+    explored = exploration if observation.explore else GREEDY
+    probabilities = shares_of(ranked, allowed, explored, observation.wanted)
     action = draw(probabilities, uniform)
     best = max(allowed, key=ranked.__getitem__)
 

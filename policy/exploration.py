@@ -1,9 +1,12 @@
 """Exploration with exactly known probabilities: one draw, used by every policy.
 
-    p(a) = (1 - floor) * [a is the best] + floor * u(a)
+    p(a) = (1 - floor - extra) * [a is the best] + floor * u(a) + extra * wanted(a) / sum wanted,
+    extra = min(floor * max wanted, 1 - floor)
 
 `u` is proportional to exp(-(gap - tolerance)+ / temperature): near-ties of the best candidate share equally, since
-trying them costs nothing; beyond the tolerance, worse candidates are tried exponentially less often.
+trying them costs nothing; beyond the tolerance, worse candidates are tried exponentially less often. `wanted`, 0 to 1,
+is what each candidate lacks of its quota of answers (gateway/routing/exploration.py): without it a model whose score
+is far behind would never be tried, and the log would never show that the score is wrong.
 The logged propensity is the number the draw used, after every mask.
 """
 
@@ -45,30 +48,36 @@ class Exploration:
 GREEDY = Exploration()
 
 
-def action_probabilities(scores: NDArray[np.floating], mask: Bools, exploration: Exploration) -> F32:
+def action_probabilities(
+    scores: NDArray[np.floating], mask: Bools, exploration: Exploration, wanted: Sequence[float] = ()
+) -> F32:
     """Probability of every candidate, float32 (K,), zero outside `mask`.
 
     The first of equal scores is the best. Raises PolicyFault without a candidate or with a score that is not finite.
     """
     shown: list[float] = np.asarray(scores, np.float64).tolist()
-    return shares_of(shown, list(compress(range(len(shown)), np.asarray(mask).tolist())), exploration)
+    return shares_of(shown, list(compress(range(len(shown)), np.asarray(mask).tolist())), exploration, wanted)
 
 
-def shares_of(shown: list[float], allowed: list[int], exploration: Exploration) -> F32:
+def shares_of(shown: list[float], allowed: list[int], exploration: Exploration, wanted: Sequence[float] = ()) -> F32:
     """`action_probabilities` of plain scores and the places of the allowed candidates."""
     if not allowed:
         raise PolicyFault("no candidate may be chosen")
     if not all(map(math.isfinite, [shown[k] for k in allowed])):
         raise PolicyFault("a score is not finite")
     best = max(allowed, key=shown.__getitem__)
-    probabilities = [0.0] * len(shown)
+    probabilities, taken = [0.0] * len(shown), 0.0
     if exploration.floor > 0.0:
         enough = shown[best] - exploration.tolerance
         tried = [math.exp(-max(enough - shown[k], 0.0) / exploration.temperature) for k in allowed]
         share = exploration.floor / sum(tried)
         for k, weight in zip(allowed, tried, strict=True):
             probabilities[k] = share * weight
-    probabilities[best] += 1.0 - exploration.floor
+        if wanted and (lacking := [wanted[k] for k in allowed]) and (most := max(lacking)) > 0.0:
+            taken = min(exploration.floor * most, 1.0 - exploration.floor)
+            for k, lack in zip(allowed, lacking, strict=True):
+                probabilities[k] += taken * lack / sum(lacking)
+    probabilities[best] += 1.0 - exploration.floor - taken
     kept = [p if p >= NEVER else 0.0 for p in probabilities]
     total = sum(kept)
     return np.array([p / total for p in kept], np.float32)

@@ -138,7 +138,8 @@ class Observation:
     """Everything a policy may use for one turn. `text` is the featurizer's vector, (text_dim,).
 
     `text_stats` are cheap surface features of the turn, (n_stats,). `lambda_per_usd` is the quality (0..1 scale) one
-    dollar must buy at this turn. `explore` False: the best candidate is taken with probability one.
+    dollar must buy at this turn. `explore` False: the best candidate is taken with probability one. `wanted` is what
+    each candidate lacks of its quota of exploration, 0 to 1; empty: nothing.
     """
 
     text: F32
@@ -147,10 +148,13 @@ class Observation:
     candidates: tuple[CandidateView, ...]
     lambda_per_usd: float
     explore: bool = True
+    wanted: tuple[float, ...] = ()
 
-    def with_candidates(self, candidates: tuple[CandidateView, ...]) -> Observation:
+    def with_candidates(self, candidates: tuple[CandidateView, ...], wanted: tuple[float, ...] = ()) -> Observation:
         """The same turn with other candidates."""
-        return Observation(self.text, self.text_stats, self.session, candidates, self.lambda_per_usd, self.explore)
+        return Observation(
+            self.text, self.text_stats, self.session, candidates, self.lambda_per_usd, self.explore, wanted
+        )
 
     @cached_property
     def mask(self) -> Bools:

@@ -317,6 +317,7 @@ def _read_policy(section: Section, folder: Path) -> PolicySettings:
         canary_hours=section.number("canary_hours", default.canary_hours, maximum=8760.0),
         exploration_floor=section.number("exploration_floor", default.exploration_floor, maximum=0.5),
         exploration_nanousd_per_day=section.usd("exploration_usd_per_day", default.exploration_nanousd_per_day),
+        exploration_quota=section.integer("exploration_quota", default.exploration_quota, maximum=1_000_000),
         default_lambda=section.number("default_lambda", default.default_lambda, maximum=1e6),
         lambda_presets=_read_presets(section.section("lambda_presets")),
         decision_deadline_ms=section.number(

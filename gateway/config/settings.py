@@ -52,7 +52,8 @@ class PolicySettings:
     """Policy and exploration; `default_lambda` is the quality (0..1) that one dollar must buy.
 
     `lambda_presets` define `auto@cheap` and so on while a built-in rule is champion. `exploration_nanousd_per_day`
-    limits the expected extra cost of exploration over all replicas.
+    limits the expected extra cost of exploration over all replicas. `exploration_quota` is the number of answers by
+    each model to each kind of prompt that exploration tries to reach; 0: none.
     """
 
     directory: Path = Path("policies")
@@ -63,6 +64,7 @@ class PolicySettings:
     canary_hours: float = 24.0
     exploration_floor: float = 0.02
     exploration_nanousd_per_day: int = 10 * NANOUSD_PER_USD
+    exploration_quota: int = 20
     default_lambda: float = 1.0
     lambda_presets: Mapping[str, float] = field(default_factory=dict)
     decision_deadline_ms: float = 50.0

@@ -90,6 +90,7 @@ def describe_candidates(observation: Observation, decision: Decision) -> list[di
                 "q_quality": _number(decision.q_quality[index]),
                 "q_cost": _number(decision.q_cost_usd[index]),
                 **({"effort": candidate.effort} if candidate.effort else {}),
+                **({"wanted": wanted} if (wanted := observation.wanted[index] if observation.wanted else 0.0) else {}),
             }
         )
     return rows

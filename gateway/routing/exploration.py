@@ -1,14 +1,17 @@
-"""The daily budget of exploration, charged by expected cost and shared by all replicas.
+"""The daily budget of exploration, shared by all replicas, and the quotas of each model.
 
 A turn is charged the expected cost of its probabilities, not the cost of its draw: over many turns both are equal, and
 lucky draws do not extend the budget. About once a second each process adds its turns to the day's row and reads the
 total, so the limit holds to within a second of every process's turns.
+
+Each model should answer some turns of each kind of prompt, whatever the policy thinks of it: a log without its answers
+cannot correct the policy. What a model lacks of this quota raises its probability (policy/exploration.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -19,14 +22,30 @@ from gateway.clock import Clock
 from gateway.database.database import Database
 from gateway.database.tables import exploration_days
 from gateway.money import NANOUSD_PER_USD
+from policy.arrays import F32
 from policy.exploration import Price, price
-from policy.mdp import Decision, Observation
+from policy.features import available_usd
+from policy.mdp import CandidateView, Decision, Observation, mean_cost_usd
+from policy.text import STAT_NAMES
+from policy.valuetable import turn_tokens
 
 _ADD = text(
     "INSERT INTO exploration_days (day, extra_nanousd, quality_given_up) VALUES (:day, :extra, :quality) "
     "ON CONFLICT (day) DO UPDATE SET extra_nanousd = exploration_days.extra_nanousd + excluded.extra_nanousd, "
     "quality_given_up = exploration_days.quality_given_up + excluded.quality_given_up"
 )
+
+
+MOST_SHARE = 0.2
+"""Largest expected share of what a session has left that a model may cost to be tried for its quota."""
+KEPT_A_DAY = 0.9
+"""What remains of the counts of answers a day later: half after a week, so that models are tried again."""
+LONG_TOKENS = 250.0
+"""Prompts of more tokens are of another kind than shorter ones."""
+_DEMANDING = [STAT_NAMES.index(name) for name in ("code_marks", "math_marks", "reasoning_words")]
+
+Kind = tuple[bool, bool]
+"""Whether a prompt is long, and whether it has code, formulas or words that ask for reasons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +63,16 @@ class Spent:
 class ExplorationBudget:
     """Counts the expected cost of exploration by day (UTC), against a limit.
 
-    `limit_nanousd()` returns the current setting; 0 disables exploration.
+    `limit_nanousd()` and `quota()` return the current settings; a limit of 0 disables exploration. `quota` is a number
+    of answers of each model to each kind of prompt; they are counted in this process alone.
     """
 
-    def __init__(self, limit_nanousd: Callable[[], int], clock: Clock) -> None:
+    def __init__(self, limit_nanousd: Callable[[], int], clock: Clock, quota: Callable[[], int] = lambda: 0) -> None:
         self._limit_nanousd = limit_nanousd
+        self._quota = quota
         self._clock = clock
+        self._answers: dict[tuple[str, Kind], float] = {}
+        self._counted_day = -1
         self._day = ""
         self._date = (-1, "")
         self._known = Spent()
@@ -66,9 +89,28 @@ class ExplorationBudget:
         """True while today's budget is not used up."""
         return self.today.extra_nanousd < self._limit_nanousd()
 
+    def wanted(self, turn: Observation, candidates: Sequence[CandidateView]) -> tuple[float, ...]:
+        """Share of its quota that each candidate lacks, 0 to 1.
+
+        0 for one that is too expensive to be tried in this session.
+        """
+        quota = self._quota()
+        if quota <= 0 or not turn.explore:
+            return ()
+        kind, most_usd = kind_of(turn.text_stats), MOST_SHARE * available_usd(turn.session)
+        return tuple(
+            [
+                max(0.0, 1.0 - self._answers.get((c.name, kind), 0.0) / quota)
+                if mean_cost_usd(c.cost_quantiles_usd) <= most_usd
+                else 0.0
+                for c in candidates
+            ]
+        )
+
     def charge(self, observation: Observation, decision: Decision) -> Price:
-        """Charge an executed decision; returns its expected cost."""
+        """Charge and count an executed decision; returns its expected cost."""
         paid = price_of(observation, decision)
+        self._count(observation.candidates[decision.action].name, kind_of(observation.text_stats))
         if paid.extra_usd > 0.0 or paid.quality > 0.0:
             day = self._today()
             spent = Spent(math.ceil(paid.extra_usd * NANOUSD_PER_USD), paid.quality)
@@ -90,11 +132,24 @@ class ExplorationBudget:
             raise
         self._day, self._known = day, total
 
+    def _count(self, model: str, kind: Kind) -> None:
+        today = int(self._clock() // 86_400)
+        if today > self._counted_day >= 0:
+            kept = KEPT_A_DAY ** (today - self._counted_day)
+            self._answers = {key: kept * answers for key, answers in self._answers.items() if kept * answers > 0.01}
+        self._counted_day = today
+        self._answers[model, kind] = self._answers.get((model, kind), 0.0) + 1.0
+
     def _today(self) -> str:
         number = int(self._clock() // 86_400)
         if number != self._date[0]:
             self._date = number, (date(1970, 1, 1) + timedelta(days=number)).isoformat()
         return self._date[1]
+
+
+def kind_of(text_stats: F32) -> Kind:
+    """The kind of a prompt, by its surface statistics (STATS_DIM,)."""
+    return float(turn_tokens(text_stats)) > LONG_TOKENS, bool(text_stats[_DEMANDING].any())
 
 
 def price_of(observation: Observation, decision: Decision) -> Price:

@@ -141,7 +141,8 @@ class Decider:
             if not any(e.view.feasible for e in estimates):
                 return self._estimator.shortage(free, funds, answer_tokens)
         estimated_s = self._clock()
-        observation = turn.with_candidates(tuple([e.view for e in estimates]))
+        views = tuple([e.view for e in estimates])
+        observation = turn.with_candidates(views, self._exploring.wanted(turn, views))
         uniform = self._uniform()
         routed = self._router.decide(
             observation, uniform, context.requested, f"{context.caller.tenant_id}/{context.session_id}"

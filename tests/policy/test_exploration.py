@@ -31,6 +31,37 @@ def test_a_near_tie_takes_no_one_else_s_chance() -> None:
     assert action_probabilities(scores, allowed, Exploration(floor=0.1))[2] > 1e-3
 
 
+def test_what_a_quota_lacks_is_tried_however_far_behind_it_is_by_hand() -> None:
+    # Floor .1: the best has .9 - .1 * .5, and half of the floor's as much again goes to b and c as 1 to 4.
+    exploration = Exploration(floor=0.1, tolerance=0.0, temperature=0.01)
+    found = action_probabilities(np.array([1.0, 0.0, 0.0]), np.ones(3, bool), exploration, (0.0, 0.125, 0.5))
+    assert found == pytest.approx([0.95, 0.01, 0.04], abs=1e-6)
+    masked = action_probabilities(
+        np.array([1.0, 0.0, 0.0]), np.array([True, True, False]), exploration, (0.0, 0.5, 1.0)
+    )
+    assert masked == pytest.approx([0.95, 0.05, 0.0], abs=1e-6), "what may not serve takes no share"
+
+
+def test_a_quota_adds_nothing_to_a_greedy_draw_and_no_probability_leaves_0_to_1() -> None:
+    scores, allowed = np.array([1.0, 0.0]), np.ones(2, bool)
+    assert action_probabilities(scores, allowed, GREEDY, (1.0, 1.0)).tolist() == [1.0, 0.0]
+    assert action_probabilities(scores, allowed, Exploration(floor=1.0, tolerance=2.0), (1.0, 1.0)).tolist() == [
+        0.5,
+        0.5,
+    ]
+    full = action_probabilities(scores, allowed, Exploration(floor=0.5, tolerance=0.0, temperature=0.01), (0.0, 1.0))
+    assert full == pytest.approx([0.5, 0.5])
+
+
+def test_a_decision_draws_from_what_it_says_with_a_quota() -> None:
+    seen = replace(observation([candidate("a", prior=0.9), candidate("b", prior=0.1)]), wanted=(0.0, 1.0))
+    policy = Strongest(exploration=Exploration(floor=0.1, temperature=0.01))
+    best, other = policy.decide(seen, 0.0), policy.decide(seen, 0.95)
+    assert best.probabilities == pytest.approx([0.9, 0.1], abs=1e-6)
+    assert (other.action, other.reason) == (1, "explore")
+    assert other.propensity == pytest.approx(0.1, abs=1e-6)
+
+
 def test_the_price_of_exploring_by_hand() -> None:
     probabilities = np.array([0.9, 0.04, 0.06], np.float32)
     paid = price(probabilities, [0.002, 0.012, 0.001], np.array([0.8, 0.9, 0.3]))

@@ -13,6 +13,7 @@ from gateway.routing.exploration import ExplorationBudget, Spent, price_of
 from policy.exploration import Exploration
 from policy.mdp import Decision, Observation
 from policy.rules import Strongest
+from policy.text import STAT_NAMES
 from tests.policy.observations import candidate, observation
 
 NOON = 1_760_011_200.0
@@ -44,6 +45,41 @@ def test_a_decision_costs_what_its_chances_cost_on_average_by_hand() -> None:
     assert paid.extra_usd == pytest.approx(0.05 * 0.002 + 0.05 * 0.001)
     assert paid.quality == pytest.approx(0.05 * 0.3 - 0.05 * 0.1)
     assert price_of(*decision(1.0, 0.0, 0.0)) == (0.0, 0.0)
+
+
+def test_a_quota_lacks_what_was_not_answered_to_this_kind_of_prompt() -> None:
+    budget = ExplorationBudget(lambda: 10**9, Time(), lambda: 4)
+    seen, made = decision(1.0, 0.0, 0.0)
+    assert budget.wanted(seen, seen.candidates) == (1.0, 1.0, 1.0)
+    for _ in range(3):
+        budget.charge(seen, made)
+    assert budget.wanted(seen, seen.candidates) == (0.25, 1.0, 1.0)
+    stats = seen.text_stats.copy()
+    stats[STAT_NAMES.index("code_marks")] = 1.0 - stats[STAT_NAMES.index("code_marks")]
+    assert budget.wanted(replace(seen, text_stats=stats), seen.candidates) == (1.0, 1.0, 1.0), "another kind"
+    for _ in range(9):
+        budget.charge(seen, made)
+    assert budget.wanted(seen, seen.candidates) == (0.0, 1.0, 1.0)
+
+
+def test_a_quota_is_lacking_again_after_weeks() -> None:
+    clock = Time()
+    budget = ExplorationBudget(lambda: 10**9, clock, lambda: 4)
+    seen, made = decision(1.0, 0.0, 0.0)
+    for _ in range(4):
+        budget.charge(seen, made)
+    clock.now_s += 7 * DAY_S
+    budget.charge(seen, made)  # 4 * .9^7 + 1 = 2.913
+    assert budget.wanted(seen, seen.candidates)[0] == pytest.approx(1 - 2.9132 / 4, abs=1e-4)
+
+
+def test_no_quota_tries_what_would_take_more_than_a_fifth_of_the_session_s_money() -> None:
+    budget = ExplorationBudget(lambda: 10**9, Time(), lambda: 4)
+    seen, _ = decision(1.0, 0.0, 0.0)  # .001, .003 and .002 USD
+    poor = replace(seen, session=replace(seen.session, remaining_usd=0.0125, tenant_remaining_usd=1.0))
+    assert budget.wanted(poor, poor.candidates) == (1.0, 0.0, 1.0)
+    assert budget.wanted(replace(seen, explore=False), seen.candidates) == ()
+    assert ExplorationBudget(lambda: 10**9, Time()).wanted(seen, seen.candidates) == ()
 
 
 def test_what_is_used_up_ends_exploring_until_midnight() -> None:
