@@ -19,6 +19,8 @@ _FETCHING = frozenset(
         "together_ai", "xai",
     }
 )  # fmt: skip
+CUSTOM_TOOLED = frozenset({"openai", "custom_openai", "azure", "litellm_proxy", "openrouter", "vercel_ai_gateway"})
+"""Providers that know OpenAI's free-form tools, or pass them on; LiteLLM leaves them out for some of the others."""
 _FETCHED_BY: Mapping[str, tuple[str, ...]] = {"anthropic": ("https://",)}
 """LiteLLM passes these on, and would fetch all others itself."""
 

@@ -20,7 +20,13 @@ from typing import Any
 
 import msgspec
 
-from gateway.catalog.addresses import ADDRESS_CAPABILITIES, fetched_addresses, is_openai_address, provider_of
+from gateway.catalog.addresses import (
+    ADDRESS_CAPABILITIES,
+    CUSTOM_TOOLED,
+    fetched_addresses,
+    is_openai_address,
+    provider_of,
+)
 from gateway.catalog.cache_hits import CacheTerms
 from gateway.catalog.efforts import quality_prior
 from gateway.catalog.hosted_tools import WEB_SEARCH, searching
@@ -42,7 +48,7 @@ from gateway.catalog.service_tiers import STANDARD, UNPRICED, tier_named
 from gateway.catalog.web_search import bills_one_search
 from gateway.clock import Clock, now_ms
 from gateway.config.load import read_settings
-from gateway.config.model_entry import CAPABILITY_KEYS, EFFORTS, MODES, ModelEntry
+from gateway.config.model_entry import CAPABILITY_KEYS, EFFORTS, MODES, WITHOUT_OUTPUT, ModelEntry
 from gateway.config.prices import SEARCH_PRICE_KEYS, TOOL_PRICE_KEYS
 from gateway.config.reader import SettingsError
 from gateway.config.settings import RateQuota, Settings
@@ -215,6 +221,8 @@ def _model(
     denied = {name for name, has in info.capabilities.items() if not has}
     if "vision" in claimed - denied:
         claimed |= {ADDRESS_CAPABILITIES[each] for each in fetched_addresses(provider_of(entry, known))}
+    if provider_of(entry, known) in CUSTOM_TOOLED:
+        claimed.add("custom_tools")
     own = own_api(entry, known)
     if own is not None:
         claimed |= {own, searching(own)}
@@ -225,7 +233,7 @@ def _model(
     stated = [params.request_defaults.get(name) for name in ("max_tokens", "max_completion_tokens")]
     return Model(
         name=entry.model_name,
-        mode=mode,
+        mode=mode if mode in WITHOUT_OUTPUT else "chat",  # how it is called is the providers' business
         prices=prices,
         max_input_tokens=window or DEFAULT_MAX_INPUT_TOKENS,
         max_output_tokens=longest or DEFAULT_MAX_OUTPUT_TOKENS,

@@ -31,6 +31,7 @@ CAPABILITY_KEYS: Mapping[str, str] = {
     "supports_task_budget": "task_budget",
     "supports_web_search": "web_search",
     "supports_provider_files": "provider_files",
+    "supports_custom_tools": "custom_tools",
 }
 """LiteLLM's flag -> the capability's name in the catalogue."""
 

@@ -149,7 +149,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
         n=n,
         max_tokens=read.max_completion_tokens if new_style else read.max_tokens,
         max_tokens_param="max_completion_tokens" if new_style else "max_tokens",
-        capabilities=_capabilities(params, frozenset(seen.kinds))
+        capabilities=_capabilities(params, frozenset(seen.kinds), has_custom=seen.has_custom)
         | {ADDRESS_CAPABILITIES[each] for each in fetched}
         | (set() if seen.file_by_id is None else {PROVIDER_FILES}),
         images=seen.kinds.count("image_url"),
@@ -237,6 +237,7 @@ class _Seen:
     kinds: list[str] = field(default_factory=list)
     free: list[Any] = field(default_factory=list)
     bound: bool = False
+    has_custom: bool = False
     file_by_id: str | None = None
 
 
@@ -268,6 +269,7 @@ def _read_messages(messages: Sequence[dict[str, Any]]) -> _Seen:
             seen.bound = seen.bound or "id" in (message.get("audio") or {})
         for call in calls or ():
             called = call.get("function") or {}
+            seen.has_custom = seen.has_custom or bool(call.get("custom"))
             if not _PLAIN_CALL.issuperset(call) or not _PLAIN_FUNCTION.issuperset(called):
                 seen.free += [call.get(name) or called.get(name) for name in _BOUND_CALL_FIELDS]
                 seen.bound = seen.bound or any(call.get(name) or called.get(name) for name in _BOUND_CALL_FIELDS)
@@ -331,11 +333,13 @@ def _without_tools(params: dict[str, Any]) -> list[str]:
     return names
 
 
-def _capabilities(params: Mapping[str, Any], parts: frozenset[str]) -> frozenset[str]:
+def _capabilities(params: Mapping[str, Any], parts: frozenset[str], *, has_custom: bool) -> frozenset[str]:
     """The capabilities that the request needs, under the catalogue's names."""
     needed = set()
     if params.get("tools") or params.get("functions"):
         needed.add("tools")
+    if has_custom or any("custom" in tool for tool in params.get("tools") or ()):
+        needed.add("custom_tools")
     response_format = params.get("response_format")
     if response_format and response_format["type"] == "json_schema":
         if "json_schema" not in response_format:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -26,6 +27,7 @@ from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
+from gateway.providers.history import broken_arguments
 from gateway.providers.inband import fault_in
 from gateway.providers.litellm_clients import (
     HANDLERS,
@@ -65,6 +67,7 @@ _TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
 _MCP_GATEWAY = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _OWN_SCHEMAS = frozenset({"openai", "custom_openai", "azure"})
 _MAX_KNOWN = 1024
+_QUOTED = re.compile(r"['`](\w+)['`]")
 _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "w"}}
 
 
@@ -297,6 +300,12 @@ class LitellmCall:
             return FailedFault("the model's provider needs a Python package that the gateway lacks", retryable=False)
         status = getattr(error, "status_code", 0)
         status = status if isinstance(status, int) else 0
+        name = _refused_name(error, self._call) if exchange.attempts == 0 else None
+        if name is not None:
+            return CallRefused.of(name)
+        where = broken_arguments(self._arguments.get("messages") or ()) if exchange.attempts == 0 else None
+        if where is not None:
+            return MessagesRefused.of(where, "expected JSON, which the model's provider needs")
         if exchange.attempts == 0 and (status == 400 or code):
             return CallRefused("the model's provider does not accept this request", status=400, code=code)
         if exchange.attempts == 0 and _in_messages(error):
@@ -316,6 +325,15 @@ def _failed_response(exchange: Exchange) -> UpstreamFault | None:
     fault = fault_in(payload, exchange.headers, named_error=True, alone=True)
     usage = payload.get("usage")
     return None if fault is None else fault.billed(usage_from_openai(usage if isinstance(usage, dict) else None))
+
+
+def _refused_name(error: BaseException, call: Call) -> str | None:
+    """The caller's parameter that LiteLLM, or the SDK that it calls, does not know."""
+    for each in _chain(error):
+        if isinstance(each, TypeError) or type(each).__name__ == "UnsupportedParamsError":
+            named = _QUOTED.findall(str(each))
+            return next((name for name in named if name in call.params or name in call.extras), None)
+    return None
 
 
 def _in_messages(error: BaseException) -> bool:

@@ -66,7 +66,8 @@ class UpstreamFault(Exception):
         super().__init__(message)
         self.message = message
         self.status = status
-        self.retry_after_s = retry_after_s
+        asked_s = reported.retry_after_s if retry_after_s is None else retry_after_s
+        self.retry_after_s = None if asked_s is None else min(asked_s, MAX_RETRY_AFTER_S)
         self.code = reported.known or code
         self.reported = reported
         self.address = address
@@ -102,6 +103,11 @@ class CallRefused(UpstreamFault):
 
     def answer(self) -> GatewayError:
         return _rejected(self, 400)
+
+    @classmethod
+    def of(cls, param: str, why: str = "the model's provider does not accept this parameter") -> Self:
+        """The refusal of one parameter, by its name."""
+        return cls(f"{param}: {why}", status=400, reported=ReportedError(param=param))
 
 
 class MessagesRefused(CallRefused):

@@ -35,7 +35,7 @@ from gateway.providers.errors import (
     UpstreamFault,
     fault_from_status,
 )
-from gateway.providers.reported_error import report_in
+from gateway.providers.reported_error import duration_s, report_in
 
 _log = logging.getLogger("seqroute.wire")
 
@@ -363,10 +363,10 @@ def exchange_fault(exchange: Exchange, code: str = "") -> UpstreamFault | None:
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """The provider's Retry-After in seconds, at most MAX_RETRY_AFTER_S; None if unreadable."""
-    milliseconds = headers.get("retry-after-ms", "")
+    milliseconds = headers.get("retry-after-ms") or headers.get("x-ms-retry-after-ms", "")
     text = headers.get("retry-after", "").strip()[:64]
     try:
-        seconds = float(milliseconds) / 1000 if milliseconds else float(text)
+        seconds = float(milliseconds) / 1000 if milliseconds else duration_s(text)
     except ValueError:
         try:
             at = parsedate_to_datetime(text)

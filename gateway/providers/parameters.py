@@ -18,11 +18,12 @@ from gateway.catalog.efforts import SCALE, nearest
 from gateway.catalog.models import Deployment
 from gateway.catalog.service_tiers import AUTO, is_priced
 from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, limits_searches, starts_search
-from gateway.dialects.arguments import THINKING_PARTS, outgoing_params
+from gateway.dialects.arguments import outgoing_params
 from gateway.dialects.request import ChatRequest
 from gateway.dialects.schema import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 from gateway.providers.call import Call
 from gateway.providers.errors import CallRefused
+from gateway.providers.history import CLAUDE, has_thinking_parts
 
 # Servers for any open model, mostly self-hosted; they accept the parameters of vLLM, SGLang or llama.cpp.
 _SERVERS = frozenset(
@@ -37,17 +38,14 @@ _HOSTS = _SERVERS | {
     "nebius", "novita", "nscale", "nvidia_nim", "openrouter", "parasail", "publicai", "sambanova", "synthetic",
     "together_ai", "vercel_ai_gateway", "wandb",
 }  # fmt: skip
-_CLAUDE = frozenset({"anthropic", "bedrock", "bedrock_converse", "vertex_ai", "vertex_ai_beta"})
 _GEMINI = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
-SIGNED = _GEMINI
-"""Providers whose tool calls carry thought signatures."""
 _OLLAMA = frozenset({"ollama", "ollama_chat"})
 _OPENROUTER = frozenset({"openrouter"})
 _TEMPLATED = _SERVERS | {"deepinfra", "friendliai", "novita", "nvidia_nim", "together_ai"}
 _SWITCHED = _SERVERS | {"dashscope", "modelscope", "novita", "qwencloud"}
 
 _KNOWN_BY: Mapping[str, frozenset[str]] = {
-    "top_k": _HOSTS | _CLAUDE | _GEMINI | _OLLAMA | {"dashscope", "huggingface", "perplexity", "qwencloud", "watsonx"},
+    "top_k": _HOSTS | CLAUDE | _GEMINI | _OLLAMA | {"dashscope", "huggingface", "perplexity", "qwencloud", "watsonx"},
     "min_p": _HOSTS | _OLLAMA,
     "top_a": _SERVERS | _OPENROUTER,
     "repetition_penalty": _HOSTS | _OLLAMA | {"dashscope", "huggingface", "qwencloud", "watsonx"},
@@ -216,6 +214,10 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     effort = wanted.get(_EFFORT)
     if isinstance(effort, Mapping):  # an operator's may be an object, as LiteLLM reads it
         effort = effort.get("effort")
+    unknown = isinstance(effort, str) and effort not in (*SCALE, "disable")
+    if unknown and _EFFORT in target.supported and not target.in_body:
+        # LiteLLM translates the known words, and others into an error or into no reasoning.
+        raise CallRefused.of(_EFFORT, f"expected one of {', '.join(SCALE)} for this model's provider")
     if _EFFORT in wanted:
         wanted[_EFFORT] = target.efforts.get(effort, effort) if isinstance(effort, str) else None
     known = outgoing_params(wanted)
@@ -264,7 +266,7 @@ def at_responses(formed: Shaped, call: Call) -> Shaped:
     Searches there are not billed, so none is asked for. Raises CallRefused for several answers.
     """
     if call.params.get("n") not in (None, 1):
-        raise CallRefused("n: expected 1 for a model that answers at /v1/responses", status=400)
+        raise CallRefused.of("n", "expected 1 for a model that answers at /v1/responses")
     given = call.params.keys() | call.extras.keys()
     beside = {name: value for name, value in formed.arguments.get("extra_body", {}).items() if name not in given}
     kept = {name: value for name, value in formed.arguments.items() if name in _AT_RESPONSES}
@@ -286,32 +288,6 @@ def takes_effort(deployment: Deployment, chat: ChatRequest) -> bool:
     asked = {name: value for name, value in (*chat.params.items(), *chat.extras.items()) if value is not None}
     wanted = {name: value for name, value in {**defaults, **asked}.items() if name not in deployment.dropped_params}
     return not (_has_anthropic_api(deployment) and _cannot_think({**wanted, **fixed}, chat.messages))
-
-
-def takes_thinking_parts(provider: str) -> bool:
-    """True if the provider accepts Anthropic's thinking blocks in messages."""
-    return provider in _CLAUDE or provider == "litellm_proxy"
-
-
-def has_thinking_parts(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """True if a message has a thinking block."""
-    return any(
-        part.get("type") in THINKING_PARTS
-        for message in messages
-        if isinstance(content := message.get("content"), list)
-        for part in content
-    )
-
-
-def with_signatures(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Move thought signatures of Gemini's OpenAI-like API to where LiteLLM expects them."""
-    for message in messages:
-        for call in message.get("tool_calls") or ():
-            extra = call.get("extra_content")
-            google = extra.get("google") if isinstance(extra, Mapping) else None
-            signature = google.get("thought_signature") if isinstance(google, Mapping) else None
-            if isinstance(signature, str) and not call.get("provider_specific_fields"):
-                call["provider_specific_fields"] = {"thought_signature": signature}
 
 
 def header_names(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -342,7 +318,7 @@ def _place(
         if name in NEEDED:
             return "plain"
         if not call.drop_params:
-            raise CallRefused(f"{name}: the model's provider does not accept this parameter")
+            raise CallRefused.of(name)
         return None
     if name in VENDOR_FIELDS:
         if name in target.supported:
@@ -406,7 +382,7 @@ def _has_anthropic_api(deployment: Deployment) -> bool:
     prefix, separator, _ = deployment.litellm_model.lower().partition("/")
     provider = (prefix if separator else "") if stated is None else stated.reveal()
     names = f"{deployment.litellm_model} {deployment.base_model or ''}".lower()
-    return (provider in _CLAUDE and "gemini" not in names) or (provider in ("", "azure_ai") and "claude" in names)
+    return (provider in CLAUDE and "gemini" not in names) or (provider in ("", "azure_ai") and "claude" in names)
 
 
 def _cannot_think(sent: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> bool:

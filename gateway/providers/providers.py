@@ -17,8 +17,6 @@ from typing import Any, TypeVar
 
 import httpx
 
-from gateway.catalog.addresses import fetched_addresses
-from gateway.dialects.arguments import outgoing_messages
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient, import_litellm
@@ -28,18 +26,10 @@ from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
 from gateway.providers.forward import ForwardedCall
+from gateway.providers.history import has_thinking_parts, history, takes_thinking_parts
 from gateway.providers.litellm_clients import LOOKING_UP, spoken_as_openai
 from gateway.providers.moderation import ModerationCall
-from gateway.providers.parameters import (
-    SIGNED,
-    Target,
-    at_responses,
-    has_thinking_parts,
-    shaped,
-    takes_thinking_parts,
-    target_of,
-    with_signatures,
-)
+from gateway.providers.parameters import Target, at_responses, shaped, target_of
 from gateway.providers.replies import Reply, embedding_reply, moderation_reply, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
@@ -205,9 +195,11 @@ class Upstream:
         call, found = outgoing.call, outgoing.names
         if call.forwarded is not None:
             return self._forwarding(outgoing)
+        translated = not self._target(call, found).in_body
         if call.lane != "litellm":
+            messages = history(call.messages, found.provider, translated=translated)
             made = self._direct.prepare(
-                call, found.model, found.provider, dict(outgoing.arguments), _messages(call, found), self._open
+                call, found.model, found.provider, dict(outgoing.arguments), messages, self._open
             )
             if made is not None:
                 self.on_call("thin")
@@ -215,7 +207,8 @@ class Upstream:
             if call.lane == "thin":
                 raise CallRefused("the configuration requires the direct client, which cannot make this call")
         self.on_call("litellm")
-        return self._acompletion.prepare(call, found, outgoing.arguments, _messages(call, found))
+        messages = history(call.messages, found.provider, translated=translated)
+        return self._acompletion.prepare(call, found, outgoing.arguments, messages)
 
     def _forwarding(self, outgoing: Outgoing) -> ForwardedCall:
         if self._open is None:
@@ -308,18 +301,6 @@ class Upstream:
 def _in_whole(outgoing: Outgoing) -> Outgoing:
     """The call without a stream."""
     return replace(outgoing, call=replace(outgoing.call, stream=False)) if outgoing.call.stream else outgoing
-
-
-def _messages(call: Call, found: ProviderNames) -> list[dict[str, Any]]:
-    """A copy of the outgoing messages, which the clients modify."""
-    messages = outgoing_messages(
-        call.messages,
-        by_reference=fetched_addresses(found.provider),
-        thinking_parts=takes_thinking_parts(found.provider),
-    )
-    if found.provider in SIGNED:
-        with_signatures(messages)
-    return messages
 
 
 def _unsent(call: Call, work: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,10 @@ _ASKED = re.compile(
     re.IGNORECASE,
 )
 _SUM = re.compile(r"([\d,]+) \+ ([\d,]+) > [\d,]+")
+_DURATION = r"(?:\d+(?:\.\d+)? ?(?:milliseconds?|ms|minutes?|min|m|hours?|h|seconds?|secs?|s) ?)+"
+_WAIT = re.compile(rf"\b(?:try again|retry)\b[a-z ]{{0,20}} (?:in|after) ({_DURATION})", re.IGNORECASE)
+_STEP = re.compile(r"(\d+(?:\.\d+)?) ?(milli|ms|m|h|s)", re.IGNORECASE)
+_UNITS_S = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _COUNTS = (("n_ctx", "n_prompt_tokens"),)
 """llama.cpp's own fields: what the model reads, what the prompt came to."""
 
@@ -83,6 +87,8 @@ class ReportedError:
     """The provider's words, for `gateway.turn.failures` alone, which removes keys and prompts from them."""
     limit_tokens: int | None = None
     asked_tokens: int | None = None
+    retry_after_s: float | None = None
+    """The wait that the words ask for; the header counts first."""
 
     @property
     def overflows(self) -> bool:
@@ -134,7 +140,27 @@ def report_of(document: object) -> ReportedError:
         said=text,
         limit_tokens=limit,
         asked_tokens=asked,
+        retry_after_s=_wait_s(objects, text),
     )
+
+
+def duration_s(text: str) -> float:
+    """A duration in seconds: "1.5", "34s", "6m0s", "24 seconds". Raises ValueError."""
+    if re.fullmatch(_DURATION, text, re.IGNORECASE) is None:
+        return float(text)
+    return sum(float(number) * _UNITS_S[unit.lower()] for number, unit in _STEP.findall(text))
+
+
+def _wait_s(objects: Iterable[Mapping[str, Any]], text: str) -> float | None:
+    """What Google states in a RetryInfo, else what the words say."""
+    for error in objects:
+        details = error.get("details")
+        for detail in details if isinstance(details, list) else ():
+            delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+            if isinstance(delay, str) and re.fullmatch(_DURATION, delay[:64]) is not None:
+                return duration_s(delay[:64])
+    said = _WAIT.search(text)
+    return None if said is None else duration_s(said[1].strip())
 
 
 def _known(names: list[object], text: str) -> str:

@@ -52,7 +52,7 @@ def form_of(start: bytes | bytearray) -> Form:
     begun = begun.removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n" + _RECORD)
     if not begun:
         return "unknown" if len(start) < _SNIFFED_BYTES else "document"
-    return "document" if begun[:1] in b"{[<" or begun.startswith(_WIDE_MARKS) else "events"
+    return "document" if begun[:1] in b'{[<"' or begun.startswith(_WIDE_MARKS) else "events"
 
 
 def document_payloads(data: bytes | bytearray) -> list[Any]:

@@ -16,6 +16,8 @@ from gateway.routing.router import share
 from policy.mdp import Decision, Observation
 from policy.reload import CheckpointRef, LoadedPolicy, Refresh, ServingPolicies, StagedPolicies
 from policy.rules import Strongest
+from tests.gateway.providers.test_responses_route import MESSAGE, response
+from tests.harness.fixed_answers import CannedProvider, json_answer
 from tests.harness.gateway import config, serving
 from tests.harness.scenario import HELLO, Play, playing, seqroute, session, turn
 from tests.harness.upstream import FaultUpstream
@@ -74,7 +76,7 @@ async def test_the_catalogue_is_listed_as_openai_does_with_auto_in_front(tmp_pat
         assert (await client.models.retrieve("gpt-4o")).id == "gpt-4o"
         auto: Any = await client.models.retrieve("auto@best")
         assert (auto.id, auto.max_input_tokens, auto.max_output_tokens) == ("auto@best", 100_000, 4_000)
-        assert auto.capabilities == ["response_schema", "tools"]
+        assert auto.capabilities == ["custom_tools", "response_schema", "tools"]
         assert auto.created > 1_700_000_000
         async with play.gateway.http() as http:
             for prefix in ("", "/v1"):
@@ -126,6 +128,21 @@ async def test_a_choice_of_one_says_what_took_the_others(tmp_path: Path, databas
             why_not = {c["model"]: c["why_not"] for c in explained["candidates"]}
             assert why_not == {"small": None, "big": "not affordable"}
             await gateway.ledger_matches(provider)
+
+
+async def test_models_of_openai_s_other_route_answer_chats_and_are_listed(tmp_path: Path) -> None:
+    """The price map says `mode: responses` of them."""
+    async with CannedProvider(json_answer(response([MESSAGE]))) as provider:
+        path = config(tmp_path, provider.address + "/v1", modes={"codex": "gpt-5-codex", "pro": "o3-pro"})
+        async with serving(path) as gateway, gateway.http() as http:
+            listed = [model["id"] for model in (await http.get("/v1/models")).json()["data"]]
+            assert {"codex", "pro"} < set(listed)
+            for model in ("codex", "pro"):
+                body = {"model": model, "messages": HELLO, "tools": TOOLS}
+                answer = await http.post("/v1/chat/completions", json=body)
+                assert answer.json()["choices"][0]["message"]["content"] == "Hello", answer.text
+                assert answer.headers["x-seqroute-cost-usd"] == "0.000094"
+            assert [where for where, _ in provider.received] == ["/v1/responses"] * 2
 
 
 async def test_a_prompt_that_fits_nowhere_is_refused_before_any_money(tmp_path: Path, sqlite_url: str) -> None:

@@ -66,6 +66,7 @@ def test_a_known_model_has_its_prices_limits_and_abilities_from_the_map(tmp_path
     assert (model.max_input_tokens, model.max_output_tokens) == (128_000, 16_384)
     assert model.capabilities == {
         "tools",
+        "custom_tools",
         "vision",
         "responses_api",
         "responses_api.web_search",
@@ -74,6 +75,22 @@ def test_a_known_model_has_its_prices_limits_and_abilities_from_the_map(tmp_path
     }
     assert model.deployments[0].litellm_model == "openai/gpt-4o-mini"
     assert model.deployments[0].timeout_s == 600.0
+
+
+@pytest.mark.parametrize("mode", ["responses", "completion"])
+def test_a_model_of_another_route_answers_chats_too(tmp_path: Path, mode: str) -> None:
+    catalog = catalog_of(tmp_path, "model_list:\n" + entry("openai/gpt-4o-mini", mode=mode) + entry("embed", "b"))
+    assert [model.name for model in catalog.chat_models] == ["a"]
+
+
+def test_free_form_tools_are_for_providers_that_know_them(tmp_path: Path) -> None:
+    for written, knows in (
+        (entry("openai/gpt-4o-mini"), True),
+        (entry("claude"), False),
+        (entry("claude", supports_custom_tools=True), True),
+    ):
+        models = catalog_of(tmp_path, "model_list:\n" + written).models
+        assert ("custom_tools" in models["a"].capabilities) is knows
 
 
 def test_prices_in_the_file_replace_the_map_s_whole_list(tmp_path: Path) -> None:

@@ -217,6 +217,14 @@ def test_custom_tools_and_every_choice_of_tools_are_taken() -> None:
     ):  # fmt: skip
         chat = parsed(tools=tools, tool_choice=choice)
         assert (chat.params["tools"], chat.params["tool_choice"]) == (tools, choice)
+        assert "custom_tools" in chat.capabilities
+    call = {"id": "c", "type": "custom", "custom": {"name": "sql", "input": "select 1"}}
+    history = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert (
+        "custom_tools"
+        in parsed(messages=[*history, {"role": "tool", "tool_call_id": "c", "content": "1"}]).capabilities
+    )
+    assert "custom_tools" not in parsed(tools=tools[1:]).capabilities
 
 
 def test_a_picture_s_address_may_stand_for_the_picture() -> None:

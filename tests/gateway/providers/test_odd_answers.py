@@ -471,6 +471,12 @@ async def test_an_answer_in_an_envelope_is_taken_out_of_it(name: str) -> None:
     assert text_of(await streamed(events({name: delta("hi")}, {name: finish(usage=U)}))) == "hi"
 
 
+async def test_an_answer_written_as_a_json_text_is_read() -> None:
+    written = json.dumps(json.dumps(completion()))
+    assert (await whole(written.encode())).usage == Usage(10, 5)
+    assert text_of(await streamed(written.encode(), "application/json")) == "hi"
+
+
 async def test_several_choices_of_an_event_stream_are_put_together_by_their_numbers() -> None:
     answer = events(
         *({"choices": [{"index": i, "delta": {"content": c}}]} for i, c in [(1, "x"), (0, "a"), (1, "y"), (0, "b")]),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import http_status
 from gateway.providers.acompletion import import_litellm
 from gateway.providers.errors import CallRefused, MessagesRefused
 from gateway.providers.parameters import Target, header_names, shaped, target_of
@@ -375,17 +376,68 @@ async def test_providers_with_words_of_their_own_think_as_much_as_they_can(upstr
     assert body["think"] is True
 
 
+async def refusal(upstream: Upstream, model: str, **more: Any) -> CallRefused:
+    """The fault of a call that was refused without being sent."""
+    call = Call(litellm_model=model, api_base="http://127.0.0.1:9", api_key="k", **{"messages": HELLO} | more)
+    with pytest.raises(CallRefused) as refused:
+        await upstream.complete(upstream.outgoing(call))
+    return refused.value
+
+
+def called(arguments: str) -> list[dict[str, Any]]:
+    """A conversation with the call of a tool and its result."""
+    call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return [*HELLO, answer, {"role": "tool", "tool_call_id": "t", "content": "r"}]
+
+
+async def test_messages_that_a_provider_s_form_cannot_say_are_refused_unsent(upstream: Upstream) -> None:
+    fault = await refusal(
+        upstream, "gemini/gemini-2.5-flash", messages=[{"role": "tool", "tool_call_id": "t", "content": "r"}]
+    )
+    assert isinstance(fault, MessagesRefused)
+    assert "cannot be written in the form of the model's provider" in fault.message
+    assert cause_of(fault) == "failure"  # another provider may have a form for them
+
+
+@pytest.mark.parametrize("model", ["gemini/gemini-2.5-flash", "anthropic/claude-sonnet-4-5", "ollama_chat/qwen3"])
+async def test_arguments_that_were_cut_off_are_refused_by_their_place(upstream: Upstream, model: str) -> None:
+    fault = await refusal(upstream, model, messages=called('{"a": '))
+    assert isinstance(fault, MessagesRefused)
+    assert fault.answer().param == "messages[1].tool_calls[0].function.arguments"
+
+
+async def test_a_call_without_arguments_is_one_in_every_dialect(upstream: Upstream) -> None:
+    body, _ = await sent(upstream, "ollama_chat/qwen3", messages=called(""))
+    assert body["messages"][1]["tool_calls"][0]["function"]["arguments"] == {}
+    body, _ = await sent(upstream, "anthropic/claude-sonnet-4-5", messages=called(""))
+    assert body["messages"][1]["content"][0]["input"] == {}
+    body, _ = await sent(upstream, "openai/qwen", messages=called(""))
+    assert body["messages"][1]["tool_calls"][0]["function"]["arguments"] == ""
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+async def test_instructions_alone_are_claude_s_first_turn(upstream: Upstream, role: str) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": role, "content": "Greet me."}]
+    body, _ = await sent(upstream, "anthropic/claude-sonnet-4-5", messages=messages)
+    assert [block["text"] for block in body["system"]] == ["Be brief."]
+    assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Greet me."}]}]
+
+
 @pytest.mark.parametrize(
-    "messages",
+    ("model", "name", "value"),
     [
-        [{"role": "tool", "tool_call_id": "t", "content": "r"}],
-        [*HELLO, {"role": "assistant", "content": None, "tool_calls": [
-            {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{no json"}}
-        ]}, {"role": "tool", "tool_call_id": "t", "content": "r"}],
+        ("anthropic/claude-sonnet-4-5", "functions", [{"name": "f"}]), ("xai/grok-3", "functions", [{"name": "f"}]),
+        ("cohere/command-r-plus", "response_format", {"type": "json_object"}),
+        ("text-completion-openai/gpt-3.5-turbo-instruct", "tools", TOOLS),
+        ("anthropic/claude-sonnet-4-5", "reasoning_effort", "weird"),
+        ("gemini/gemini-2.5-flash", "reasoning_effort", "weird"), ("ollama_chat/qwen3", "reasoning_effort", "weird"),
     ],
 )  # fmt: skip
-async def test_messages_that_a_provider_s_form_cannot_say_are_refused_unsent(upstream: Upstream, messages: Any) -> None:
-    call = Call(litellm_model="gemini/gemini-2.5-flash", api_base="http://127.0.0.1:9", api_key="k", messages=messages)
-    with pytest.raises(MessagesRefused, match="cannot be written in the form of the model's provider") as refused:
-        await upstream.complete(upstream.outgoing(call))
-    assert cause_of(refused.value) == "failure"  # another provider may have a form for them
+async def test_what_a_provider_does_not_know_is_refused_by_its_name(
+    upstream: Upstream, model: str, name: str, value: Any
+) -> None:
+    fault = await refusal(upstream, model, params={name: value}, drop_params=True)
+    error = fault.answer()
+    assert (error.param, http_status(error)) == (name, 400)
+    assert error.message.startswith(f"{name}: ")

@@ -119,6 +119,26 @@ def test_codes_that_clients_know_are_passed_on(body: Any, status: int, code: str
     assert (http_status(error), error.as_body()["error"]["code"]) == (answered, code)
 
 
+@pytest.mark.parametrize(
+    ("error", "wait_s"),
+    [
+        ({"message": "Rate limit reached (TPM): Limit 30000, Used 29000. Please try again in 1.2s. Visit us"}, 1.2),
+        ({"message": "Please try again in 6m0s"}, 360.0), ({"message": "Please try again in 20ms."}, 0.02),
+        ({"message": "exceeded token rate limit. Please retry after 24 seconds."}, 24.0),
+        ({"message": "Quota exceeded. Please retry in 34.07s."}, 34.07), ({"message": "retry after 1 minute"}, 60.0),
+        ({"status": "RESOURCE_EXHAUSTED", "details": [{"@type": "RetryInfo", "retryDelay": "34s"}]}, 34.0),
+        ({"message": "Please try again in 9999h"}, 86_400.0),
+        ({"message": "Please try again later"}, None), ({"details": [{"retryDelay": "soon"}, 7]}, None),
+    ],
+)  # fmt: skip
+def test_the_wait_that_an_error_s_words_ask_for_is_read_where_no_header_says_it(
+    error: dict[str, Any], wait_s: float | None
+) -> None:
+    reported = report_in(json.dumps({"error": error}).encode())
+    assert fault_from_status(429, None, "", reported).retry_after_s == wait_s
+    assert fault_from_status(429, 2.0, "", reported).retry_after_s == 2.0
+
+
 def test_a_parameter_is_named() -> None:
     reported = report_in(b'{"error": {"message": "x", "code": "unsupported_value", "param": "tools[0].function"}}')
     assert fault_from_status(400, None, "", reported).answer().param == "tools[0].function"

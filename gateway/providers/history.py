@@ -1,0 +1,88 @@
+"""The messages of a request in a form that a provider takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.catalog.addresses import fetched_addresses
+from gateway.dialects.arguments import THINKING_PARTS, outgoing_messages
+
+CLAUDE = frozenset({"anthropic", "bedrock", "bedrock_converse", "vertex_ai", "vertex_ai_beta"})
+"""Providers of Claude in Anthropic's dialect or one like it."""
+_SIGNED = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
+"""Providers whose tool calls carry thought signatures."""
+_INSTRUCTIONS = ("system", "developer")
+
+
+def history(messages: Sequence[Mapping[str, Any]], provider: str, *, translated: bool) -> list[dict[str, Any]]:
+    """A copy of the messages for a provider, which the clients modify.
+
+    `translated`: the provider has another dialect than OpenAI's. Raises InvalidRequest for an address that LiteLLM
+    would otherwise fetch.
+    """
+    written = outgoing_messages(
+        messages,
+        by_reference=fetched_addresses(provider),
+        thinking_parts=takes_thinking_parts(provider),
+    )
+    if provider in _SIGNED:
+        _move_signatures(written)
+    if translated:
+        _write_arguments(written)
+    if provider in CLAUDE and all(message["role"] in _INSTRUCTIONS for message in written):
+        written[-1]["role"] = "user"  # Claude has no turn of instructions alone
+    return written
+
+
+def takes_thinking_parts(provider: str) -> bool:
+    """True if the provider accepts Anthropic's thinking blocks in messages."""
+    return provider in CLAUDE or provider == "litellm_proxy"
+
+
+def has_thinking_parts(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """True if a message has a thinking block."""
+    return any(
+        part.get("type") in THINKING_PARTS
+        for message in messages
+        if isinstance(content := message.get("content"), list)
+        for part in content
+    )
+
+
+def _move_signatures(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Move thought signatures of Gemini's OpenAI-like API to where LiteLLM expects them."""
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            extra = call.get("extra_content")
+            google = extra.get("google") if isinstance(extra, Mapping) else None
+            signature = google.get("thought_signature") if isinstance(google, Mapping) else None
+            if isinstance(signature, str) and not call.get("provider_specific_fields"):
+                call["provider_specific_fields"] = {"thought_signature": signature}
+
+
+def _write_arguments(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Write the arguments of a call without any as JSON, which other dialects need."""
+    for _, function in _functions(messages):
+        function["arguments"] = function.get("arguments") or "{}"
+
+
+def broken_arguments(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The place of a tool call's arguments that are no JSON, as those of an answer that was cut."""
+    for where, function in _functions(messages):
+        try:
+            orjson.loads(function.get("arguments") or "{}")
+        except orjson.JSONDecodeError:
+            return where
+    return None
+
+
+def _functions(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The functions of all tool calls, each with the place of its arguments."""
+    for index, message in enumerate(messages):
+        for position, call in enumerate(message.get("tool_calls") or ()):
+            function = call.get("function")
+            if isinstance(function, dict):
+                yield f"messages[{index}].tool_calls[{position}].function.arguments", function
