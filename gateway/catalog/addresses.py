@@ -8,8 +8,6 @@ from urllib.parse import urlsplit
 
 from gateway.config.model_entry import ModelEntry
 
-_OPENAI_HOST = "api.openai.com"
-
 ANY_ADDRESS = ("https://", "http://")
 ADDRESS_CAPABILITIES: Mapping[str, str] = {"https://": "image_addresses", "http://": "insecure_image_addresses"}
 """What a model's provider must be able to fetch, by the beginning of an image's address."""
@@ -27,11 +25,22 @@ _FETCHED_BY: Mapping[str, tuple[str, ...]] = {"anthropic": ("https://",)}
 
 def is_openai_address(api_base: str | None) -> bool:
     """True for OpenAI's hosts, and without an address."""
+    return _is_at(api_base, "openai.com")
+
+
+def is_anthropic_address(api_base: str | None) -> bool:
+    """True for Anthropic's hosts, and without an address."""
+    return _is_at(api_base, "anthropic.com")
+
+
+def _is_at(api_base: str | None, domain: str) -> bool:
+    if not api_base:
+        return True
     try:
-        host = urlsplit(api_base).hostname or "" if api_base else _OPENAI_HOST
+        host = urlsplit(api_base).hostname or ""
     except ValueError:  # no address at all
         return False
-    return host == _OPENAI_HOST or host.endswith(".openai.com")
+    return host.endswith("." + domain)
 
 
 def fetched_addresses(provider: str) -> tuple[str, ...]:

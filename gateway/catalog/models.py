@@ -61,6 +61,10 @@ class Deployment:
     """Stated fees of hosted tools, by LiteLLM's names."""
     api_stated: bool = False
     """Whether its provider's own dialect is certain: at OpenAI's address, or by the operator's word."""
+    own_api_only: bool = False
+    """Whether its provider answers in that dialect alone (gpt-5-codex, o3-pro)."""
+    runs_tools: bool = False
+    """Whether it is certain that its servers run the hosted tools of that dialect: at the provider's own address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,11 @@ class Model:
         tiers, searches = self.prices.service_tiers, self.prices.search_femtousd != NO_SEARCH
         plain = not (tiers or searches or any(researches(each.litellm_model, each.prices) for each in self.deployments))
         object.__setattr__(self, "has_plain_prices", plain)
+
+    @property
+    def own_api_only(self) -> bool:
+        """True if its provider answers in its own dialect alone."""
+        return all(deployment.own_api_only for deployment in self.deployments)
 
     @property
     def action(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.catalog.addresses import is_openai_address, provider_of
+from gateway.catalog.addresses import is_anthropic_address, is_openai_address, provider_of
 from gateway.catalog.hosted_tools import WEB_SEARCH, Api
 from gateway.config.model_entry import ModelEntry
 
@@ -26,6 +26,16 @@ def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
         return "responses_api" if any(path.endswith("/responses") for path in info.supported_endpoints) else None
     ours = known.get("litellm_provider") == "openai" and known.get("mode") in ("chat", "responses")
     return "responses_api" if states_api(entry) or ours or is_openai_address(entry.params.api_base) else None
+
+
+def runs_tools(entry: ModelEntry, own: Api) -> bool:
+    """True if the server surely runs hosted tools; others may have the dialect alone.
+
+    It does at the provider's own address, and where the operator says that it searches the web.
+    """
+    base = entry.params.api_base
+    at_home = is_openai_address(base) if own == "responses_api" else is_anthropic_address(base)
+    return at_home or bool(entry.info.capabilities.get(WEB_SEARCH))
 
 
 def states_api(entry: ModelEntry) -> bool:

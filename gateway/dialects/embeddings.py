@@ -31,7 +31,6 @@ class EmbeddingsRequest:
     texts: tuple[str, ...]
     token_ids: tuple[tuple[int, ...], ...]
     base64: bool
-    dimensions: int | None
     user: str | None
     chat: ChatRequest
     """The request as a chat for guard, session and ledger: pinned, with the inputs as messages."""
@@ -76,7 +75,7 @@ def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> EmbeddingsReques
         mode="embedding",
         token_ids=sum(map(len, token_ids)),
     )
-    return EmbeddingsRequest(model, texts, token_ids, shape == "base64", dimensions, user, chat)
+    return EmbeddingsRequest(model, texts, token_ids, shape == "base64", user, chat)
 
 
 def _inputs(given: object) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:

@@ -66,6 +66,11 @@ class ForwardedRequest(ABC):
     """Where it names an object of the operator's account at the provider: a file, a store, a container."""
 
     @property
+    def plain(self) -> bool:
+        """True if nothing in it needs the dialect: it is for models that are served in that alone."""
+        return not self.required and not self.tools.kinds
+
+    @property
     def needs(self) -> frozenset[str]:
         """The capabilities of a model to which it can go."""
         needed = {self.api, *([] if SEARCHES.isdisjoint(self.tools.kinds) else [searching(self.api)])}

@@ -190,7 +190,7 @@ def forwarded_request(
 ) -> ForwardedResponses:
     """The request for OpenAI's servers. Raises InvalidRequest.
 
-    `found` are its hosted tools and items. The first `known_items` of the items were kept by the gateway.
+    `found` are its hosted tools and items, if any. The first `known_items` of the items were kept by the gateway.
     """
     body = {name: fields[name] for name in _FORWARDED_FIELDS if fields.get(name) is not None}
     body["input"] = _outgoing_items(items)
@@ -210,9 +210,8 @@ def forwarded_request(
     for index, tool in enumerate(listed):
         _check_size(tool, f"tools[{index}]")
     reference = next(_references(listed, items, known_items), None)
-    return ForwardedResponses(
-        "responses_api", body, tools, found[0], required, tuple(dropped), lost, reference=reference
-    )
+    first = found[0] if found else HostedTool("model", "this model")
+    return ForwardedResponses("responses_api", body, tools, first, required, tuple(dropped), lost, reference=reference)
 
 
 def _check_size(tool: Mapping[str, Any], where: str) -> None:

@@ -83,8 +83,12 @@ def stores(fields: Mapping[str, Any]) -> bool:
     return read(fields, "store", bool) is not False
 
 
-def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> ResponsesRequest:
+def to_chat(
+    fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = (), *, whole: bool = False
+) -> ResponsesRequest:
     """The chat body of a Responses body; `earlier` are the items of the continued conversation.
+
+    `whole`: there are models to which it can go as it came, without a hosted tool too.
 
     `fields["input"]` must have no item references. Raises InvalidRequest with the Responses field name.
     """
@@ -117,7 +121,7 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
     lost = (*unsent(fields, own, _TRANSLATED), *(f"tools.{tool.kind}" for tool in offered.optional))
     found = (*needed, *offered.optional)
     forwarded = None
-    if found:
+    if found or whole:
         try:
             forwarded = forwarded_request(
                 fields, [*earlier, *own], found, required=bool(needed), lost=lost, known_items=len(earlier)

@@ -22,6 +22,7 @@ from gateway.catalog.usage import (
     is_count_name,
     tells_both_counts,
 )
+from gateway.dialects.forwarded import FORWARDED
 from gateway.dialects.schema import KNOWN_FIELDS
 
 _AROUND = ("x_groq", "meta", "metadata", "response_metadata")
@@ -36,10 +37,10 @@ _PLAIN_FIELDS = frozenset(
 )
 """Fields of an ordinary response; any other may contain a usage."""
 _WRITTEN = KNOWN_FIELDS | {
-    "choices", "input", "instructions", "output", "prompt", "query", "request", "request_body", "request_metadata",
-    "request_params", "system",
+    FORWARDED, "choices", "input", "instructions", "output", "prompt", "query", "request", "request_body",
+    "request_metadata", "request_params", "system",
 }  # fmt: skip
-"""Fields that contain what the caller sent or the model wrote."""
+"""Fields that contain what the caller sent or the model wrote, or an event whose usage stands beside it."""
 _MAX_DEPTH = 3
 _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
 

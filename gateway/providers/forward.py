@@ -122,7 +122,8 @@ class ForwardedCall:
 
     def _check(self, exchange: Exchange) -> None:
         seen = exchange_fault(exchange)
-        only_likely = self._forwarded.api == "responses_api" and not self._call.api_stated
+        likely = self._forwarded.required and not self._call.api_stated
+        only_likely = self._forwarded.api == "responses_api" and likely
         missing = exchange.status in _NO_ROUTE and seen is not None and not seen.code
         if only_likely and (missing or _is_page(exchange)):
             reported = NO_REPORT if seen is None else seen.reported

@@ -187,7 +187,9 @@ def is_forwarded(chat: ChatRequest, model: Model) -> bool:
     forwarded = chat.forwarded
     if forwarded is None or not forwarded.needs <= model.capabilities:
         return False
-    return forwarded.required or all(deployment.api_stated for deployment in model.deployments)
+    if forwarded.required or model.own_api_only:
+        return True
+    return not forwarded.plain and all(deployment.api_stated for deployment in model.deployments)
 
 
 def _safe_room(room: int, prompt_tokens: int) -> int:

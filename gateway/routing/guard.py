@@ -36,6 +36,7 @@ BUSY = "at its deployments' limits"
 
 TOOL_LOOP = "tool loop on another model"
 NOT_PINNED = "not the pinned model"
+UNCERTAIN_TOOLS = "its server may not run these tools"
 OTHER_EFFORT = "the client asks for another effort"
 NO_EFFORT = "the request cannot carry an effort"
 EFFORT_REASONS = frozenset({OTHER_EFFORT, NO_EFFORT})
@@ -109,7 +110,20 @@ def feasible(
             why_not = other_effort
         wait_s = balancer.wait_s(healthy, demand) if why_not in ("", TOOL_LOOP) else 0
         options.append(Eligibility(model, healthy, why_not or (BUSY if wait_s else ""), wait_s))
+    if chat.forwarded is not None and chat.forwarded.required and requested.pinned is None:
+        return _with_certain_tools(options)
     return options
+
+
+def _with_certain_tools(options: list[Eligibility]) -> list[Eligibility]:
+    """The options without servers that may have a provider's dialect but not its tools, if others surely have both."""
+    certain = [all(each.runs_tools for each in option.model.deployments) for option in options]
+    if not any(option.capable and sure for option, sure in zip(options, certain, strict=True)):
+        return options
+    return [
+        option if sure or not option.capable else replace(option, why_not=UNCERTAIN_TOOLS)
+        for option, sure in zip(options, certain, strict=True)
+    ]
 
 
 def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:

@@ -83,6 +83,25 @@ def test_a_model_of_another_route_answers_chats_too(tmp_path: Path, mode: str) -
     assert [model.name for model in catalog.chat_models] == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("model", "base", "info", "runs"),
+    [
+        ("openai/gpt-4o-mini", None, "", True), ("openai/gpt-4o-mini", "https://eu.api.openai.com/v1", "", True),
+        ("openai/gpt-4o-mini", "http://vllm:8000/v1", "supported_endpoints: [/v1/responses]", False),
+        ("openai/gpt-4o-mini", "http://proxy/v1", "supports_web_search: true", True),
+        ("anthropic/claude", None, "", True), ("anthropic/claude", "https://api.minimax.io/anthropic", "", False),
+    ],
+)  # fmt: skip
+def test_hosted_tools_are_certain_at_their_provider_s_own_address(
+    tmp_path: Path, model: str, base: str | None, info: str, runs: bool
+) -> None:
+    params = f"model: {model}" + (f", api_base: '{base}', api_key: k" if base else "")
+    prices = "input_cost_per_token: 0.000001, output_cost_per_token: 0.000002" + (f", {info}" if info else "")
+    text = f"model_list:\n  - {{model_name: a, litellm_params: {{{params}}}, model_info: {{{prices}}}}}\n"
+    [deployment] = catalog_of(tmp_path, text).models["a"].deployments
+    assert deployment.runs_tools is runs
+
+
 def test_free_form_tools_are_for_providers_that_know_them(tmp_path: Path) -> None:
     for written, knows in (
         (entry("openai/gpt-4o-mini"), True),

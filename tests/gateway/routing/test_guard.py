@@ -10,7 +10,8 @@ import pytest
 
 from gateway.catalog.models import Catalog, Model
 from gateway.config.settings import RateQuota, RouterSettings
-from gateway.dialects.request import ChatRequest
+from gateway.dialects import responses_request
+from gateway.dialects.request import ChatRequest, with_forwarded
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, UpstreamError
 from gateway.providers.balance import Demand, LoadBalancer
 from gateway.providers.cooldown import Breaker
@@ -18,6 +19,7 @@ from gateway.routing.guard import (
     BUSY,
     NO_EFFORT,
     OTHER_EFFORT,
+    UNCERTAIN_TOOLS,
     Eligibility,
     RequestedModel,
     feasible,
@@ -206,6 +208,18 @@ def test_a_file_by_its_id_needs_a_model_whose_operator_shares_the_account() -> N
     with pytest.raises(InvalidRequest, match="belong to the operator's account") as refused:
         refuse_when_none([Eligibility(model(), (), "lacks provider_files")], request, 1)
     assert refused.value.param == "messages[0].content[0].file.file_id"
+
+
+def test_hosted_tools_go_to_servers_that_surely_run_them_where_there_is_one() -> None:
+    read = responses_request.to_chat({"model": "auto", "input": "q", "tools": [{"type": "web_search"}]})
+    assert read.forwarded is not None
+    request = with_forwarded(chat("q"), read.forwarded)
+    both = frozenset({"responses_api", "responses_api.web_search"})
+    own = model("own", capabilities=both, deployments=(deployment("a", runs_tools=True),))
+    other = model("other", capabilities=both, deployments=(deployment("b", api_stated=True),))
+    assert verdicts(request, models=catalog(own, other)) == {"own": "", "other": UNCERTAIN_TOOLS}
+    assert verdicts(request, models=catalog(other)) == {"other": ""}
+    assert verdicts(request, RequestedModel("other", None), catalog(own, other))["other"] == ""
 
 
 def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:

@@ -1,0 +1,128 @@
+"""Responses requests to models that OpenAI serves at /v1/responses alone: sent and answered as they came."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.gateway.providers.test_responses_route import MESSAGE, response
+from tests.harness.dialects import Asked, DialectProvider, Spoken, as_events, as_json
+from tests.harness.gateway import Served, config, serving
+
+GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
+PATCH: Any = {"type": "custom", "name": "apply_patch", "description": "Patch", "format": GRAMMAR}
+SPACE: Any = {
+    "type": "namespace", "name": "files", "description": "",
+    "tools": [{"type": "function", "name": "read", "parameters": {"type": "object", "properties": {}}}],
+}  # fmt: skip
+REASONING = {
+    "type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}], "encrypted_content": "gAAA",
+}  # fmt: skip
+PATCHED = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "call_1", "name": "apply_patch", "input": "a"}
+OUTPUT: list[dict[str, Any]] = [REASONING, PATCHED]
+BILL = 50 * 1_000 + 22 * 2_000
+"""Of `response`, in nano-USD: cached tokens have no price of their own here."""
+CHAT = {
+    "id": "x", "object": "chat.completion", "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Chat."}, "finish_reason": "stop"}],
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Scene:
+    gateway: Served
+    client: openai.AsyncOpenAI
+    provider: DialectProvider
+    output: list[dict[str, Any]] = field(default_factory=lambda: OUTPUT)
+
+    def answer(self, asked: Asked) -> Spoken:
+        """Both routes of the real server."""
+        if not asked.path.endswith("/responses"):
+            return as_json(CHAT)
+        if not asked.streamed:
+            return as_json(response(self.output))
+        events: list[dict[str, Any]] = [{"type": "response.created", "response": response([], "in_progress")}]
+        for index, item in enumerate(self.output):
+            events.append({"type": "response.output_item.added", "output_index": index, "item": item})
+            events.append({"type": "response.output_item.done", "output_index": index, "item": item})
+        events.append({"type": "response.completed", "response": response(self.output)})
+        return as_events(*(event | {"sequence_number": number} for number, event in enumerate(events)))
+
+    async def bills(self, session: str) -> list[int]:
+        await self.gateway.settled()
+        return [e["amount_nano_usd"] for e in await self.gateway.entries(session=session) if e["kind"] == "settle"]
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with DialectProvider() as provider:
+        path = config(
+            tmp_path,
+            provider.address + "/v1",
+            modes={"codex": "gpt-5-codex", "other": "responses/gpt-5-mini"},
+            model_info={"supports_reasoning": True},
+            router={"fallbacks": [{"codex": ["small"]}]},
+        )
+        async with serving(path) as gateway:
+            made = Scene(gateway, gateway.client(), provider)
+            provider.answering = made.answer
+            yield made
+            await gateway.settled()
+            await gateway.audit()
+
+
+@pytest.mark.parametrize("model", ["codex", "other"])
+async def test_tools_and_reasoning_arrive_and_return_as_they_are(scene: Scene, model: str) -> None:
+    asked: dict[str, Any] = {
+        "model": model, "input": "patch it", "tools": [PATCH, SPACE], "reasoning": {"effort": "high"},
+        "extra_headers": {"X-Session-Id": "whole"},
+    }  # fmt: skip
+    made = await scene.client.responses.create(**asked)
+    sent = scene.provider.asked[-1]
+    assert sent.path == "/v1/responses"
+    assert sent.body["tools"] == [PATCH, SPACE]
+    assert (sent.body["reasoning"], sent.body["store"]) == ({"effort": "high"}, False)
+    assert [item.type for item in made.output] == ["reasoning", "custom_tool_call"]
+    assert made.model == model
+
+    result: Any = {"type": "custom_tool_call_output", "call_id": "call_1", "output": "done"}
+    scene.output = [MESSAGE]
+    again = await scene.client.responses.create(**asked | {"input": [result], "previous_response_id": made.id})
+    assert again.output_text == "Hello"
+    items = scene.provider.asked[-1].body["input"]
+    assert [item.get("type", "message") for item in items] == [
+        "message", "reasoning", "custom_tool_call", "custom_tool_call_output",
+    ]  # fmt: skip
+    assert items[1]["encrypted_content"] == "gAAA"
+    assert await scene.bills("whole") == [BILL, BILL]
+
+
+async def test_a_stream_has_the_provider_s_events_and_its_bill(scene: Scene) -> None:
+    asked: dict[str, Any] = {"model": "codex", "input": "patch it", "tools": [PATCH], "stream": True}
+    stream = await scene.client.responses.create(**asked, extra_headers={"X-Session-Id": "streamed"})
+    events = [event async for event in stream]
+    assert [event.type for event in events][:2] == ["response.created", "response.output_item.added"]
+    assert [item.type for item in events[-1].response.output] == ["reasoning", "custom_tool_call"]
+    assert await scene.bills("streamed") == [BILL]
+
+
+async def test_models_that_answer_chats_get_the_translation_also_as_a_fallback(scene: Scene) -> None:
+    asked: dict[str, Any] = {"input": "patch it", "tools": [PATCH]}
+    made = await scene.client.responses.create(model="small", **asked)
+    assert scene.provider.asked[-1].path == "/v1/chat/completions"
+    assert scene.provider.asked[-1].body["tools"][0]["type"] == "function"
+    assert made.output_text == "Chat."
+
+    served = scene.answer
+    scene.provider.answering = lambda asked: (
+        as_json({"error": {"message": "x", "type": "server_error"}})
+        if asked.path.endswith("/responses")
+        else served(asked)
+    )
+    made = await scene.client.responses.create(model="codex", **asked)
+    assert (made.output_text, made.model) == ("Chat.", "small")
