@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from train.config import GateConfig, OpeConfig, TrainConfig
 from train.evaluate.evaluate import HeldOut, Tried, compare, describe
-from train.evaluate.gate import judge, tail
+from train.evaluate.gate import judge, tails
 from train.evaluate.ope import Logged
 from train.evaluate.simulate import PlayedLog
 from train.log.episodes import Episodes, blank_episodes
@@ -20,13 +20,20 @@ F64 = NDArray[np.float64]
 CONFIG = TrainConfig(ope=OpeConfig(bootstrap=200), gate=GateConfig())
 
 
-def promoted_of(nights: int, *, sessions: int, floor: float, gain: float) -> int:
+HALF = tails(GateConfig(), 2)[0]
+
+
+def promoted_of(nights: int, *, sessions: int, floor: float, gain: float, below: float = HALF) -> int:
     """How many of so many nights end with a promotion."""
-    return sum(a_night(seed, sessions=sessions, floor=floor, gain=gain) == "promote" for seed in range(nights))
+    verdicts = [a_night(seed, sessions=sessions, floor=floor, gain=gain, below=below) for seed in range(nights)]
+    return verdicts.count("promote")
 
 
-def a_night(seed: int, *, sessions: int, floor: float, gain: float, quality: float = 0.8) -> str:
-    """The gate's verdict on a candidate that is better by `gain` per turn than the incumbent, which was logged."""
+def a_night(seed: int, *, sessions: int, floor: float, gain: float, below: float = HALF, quality: float = 0.8) -> str:
+    """The gate's verdict on a candidate that is better by `gain` per turn than the incumbent, which was logged.
+
+    `below` is the error probability that the candidate has of the gate's.
+    """
     generator = np.random.default_rng(seed)
     episodes = a_log(generator, sessions, floor)
     shape = episodes.valid.shape
@@ -40,7 +47,7 @@ def a_night(seed: int, *, sessions: int, floor: float, gain: float, quality: flo
     grades = np.clip(truth + 0.1 * generator.standard_normal(truth.shape), 0.0, 1.0)
     incumbent = played(episodes, np.zeros(shape, np.int64), grades)
     candidate = played(episodes, apart.astype(np.int64), grades)
-    held_out = HeldOut(episodes, grades, tail(CONFIG.gate, 2), CONFIG)
+    held_out = HeldOut(episodes, grades, below, CONFIG)
     nothing = {"per_decision_weighted_is": np.zeros(sessions)}
     new, old = (Tried(p, nothing, describe(p, {}, held_out)) for p in (candidate, incumbent))
     evidence = compare("new", new, old, held_out)

@@ -16,7 +16,7 @@ from policy.network_policy import NetworkPolicy
 from train.config import TrainConfig
 from train.evaluate import ope
 from train.evaluate.fqe import fitted_q_evaluation, values
-from train.evaluate.gate import Evidence, tail
+from train.evaluate.gate import Evidence, tails
 from train.evaluate.ope import Interval, Logged
 from train.evaluate.simulate import PlayedLog, play, probabilities_as_logged
 from train.fit.network import tenant_weights
@@ -111,10 +111,12 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate every candidate and the incumbent.
 
-    `grades` (S, T, K) are predictions for the held-out part by a reward model that never saw it. FQE is fitted on the
+    The first candidate has half of the gate's error probability. `grades` (S, T, K) are predictions for the held-out
+    part by a reward model that never saw it. FQE is fitted on the
     training part. `progress` is called after every pass over the sessions.
     """
-    held_out = HeldOut(untouched, grades, tail(config.gate, len(candidates)), config)
+    below = tails(config.gate, len(candidates))
+    held_out = HeldOut(untouched, grades, min(below, default=0.05), config)
     known = {"incumbent": incumbent, **candidates}
     report = progress or (lambda done, total: None)
     fitted_on = probabilities_as_logged(known, training)
@@ -132,17 +134,17 @@ def evaluate(
     networks = [name for name, policy in candidates.items() if isinstance(policy, NetworkPolicy)]
     evidence = tuple(
         replace(
-            compare(name, tried[name], tried["incumbent"], held_out),
+            compare(name, tried[name], tried["incumbent"], replace(held_out, below=share)),
             tuned_score=tuned_scores.get(name, 0.0),
             network=name in networks,
             incumbent_network=isinstance(incumbent, NetworkPolicy),
             over_networks={
-                other: paired_gain(tried[name].played, tried[other].played, held_out)[0].low
+                other: paired_gain(tried[name].played, tried[other].played, replace(held_out, below=share))[0].low
                 for other in networks
                 if name not in networks
             },
         )
-        for name in candidates
+        for name, share in zip(candidates, below, strict=True)
     )
     return Evaluation(
         sessions=untouched.sessions,
@@ -225,6 +227,7 @@ def compare(name: str, candidate: Tried, incumbent: Tried, held_out: HeldOut) ->
         overlap=candidate.judged.overlap,
         starved_rate=candidate.judged.starved_rate,
         incumbent_starved_rate=incumbent.judged.starved_rate,
+        below=held_out.below,
     )
 
 

@@ -19,8 +19,8 @@ Outcome = Literal["promote", "keep", "not enough data"]
 class Evidence:
     """Evaluation of one candidate against the incumbent. Scores are per turn, 0 to 1.
 
-    `gain` is the paired difference of the doubly robust estimates, with a one-sided interval at the gate's confidence
-    divided among the candidates; `gain_sd` its standard deviation over sessions. `second_opinion` is the same
+    `gain` is the paired difference of the doubly robust estimates, with `below` the probability under its lower bound
+    (`tails`); `gain_sd` its standard deviation over sessions. `second_opinion` is the same
     difference by an estimator without assumptions about users.
     """
 
@@ -34,6 +34,7 @@ class Evidence:
     overlap: float
     starved_rate: float
     incumbent_starved_rate: float
+    below: float = 0.05
     tuned_score: float = 0.0
     """Score per turn on the training part, by the reward model: decides among candidates that all pass."""
     network: bool = False
@@ -74,7 +75,7 @@ def judge(evidence: Sequence[Evidence], config: GateConfig) -> GateVerdict:
         return GateVerdict("promote", network.name, (reason, reason_to_promote(best, config, len(evidence))))
     best = max(evidence, key=lambda item: (item.gain.mean, item.name))
     reasons = tuple(f"{item.name}: {text}" for item in evidence for text in objections(item, config))
-    short = shortage(best, config, len(evidence))
+    short = shortage(best, config)
     if short is not None:
         return GateVerdict("not enough data", None, (short, *reasons))
     return GateVerdict("keep", None, reasons)
@@ -138,32 +139,37 @@ def starving_costs(item: Evidence, config: GateConfig) -> float:
     return more * config.starved_worth * item.sessions / max(item.turns, 1) if more > 0.0 else 0.0
 
 
-def shortage(item: Evidence, config: GateConfig, candidates: int) -> str | None:
+def shortage(item: Evidence, config: GateConfig) -> str | None:
     """Return "not enough data" when more sessions could confirm an estimated gain, else None."""
     if item.sessions < config.min_sessions:
-        needed = max(config.min_sessions, sessions_needed(item, config, candidates) or 0)
+        needed = max(config.min_sessions, sessions_needed(item, config) or 0)
         return f"not enough data: {item.sessions:,} of about {needed:,} held-out sessions"
     only_uncertain = not item.gain.low > config.min_gain and item.gain.mean > config.min_gain
-    needed_sessions = sessions_needed(item, config, candidates)
+    needed_sessions = sessions_needed(item, config)
     if only_uncertain and needed_sessions is not None and needed_sessions > item.sessions:
         return f"not enough data: {item.sessions:,} of about {needed_sessions:,} held-out sessions"
     return None
 
 
-def sessions_needed(item: Evidence, config: GateConfig, candidates: int) -> int | None:
+def sessions_needed(item: Evidence, config: GateConfig) -> int | None:
     """Sessions at which the estimated gain would clear the bound: (z sd / gain)^2, two digits."""
     gain = item.gain.mean - config.min_gain
     if not (gain > 0 and math.isfinite(item.gain_sd)):
         return None
-    exact = (NormalDist().inv_cdf(1.0 - tail(config, candidates)) * item.gain_sd / gain) ** 2
+    exact = (NormalDist().inv_cdf(1.0 - item.below) * item.gain_sd / gain) ** 2
     digits = max(0, int(math.log10(max(exact, 1.0))) - 1)
     step: int = 10**digits
     return math.ceil(exact / step) * step
 
 
-def tail(config: GateConfig, candidates: int) -> float:
-    """Probability allowed below each lower bound: Bonferroni over the candidates tested."""
-    return (1.0 - config.confidence) / max(candidates, 1)
+def tails(config: GateConfig, candidates: int) -> tuple[float, ...]:
+    """Probability allowed below each candidate's lower bound: the confidence's rest, divided.
+
+    Bonferroni's inequality holds for any shares. The first candidate, the night's network at its best on the training
+    part, has half: it is what the night is for, and equal shares made it wait longer for every further candidate.
+    """
+    left = 1.0 - config.confidence
+    return (left,) if candidates < 2 else (left / 2.0, *(left / 2.0 / (candidates - 1),) * (candidates - 1))
 
 
 def reason_to_promote(item: Evidence, config: GateConfig, candidates: int) -> str:

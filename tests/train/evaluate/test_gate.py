@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from train.config import GateConfig
-from train.evaluate.gate import Evidence, judge, sessions_needed, tail
+from train.evaluate.gate import Evidence, judge, sessions_needed, tails
 from train.evaluate.ope import Interval
 
 CONFIG = GateConfig(confidence=0.95, min_sessions=100, min_ess=40, min_ess_fraction=0.05)
@@ -127,9 +127,16 @@ def test_no_candidate_keeps_the_incumbent() -> None:
 def test_a_tiny_gain_asks_for_thousands_of_sessions() -> None:
     # The known case: sd .94 per session, gain .013: about 14,000 sessions.
     tiny = replace(GOOD, gain=Interval(0.013, -0.1, 0.1), gain_sd=0.94)
-    assert sessions_needed(tiny, CONFIG, candidates=1) == 15_000
+    assert sessions_needed(tiny, CONFIG) == 15_000
 
 
-def test_confidence_is_divided_among_the_candidates() -> None:
-    assert tail(CONFIG, 1) == pytest.approx(0.05)
-    assert tail(CONFIG, 5) == pytest.approx(0.01)
+def test_half_of_the_error_probability_is_the_first_candidate_s_and_the_others_share_the_rest() -> None:
+    assert tails(CONFIG, 1) == pytest.approx((0.05,))
+    assert tails(CONFIG, 3) == pytest.approx((0.025, 0.0125, 0.0125))
+    assert sum(tails(CONFIG, 6)) == pytest.approx(0.05)
+
+
+def test_a_candidate_with_less_of_the_error_probability_needs_more_sessions() -> None:
+    # (2.326 * .94 / .013)^2 = 28,294 of one in a hundred, against (1.645 ...)^2 = 14,145 of one in twenty.
+    tiny = replace(GOOD, gain=Interval(0.013, -0.1, 0.1), gain_sd=0.94, below=0.01)
+    assert sessions_needed(tiny, CONFIG) == 29_000
