@@ -143,7 +143,7 @@ def build(
         cors_origins=settings.general.cors_origins,
         on_refusal=parts.metrics.count_refusal,
     )
-    parts.shed = admission.shed
+    parts.shedding = admission.shedding()
     return admission
 
 

@@ -25,7 +25,7 @@ from sqlalchemy.exc import ProgrammingError
 from gateway.accounts import tenants
 from gateway.accounts.auth import DEFAULT_TENANT, Authenticator
 from gateway.api.health import Lifecycle
-from gateway.api.server import STATE_KEY, HttpLimits, Shed
+from gateway.api.server import STATE_KEY, HttpLimits, Shedding
 from gateway.catalog.live import LiveConfiguration
 from gateway.catalog.tokens import TokenCounter
 from gateway.clock import Clock, Uniform, now_ms
@@ -102,7 +102,7 @@ class Gateway:
     tokens: TokenCounter
     clock: Clock
     uniform: Uniform
-    shed: Shed | None = None
+    shedding: Shedding | None = None
     send_spans: Callable[[], None] = lambda: None
     """Send the spans that are waiting, at the end; blocks for some seconds at most."""
     on_started: Callable[[], None] = lambda: None
@@ -131,7 +131,7 @@ async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
     try:
         yield {
             STATE_KEY: HttpLimits(
-                header_bytes=parts.settings.limits.header_bytes, shed=parts.shed, on_refusal=parts.metrics.count_refusal
+                parts.settings.limits.header_bytes, shedding=parts.shedding, on_refusal=parts.metrics.count_refusal
             )
         }
     finally:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.api.health import Lifecycle
 from gateway.api.places import RETRY_LATER, Places, RunningSlot
 from gateway.api.refusals import refusal
+from gateway.api.server import Shedding
 from gateway.database.database import DatabaseStartError
 from gateway.errors import (
     Draining,
@@ -169,12 +170,14 @@ class Admission:
         tenant = self._tenant_of(named)
         if not tenant:
             return None
-        try:
-            self._places.check(tenant, patience_s(named))
-        except GatewayError as error:
+        error = self._places.foresee(tenant, patience_s(named))
+        if error is not None:
             self._on_refusal(error.code)
-            return error
-        return None
+        return error
+
+    def shedding(self) -> Shedding:
+        """The server's part: refusals before a request is parsed."""
+        return Shedding(self.shed, tuple(_TOLD), lambda: self._places.is_crowded)
 
     def _check(self, scope: Scope) -> None:
         """Raise the errors that need no part of the body."""

@@ -84,6 +84,12 @@ class Places:
         self._watched_since_s = 0.0
         self._crowded_since_s = 0.0
         self._rate = 0.0
+        self._let_through: Counter[str] = Counter()
+        self._let_through_at_s = -math.inf
+        self._tenant_full = RateLimited(
+            f"this tenant has {limits.tenant} concurrent requests, its limit; try again", headers=RETRY_LATER
+        )
+        self._too_late = _overloaded()
 
     @property
     def active(self) -> int:
@@ -102,20 +108,36 @@ class Places:
 
     def check(self, tenant: str, patience_s: float = math.inf) -> None:
         """Raise the errors that `take` would raise at once: RateLimited, Overloaded."""
+        error = self._refusal(tenant, patience_s, 0, asyncio.get_running_loop().time())
+        if error is not None:
+            raise type(error)(error.message, headers=error.headers)
+
+    def foresee(self, tenant: str, patience_s: float = math.inf) -> RateLimited | Overloaded | None:
+        """The error that `take` would raise after all requests let through at this moment.
+
+        One and the same object each time: to be written, not raised. None lets the request through.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if now_s != self._let_through_at_s:
+            self._let_through_at_s = now_s
+            self._let_through.clear()
+        error = self._refusal(tenant, patience_s, self._let_through[tenant], now_s)
+        if error is None:
+            self._let_through[tenant] += 1
+        return error
+
+    def _refusal(self, tenant: str, patience_s: float, coming: int, now_s: float) -> RateLimited | Overloaded | None:
         queue = self._waiting.get(tenant, ())
-        if self._under_way[tenant] + len(queue) >= self._limits.tenant:
-            raise RateLimited(
-                f"this tenant has {self._limits.tenant} concurrent requests, its limit; try again",
-                headers=RETRY_LATER,
-            )
+        if self._under_way[tenant] + len(queue) + coming >= self._limits.tenant:
+            return self._tenant_full
         if self._waiting:
-            ahead = (len(queue) + 1) * (len(self._waiting) + (not queue))
-            now_s = asyncio.get_running_loop().time()
+            ahead = (len(queue) + coming + 1) * (len(self._waiting) + (not queue))
             standing = now_s - self._crowded_since_s > STANDING_S
             longest_s = self._limits.wait_s * (STANDING_SHARE if standing else FORESEEN_SHARE)
             rate = self._pace(now_s)
             if rate > 0 and ahead / rate > min(longest_s, patience_s * PATIENCE_SHARE):
-                raise self._overloaded()
+                return self._too_late
+        return None
 
     async def take(self, tenant: str, patience_s: float = math.inf) -> RunningSlot:
         """Take a slot; the client waits `patience_s` for its answer. Raises as `check`."""
@@ -217,11 +239,12 @@ class Places:
             staying = deque(waiter for waiter in queue if waiter.until_s > now_s and not waiter.place.done())
             for waiter in queue:
                 if waiter.until_s <= now_s and not waiter.place.done():
-                    waiter.place.set_exception(self._overloaded())
+                    waiter.place.set_exception(_overloaded())
             if staying:
                 self._waiting[tenant] = staying
             else:
                 del self._waiting[tenant]
 
-    def _overloaded(self) -> Overloaded:
-        return Overloaded("too many requests at once; try again", headers=RETRY_LATER)
+
+def _overloaded() -> Overloaded:
+    return Overloaded("too many requests at once; try again", headers=RETRY_LATER)

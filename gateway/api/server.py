@@ -17,9 +17,11 @@ Refusals are JSON and follow the responses to earlier requests of the same conne
 from __future__ import annotations
 
 import asyncio
+import math
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import httptools
@@ -30,6 +32,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.api.refusals import body_of
+from gateway.api.whole_request import whole_request
 from gateway.errors import (
     GatewayError,
     HeadersTooLarge,
@@ -41,8 +44,6 @@ from gateway.errors import (
 
 STATE_KEY = "http_limits"
 """Key of `HttpLimits` in the lifespan state, from which every connection of every worker reads it."""
-Shed = Callable[[bytes, bytes, list[tuple[bytes, bytes]]], GatewayError | None]
-"""Method, address and headers of a request -> the error with which to refuse it unparsed, or None."""
 LINGER_S = 1.0
 """Time to read and drop incoming bytes after a refusal; closing at once could reset the response."""
 UNREAD_S = 0.05
@@ -56,13 +57,25 @@ Phase = Literal["silent", "head", "body"]
 
 
 @dataclass(frozen=True, slots=True)
+class Shedding:
+    """Refusals under overload, before a request is parsed or passed on."""
+
+    error_of: Callable[[bytes, bytes, list[tuple[bytes, bytes]]], GatewayError | None]
+    """Method, address and headers of a request -> the error with which to refuse it, or None."""
+    headers: Sequence[bytes] = ()
+    """Lower-case names of the headers that `error_of` reads."""
+    is_crowded: Callable[[], bool] = lambda: True
+    """Whether `error_of` may refuse anything now."""
+
+
+@dataclass(frozen=True, slots=True)
 class HttpLimits:
     """Limits of the size of a request's head and of the arrival time of head and body."""
 
     header_bytes: int = 32 * 2**10
     head_s: float = 10.0
     body_s: float = 10.0
-    shed: Shed | None = None
+    shedding: Shedding | None = None
     on_refusal: Callable[[str], None] = lambda code: None
     """Called with the code of every error that is sent without the application."""
 
@@ -90,6 +103,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._parsed = 0
         self._upgrade_ignored = False
         self._shed = False
+        self._shed_at_s = -math.inf
         self._deaf = False
         self._lingering = False
         self._refusal: GatewayError | None = None
@@ -117,6 +131,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes, within the limits of the head."""
+        shedding = self._limits.shedding
+        if shedding is not None and shedding.is_crowded() and self._refused_whole(data, shedding):
+            return
         self._unset_keepalive_if_required()
         if self._deaf:
             return
@@ -212,18 +229,40 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             super().on_message_complete()
 
+    def _refused_whole(self, data: bytes, shedding: Shedding) -> bool:
+        """Refuse a request under overload without parsing it, when it came as a whole on an idle connection."""
+        between_requests = self._in_head and not self._begun and not self._received and self._is_idle()
+        if not between_requests or self._deaf or self.transport.is_closing():
+            return False
+        request = whole_request(data, shedding.headers, self._limits.header_bytes)
+        error = None if request is None else shedding.error_of(b"POST", request.url, request.headers)
+        if request is None or error is None:
+            return False
+        self._write_shed(error, request.url)
+        self._wait_for(None)
+        self._shed_at_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.on_response_complete()
+        else:  # its timer goes on and is prolonged when it fires
+            self.server_state.total_requests += 1
+            self._watch_writes()
+        return True
+
     def _refused_unread(self) -> bool:
         """Refuse a request under overload, at a tenth of the application's cost, and drop its body."""
-        idle = self._running is None or self._running.response_complete
-        if self._limits.shed is None or not idle or not self.parser.should_keep_alive():
+        shedding = self._limits.shedding
+        if shedding is None or not self._is_idle() or not self.parser.should_keep_alive():
             return False
-        error = self._limits.shed(self._method(), self.url, self.headers)
+        error = shedding.error_of(self._method(), self.url, self.headers)
         if error is None:
             return False
         self._shed = True
-        self._write(error, self.url.decode("ascii"), [(n.encode(), v.encode()) for n, v in error.headers.items()])
+        self._write_shed(error, self.url)
         self.on_response_complete()
         return True
+
+    def _is_idle(self) -> bool:
+        return self._running is None or self._running.response_complete
 
     def _weigh(self, size: int) -> None:
         self._parsed += size
@@ -287,7 +326,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, unless a busy loop has not read its next request yet."""
-        if not self._unread():
+        remaining_s = self._shed_at_s + self.timeout_keep_alive - self.loop.time()
+        if remaining_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(remaining_s, self.timeout_keep_alive_handler)
+        elif not self._unread():
             super().timeout_keep_alive_handler()
 
     def _unread(self) -> bool:
@@ -367,17 +409,18 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             self._answer(error)
 
-    def _write(self, error: GatewayError, path: str, more: list[tuple[bytes, bytes]]) -> None:
-        body = orjson.dumps(body_of(path, error))
-        headers = b"".join([b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *more)])
-        self.transport.write(
-            b"%s%scontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-            % (STATUS_LINE[http_status(error)], headers, len(body), body)
-        )
+    def _write_shed(self, error: GatewayError, url: bytes) -> None:
+        status, rest = _shed_answer(error, url)
+        self._write(status, rest)
+
+    def _write(self, status: bytes, rest: bytes) -> None:
+        headers = b"".join([b"%s: %s\r\n" % header for header in self.server_state.default_headers])
+        self.transport.write(b"%s%s%s" % (status, headers, rest))
 
     def _answer(self, error: GatewayError) -> None:
         self._limits.on_refusal(error.code)
-        self._write(error, "" if self._in_head else self.scope["path"], [(b"connection", b"close")])
+        path = "" if self._in_head else self.scope["path"]
+        self._write(*_answer_of(error, path, [(b"connection", b"close")]))
         self._linger()
 
     def _linger(self) -> None:
@@ -391,6 +434,20 @@ class BoundedHttp(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, self.transport.close)
         else:
             self.transport.close()
+
+
+def _answer_of(error: GatewayError, path: str, more: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """Status line, and all that follows the headers of every answer."""
+    body = orjson.dumps(body_of(path, error))
+    headers = b"".join([b"%s: %s\r\n" % header for header in more])
+    kind = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    return STATUS_LINE[http_status(error)], headers + kind
+
+
+@lru_cache(maxsize=64)
+def _shed_answer(error: GatewayError, url: bytes) -> tuple[bytes, bytes]:
+    """The answer to a shed request; under overload the same few are sent thousands of times a second."""
+    return _answer_of(error, url.decode("ascii"), [(n.encode(), v.encode()) for n, v in error.headers.items()])
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,17 @@ def test_waiting_tenants_take_turns_and_a_tenants_own_requests_keep_their_order(
     assert simulated(play()) == ["loud0", "loud1", "loud2", "b", "c", "loud3", "loud4", "loud5"]
 
 
+def test_requests_let_through_at_one_moment_are_counted_before_they_take_their_places() -> None:
+    async def play() -> list[bool]:
+        places = Places(PlaceLimits(process=10, tenant=4))
+        await places.take("a")
+        at_once = [places.foresee("a") is None for _ in range(5)]
+        await asyncio.sleep(0.01)  # none of them came
+        return [*at_once, places.foresee("a") is None, places.foresee("b") is None]
+
+    assert simulated(play()) == [True, True, True, False, False, True, True]
+
+
 def test_a_tenants_own_limit_is_429_at_once_and_nobody_elses() -> None:
     async def play() -> None:
         places = Places(PlaceLimits(process=10, tenant=2))

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway.api import server as served
-from gateway.api.server import STATE_KEY, BoundedHttp, HttpLimits
+from gateway.api.server import STATE_KEY, BoundedHttp, HttpLimits, Shedding
 from gateway.errors import GatewayError, Overloaded
 
 LIMIT = 4096
@@ -44,17 +44,19 @@ async def _pieces() -> AsyncIterator[bytes]:
         yield piece
 
 
-def configured() -> uvicorn.Config:
-    config = uvicorn.Config(echo, http=BoundedHttp, lifespan="off", log_level="critical", ws="none")
+def configured(keep_alive_s: int = 5) -> uvicorn.Config:
+    config = uvicorn.Config(
+        echo, http=BoundedHttp, lifespan="off", log_level="critical", ws="none", timeout_keep_alive=keep_alive_s
+    )
     config.load()
     return config
 
 
 @asynccontextmanager
 async def connected(
-    limits: HttpLimits = PATIENT,
+    limits: HttpLimits = PATIENT, keep_alive_s: int = 5
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    config, state = configured(), uvicorn.server.ServerState()
+    config, state = configured(keep_alive_s), uvicorn.server.ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: BoundedHttp(config, state, {STATE_KEY: limits}, asyncio.get_running_loop()), "127.0.0.1", 0
     )
@@ -326,12 +328,14 @@ async def test_http_1_0_keeps_a_length_that_is_known() -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_to_test() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, list[BoundedHttp]]]:
+async def open_to_test(
+    limits: HttpLimits = PATIENT,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, list[BoundedHttp]]]:
     """A connection, and the protocol of its server once it is accepted."""
     config, state, made = configured(), uvicorn.server.ServerState(), []
 
     def protocol() -> BoundedHttp:
-        made.append(BoundedHttp(config, state, {STATE_KEY: PATIENT}, asyncio.get_running_loop()))
+        made.append(BoundedHttp(config, state, {STATE_KEY: limits}, asyncio.get_running_loop()))
         return made[-1]
 
     async with await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0) as server:
@@ -400,7 +404,7 @@ def shedding(method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> G
     return None
 
 
-SHEDDING = HttpLimits(header_bytes=LIMIT, shed=shedding)
+SHEDDING = HttpLimits(header_bytes=LIMIT, shedding=Shedding(shedding))
 
 
 async def test_what_is_shed_is_answered_before_its_body_and_the_connection_goes_on() -> None:
@@ -418,6 +422,30 @@ async def test_what_is_shed_is_answered_before_its_body_and_the_connection_goes_
             assert await answer(reader) == (200, "/free 1 0")
 
 
+async def test_a_whole_request_is_shed_without_a_parser_and_its_idle_connection_is_closed_later() -> None:
+    async with connected(SHEDDING, keep_alive_s=1) as (reader, writer):
+        for _ in range(3):
+            writer.write(post("/full", HIDDEN, "authorization: Bearer it"))
+            assert (await answer(reader))[0] == 503
+        writer.write(post("/free", b"ab") + get("/free"))
+        assert await answer(reader) == (200, "/free 2 2")
+        assert await answer(reader) == (200, "/free 1 0")
+        writer.write(post("/full", HIDDEN))
+        assert (await answer(reader))[0] == 503
+        assert await reader.read() == b""
+
+
+async def test_an_idle_connection_lasts_for_its_time_since_the_last_shed_request() -> None:
+    async with open_to_test(SHEDDING) as (reader, writer, made):
+        for _ in range(2):
+            writer.write(post("/full", HIDDEN))
+            await answer(reader)
+        made[0].timeout_keep_alive_handler()  # the timer of the first one
+        writer.write(post("/full", HIDDEN))
+        assert (await answer(reader))[0] == 503
+        writer.close()
+
+
 async def test_what_comes_behind_a_running_request_is_not_answered_before_it() -> None:
     async with connected(SHEDDING) as (reader, writer):
         writer.write(get("/free") + post("/full", b"ab"))
@@ -426,7 +454,7 @@ async def test_what_comes_behind_a_running_request_is_not_answered_before_it() -
 
 
 async def test_a_body_of_a_shed_request_that_does_not_come_ends_the_connection_without_a_second_answer() -> None:
-    limits = HttpLimits(header_bytes=LIMIT, body_s=0.1, shed=shedding)
+    limits = HttpLimits(header_bytes=LIMIT, body_s=0.1, shedding=Shedding(shedding))
     async with connected(limits) as (reader, writer):
         writer.write(post("/full", HIDDEN)[:-5])
         assert (await answer(reader))[0] == 503
