@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from typing import Any
 
@@ -139,6 +140,14 @@ async def test_max_tokens_is_clamped_to_the_reservation_and_the_client_is_told(s
     assert 16 <= clamped < 1_000
     assert stage.provider.received[-1].body["max_tokens"] == clamped
     assert float(raw.headers["x-seqroute-reserved-usd"]) <= 0.002
+    body = {"model": "small", "messages": HELLO, "max_tokens": 4_000, "stream": True}
+    tight = {"X-Session-Id": "tight-too", "X-Session-Budget-USD": "0.002"}
+    async with stage.gateway.http(client.api_key) as http:
+        explained = (await http.get(f"/v1/decisions/{raw.headers['x-seqroute-decision-id']}")).json()
+        assert explained["lowered_max_tokens"] == clamped
+        streamed = await http.post("/v1/chat/completions", json=body, headers=tight)
+    report = json.loads(streamed.text.rpartition(": seqroute ")[2].partition("\n")[0])
+    assert report["max_tokens"] == int(streamed.headers["x-seqroute-max-tokens"]) < 1_000
 
 
 async def test_two_hundred_concurrent_turns_of_a_session_that_affords_twenty_dispatch_exactly_twenty(

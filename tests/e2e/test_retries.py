@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.__main__ import run
 from tests.harness.gateway import config, serving
-from tests.harness.scenario import seqroute, session, turn
+from tests.harness.scenario import playing, seqroute, session, turn
 from tests.harness.scripted import Line, ScriptedProvider
 
 BUSY = Line(429, {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, {"retry-after": "1"})
@@ -274,3 +277,22 @@ async def test_a_model_behind_another_name_is_called_as_what_it_is(tmp_path: Pat
             assert (answer.status_code, seqroute(answer, "model")) == (200, "small")
             assert provider.bodies[0]["max_completion_tokens"] == 100
             assert "max_tokens" not in provider.bodies[0]
+
+
+async def test_a_turn_that_failed_counts_and_commands_count_from_one(
+    tmp_path: Path, sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with playing(tmp_path, sqlite_url, modes={"down": "e500"}, router={"num_retries": 0}) as play:
+        async with play.gateway.http() as http:
+            for model, status in (("down", 502), ("small", 200)):
+                answer = await turn(http, model, headers=session("s"))
+                assert answer.status_code == status
+            told = (await http.get("/v1/decisions/" + seqroute(answer, "decision-id"))).json()
+            counted = (await http.get("/v1/sessions/s")).json()
+        assert (told["turn"], counted["turns"]) == (1, 2)
+        await play.gateway.settled()
+        listing = ["decisions", "list", "--config", str(play.path), "--session", "s"]
+        assert await asyncio.to_thread(run, [*listing, "--json"]) == 0
+        assert [row["turn"] for row in json.loads(capsys.readouterr().out)] == [2, 1]
+        assert await asyncio.to_thread(run, listing) == 0
+        assert "turns counted from 1" in capsys.readouterr().err
