@@ -55,6 +55,7 @@ from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.tasks import Background
 from gateway.turn.call import ProviderCalls
+from gateway.turn.context import Attempt
 from gateway.turn.decide import Decider, Estimator
 from gateway.turn.deliver import Delivery
 from gateway.turn.dry_run import DryRuns
@@ -64,6 +65,7 @@ from gateway.turn.judge import Judge
 from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import RetryBudget
+from gateway.turn.second_answers import SecondAnswers
 from gateway.turn.settle import Listeners, Settlements
 from gateway.turn.stall_rule import StallRule
 from gateway.turn.turn import Turns
@@ -204,6 +206,11 @@ def assemble(
     judge = Judge(
         lambda: current().settings.policy.judge, database=database, metrics=metrics, clock=clock, new_id=new_id
     )
+    second_answers = SecondAnswers(current, database=database, metrics=metrics, clock=clock)
+
+    def on_answer(attempt: Attempt, text: str) -> None:
+        judge.offer(attempt, text, paired=second_answers.offer(attempt))
+
     webhooks = Webhooks(
         lambda: current().settings.general.webhooks,
         database=database,
@@ -226,7 +233,7 @@ def assemble(
         listeners=Listeners(
             on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
             on_end=(lambda attempt, columns, bill: None) if tracing is None else tracing.turn_ended,
-            on_answer=judge.offer,
+            on_answer=on_answer,
         ),
     )
     breaker = Breaker(steady, lambda: current().settings.router)
@@ -327,6 +334,7 @@ def assemble(
         exploring=exploring,
         refused=refused,
         judge=judge,
+        second_answers=second_answers,
         webhooks=webhooks,
         lifecycle=lifecycle,
         metrics=metrics,

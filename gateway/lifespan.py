@@ -49,6 +49,7 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.tasks import Background
 from gateway.turn.endpoints import Endpoints
 from gateway.turn.judge import Judge
+from gateway.turn.second_answers import SecondAnswers
 from gateway.turn.turn import Turns
 from gateway.webhooks.delivery import Webhooks
 from migrations.upgrade import is_behind
@@ -96,6 +97,7 @@ class Gateway:
     exploring: ExplorationBudget
     refused: RefusedTurns
     judge: Judge
+    second_answers: SecondAnswers
     webhooks: Webhooks
     lifecycle: Lifecycle
     metrics: Metrics
@@ -125,7 +127,10 @@ async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
         asyncio.create_task(parts.configuration.follow()),
         asyncio.create_task(_end_streams_in_time(parts)),
     ]
-    judging = asyncio.create_task(_run_forever(lambda: parts.judge.run(parts.turns.own_turn)))
+    own_turns = [
+        asyncio.create_task(_run_forever(lambda: parts.judge.run(parts.turns.own_turn))),
+        asyncio.create_task(_run_forever(lambda: parts.second_answers.run(parts.turns.second_turn))),
+    ]
     restore = (restore_signals, parts.configuration.on_hangup())
     parts.lifecycle.serving = True
     try:
@@ -141,14 +146,15 @@ async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
         left_s = parts.lifecycle.draining_since_s + parts.settings.timings.drain_s - time.monotonic()
         try:
             async with asyncio.timeout(max(CLOSING_S, left_s)):
-                await _close(parts, judging, loops)
+                await _close(parts, own_turns, loops)
         except TimeoutError:
             _log.error("stopped before everything was closed; the sweeper will resolve open holds")
 
 
-async def _close(parts: Gateway, judging: asyncio.Task[None], loops: list[asyncio.Task[None]]) -> None:
-    judging.cancel()  # first: no client waits for its turns, and their cost is settled below
-    await asyncio.gather(judging, return_exceptions=True)
+async def _close(parts: Gateway, own_turns: list[asyncio.Task[None]], loops: list[asyncio.Task[None]]) -> None:
+    for task in own_turns:
+        task.cancel()  # first: no client waits for these turns, and their cost is settled below
+    await asyncio.gather(*own_turns, return_exceptions=True)
     unfinished = await parts.background.drain(parts.settings.timings.drain_s)
     if unfinished:
         _log.error("stopped with %d settlements unfinished; the sweeper will resolve them", unfinished)

@@ -57,6 +57,10 @@ class Metrics:
             "seqroute_judged_total", "Answers drawn for the judge, by what came of it.", ("outcome",),
             registry=self.registry,
         )  # fmt: skip
+        self.second_answers = Counter(
+            "seqroute_second_answers_total", "Turns drawn for a second model's answer, by what came of it.",
+            ("outcome",), registry=self.registry,
+        )  # fmt: skip
         self.exploration_usd = Counter(
             "seqroute_exploration_expected_usd_total", "What exploring was expected to cost beyond the best choices.",
             registry=self.registry,

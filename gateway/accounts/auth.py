@@ -29,8 +29,9 @@ from gateway.http import read_budget
 
 DEFAULT_TENANT = "default"
 MASTER_KEY_ID = "key_master"
-JUDGE_KEY_ID = "key_judge"
-"""The key of the gateway's own judge (gateway/turn/judge.py), which no client can present."""
+OWN_ORIGINS = {"key_judge": "judge", "key_second": tenants.SECOND}
+"""Origin of the gateway's own turns (gateway/turn/judge.py, second_answers.py) by keys that no client can present."""
+JUDGE_KEY_ID, SECOND_KEY_ID = OWN_ORIGINS
 CACHE_S = 2.0
 """Validity of a cached key; a revocation reaches every replica within this time."""
 CACHE_KEYS = 10_000
@@ -70,18 +71,23 @@ class Caller:
         return self.role == "admin"
 
     @property
-    def is_judge(self) -> bool:
-        """True for the gateway's own judge."""
-        return self.key_id == JUDGE_KEY_ID
+    def is_own(self) -> bool:
+        """True for the gateway itself."""
+        return self.key_id in OWN_ORIGINS
+
+    @property
+    def is_second(self) -> bool:
+        """True for second answers."""
+        return self.key_id == SECOND_KEY_ID
 
     @property
     def origin(self) -> str | None:
-        """Origin of turns that are excluded from training: "judge" or "admin"; None for clients.
+        """Origin of turns that are not a client's: "judge", "second" or "admin"; else None.
 
         The master key is a client too: it calls as the tenant `default`, and small installations have no other key.
         """
-        if self.is_judge:
-            return "judge"
+        if self.is_own:
+            return OWN_ORIGINS[self.key_id]
         return "admin" if self.is_admin and self.key_id != MASTER_KEY_ID else None
 
 
@@ -270,7 +276,7 @@ class Authenticator:
     async def _acting_for(self, caller: Caller, wanted: str, budget_nanousd: int | None) -> Caller:
         """The caller with another tenant's budget; creates an unknown tenant.
 
-        Raises InvalidRequest for the gateway's own tenant.
+        Raises InvalidRequest for the gateway's own tenants.
         """
         tenants.refuse_own(wanted, "X-Tenant-Id")
         digest = _acting_digest(caller, wanted)

@@ -35,6 +35,12 @@ from gateway.ledger.types import Balance
 TENANT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 JUDGE_TENANT = "judge"
 """Tenant that pays for the gateway's own judge (gateway/turn/judge.py)."""
+SECOND = "second"
+"""Origin and reason of second answers, and the beginning of their sessions' ids."""
+SECOND_TENANT = "second-answers"
+"""Tenant that pays for second answers (gateway/turn/second_answers.py)."""
+OWN_TENANTS = (JUDGE_TENANT, SECOND_TENANT)
+"""Tenants of the gateway itself, which are no clients."""
 TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
 """Letters of any script, usable in a shell and a header."""
 OUTAGE_MODES = ("closed", "open")
@@ -100,7 +106,7 @@ def create_tenant(
         now_ms,
     )
     checked_amount(budget_nanousd, "budget_usd")
-    if actor != JUDGE_TENANT:
+    if actor not in OWN_TENANTS:
         refuse_own(tenant_id, "tenant_id")
         refuse_own(name, "name")
     taken = select(tenants.c.tenant_id).where((tenants.c.tenant_id == tenant_id) | (tenants.c.name == name))
@@ -123,14 +129,22 @@ def create_tenant(
 
 def refuse_own(name: str, param: str) -> None:
     """Raise InvalidRequest if a client's tenant would be the gateway's own."""
-    if name == JUDGE_TENANT:
-        raise InvalidRequest(f'{param}: "{name}" is the tenant of the gateway\'s own judge', param=param)
+    if name in OWN_TENANTS:
+        raise InvalidRequest(f'{param}: "{name}" is a tenant of the gateway itself', param=param)
+
+
+def ensure_own(connection: Connection, tenant_id: str, budget_nanousd: int, now_ms: int) -> None:
+    """Create or update one of OWN_TENANTS with its daily budget."""
+    made: dict[str, Any] = {"budget_nanousd": budget_nanousd, "actor": tenant_id, "now_ms": now_ms}
+    found = ensure_tenant(connection, tenant_id, tenant_id, window="1d", **made)
+    if found.balance.granted_nanousd != budget_nanousd:
+        patch_tenant(connection, tenant_id, {"budget_nanousd": budget_nanousd}, actor=tenant_id, now_ms=now_ms)
 
 
 def ensure_tenant(
     connection: Connection, tenant_id: str, name: str, *, budget_nanousd: int, actor: str, now_ms: int, **more: Any
 ) -> Tenant:
-    """The tenant of this id, created when missing (the tenants `default` and `judge`)."""
+    """The tenant of this id, created when missing (`default` and OWN_TENANTS)."""
     found = find_tenant(connection, tenant_id)
     if found is not None:
         return found
@@ -181,7 +195,7 @@ def patch_tenant(
         )
     before = tenant_from_row(lock_tenant(connection, tenant_id))
     values = _checked(connection, {name: value for name, value in changes.items() if name != "budget_nanousd"}, now_ms)
-    if "name" in values and tenant_id != JUDGE_TENANT:
+    if "name" in values and tenant_id not in OWN_TENANTS:
         refuse_own(values["name"], "name")
     if (
         "name" in values

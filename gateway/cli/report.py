@@ -60,7 +60,7 @@ def _show_report(found: dict[str, Any], tenant: str) -> None:
     totals: dict[str, Any] = {
         "tenant": tenant,
         "since": since,
-        "spent": f"{found['spent_usd']} USD (retries, exploration and judge included)",
+        "spent": f"{found['spent_usd']} USD (retries, exploration, judge and second answers included)",
         "turns": f"{found['turns']:,} ({found['estimated_turns']:,} billed by an estimate of their usage)",
         "sessions": f"{sessions:,} ({found['sessions_with_turns']:,} with a billed turn)",
         "ran_out_of_money": f"{counted(found['bankrupt_sessions'], 'session')}{out}, "
@@ -68,6 +68,7 @@ def _show_report(found: dict[str, Any], tenant: str) -> None:
         "limited_by_money": f"{counted(found['turns_with_lowered_max_tokens'], 'turn')} with a lowered max_tokens",
         "pinned": f"{counted(found['pinned_turns'], 'turn')} (the client named the model: no saving is counted)",
         "judge": f"{found['judge_usd']} USD",
+        "second_answers": f"{found['second_answers_usd']} USD",
         "overage": f"{found['overage_usd']} USD",
     }
     if "exploration_usd" in found:

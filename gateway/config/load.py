@@ -353,6 +353,8 @@ def _read_judge(section: Section, folder: Path) -> JudgeSettings | None:
         sample=section.number("sample", default.sample, maximum=1.0),
         budget_nanousd_per_day=section.usd("budget_usd_per_day", default.budget_nanousd_per_day),
         rubric=text,
+        second_answers=section.number("second_answers", default.second_answers, maximum=0.1),
+        second_budget_nanousd_per_day=section.usd("second_answers_usd_per_day", default.second_budget_nanousd_per_day),
     )
     if model is None and any(section.names()):
         section.findings.problem(section.path("model"), "expected the model of model_list that judges")

@@ -39,12 +39,17 @@ class SessionSettings:
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """Judge of a sample of answers (gateway/turn/judge.py); an empty `rubric` is the default."""
+    """Judge of a sample of answers (gateway/turn/judge.py); an empty `rubric` is the default.
+
+    `second_answers` is the share of turns that a second model answers for the judge (gateway/turn/second_answers.py).
+    """
 
     model: str
     sample: float = 0.02
     budget_nanousd_per_day: int = NANOUSD_PER_USD
     rubric: str = ""
+    second_answers: float = 0.0
+    second_budget_nanousd_per_day: int = NANOUSD_PER_USD
 
 
 @dataclass(frozen=True, slots=True)

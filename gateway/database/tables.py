@@ -297,7 +297,8 @@ decisions = Table(
     Column("response_text", Text),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("completed_at_ms", BigInteger),
-    Column("origin", String(8)),  # null: a client's turn; "admin", "judge", "embed", "moderate": not used for learning
+    Column("origin", String(8)),  # null: a client's turn; "admin", "judge", "embed", "moderate": not used for learning;
+    # "second": another model's answer to the turn that its session names, used for its grade
     Column("exploration_floor", Float),  # at this turn, 0 when exploration was off; null: not recorded
     Column("lowered_max_tokens", BigInteger),  # the answer's limit, when money set it lower than the client
     CheckConstraint("propensity > 0 AND propensity <= 1", name="decisions_propensity"),

@@ -7,7 +7,7 @@ the served policy's input; `propensity` is the probability of the executed draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,16 +44,23 @@ def pending_row(
     origin: str | None = None,
     exploration_floor: float | None = None,
     lowered_max_tokens: int | None = None,
+    second_chances: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """The columns known before dispatch; the ledger adds ids, turn and balances."""
+    """The columns known before dispatch; the ledger adds ids, turn and balances.
+
+    `second_chances`: each candidate's probability to answer the turn once more; empty if none can.
+    """
     features, candidate_features = pack(observation)
+    candidates = describe_candidates(observation, decision)
+    for candidate, chance in zip(candidates, second_chances, strict=False):
+        candidate["second"] = chance
     return {
         "endpoint": endpoint,
         "requested_model": requested_model,
         "feature_version": LOG_VERSION,
         "features": features,
         "candidate_features": candidate_features,
-        "candidates": orjson.dumps(describe_candidates(observation, decision)).decode(),
+        "candidates": orjson.dumps(candidates).decode(),
         "lambda_per_usd": float(observation.lambda_per_usd),
         "expected_turns": observation.session.expected_turns,
         "model": observation.candidates[decision.action].name,
@@ -98,7 +105,8 @@ def describe_candidates(observation: Observation, decision: Decision) -> list[di
 
 def visible(candidates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The candidates as the API shows them, without the models that the tenant may not use."""
-    return [with_effort(candidate) for candidate in candidates if candidate["why_not"] != NOT_ALLOWED]
+    shown = (with_effort(candidate) for candidate in candidates if candidate["why_not"] != NOT_ALLOWED)
+    return [{name: value for name, value in each.items() if name != "second"} for each in shown]
 
 
 def with_effort(candidate: Mapping[str, Any]) -> dict[str, Any]:

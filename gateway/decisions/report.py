@@ -2,7 +2,8 @@
 
 Everything is read from the ledger and the decision log, in one pass. Savings are estimates of
 `gateway/decisions/savings.py`, over the turns that clients sent for the gateway to route; what a pinned model answered
-is no saving, and what the judge cost counts against them. Exploration is in the bills.
+is no saving, and what the judge and second answers cost counts against them. Exploration is in the bills. The
+gateway's own turns are in the money, and not among the turns and sessions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, Select, case, func, select
 
+from gateway.accounts.auth import OWN_ORIGINS
+from gateway.accounts.tenants import OWN_TENANTS
 from gateway.database.tables import (
     decisions,
     exploration_days,
@@ -53,7 +56,8 @@ class _Log:
     estimated_turns: int = 0
     pinned_turns: int = 0
     lowered_turns: int = 0
-    judge_nanousd: int = 0
+    own_nanousd: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Bills of the gateway's own turns, by origin."""
     sessions: set[tuple[str, str]] = field(default_factory=set)
     savings: SavingsTally = field(default_factory=SavingsTally)
 
@@ -61,7 +65,8 @@ class _Log:
 def report(connection: Connection, *, tenant_id: str | None = None, since_ms: int | None = None) -> dict[str, Any]:
     """The report as JSON, over turns and sessions begun since `since_ms`."""
     log = _read_log(connection, tenant_id, since_ms)
-    opened = _count(connection, _scoped(select(func.count()).select_from(sessions), sessions, tenant_id, since_ms))
+    begun = select(func.count()).select_from(sessions).where(sessions.c.tenant_id.not_in(OWN_TENANTS))
+    opened = _count(connection, _scoped(begun, sessions, tenant_id, since_ms))
     found = log.savings.result()
     return {
         "tenant": tenant_id,
@@ -75,7 +80,8 @@ def report(connection: Connection, *, tenant_id: str | None = None, since_ms: in
         "turns_with_lowered_max_tokens": log.lowered_turns,
         **_money("spent", _spent(connection, tenant_id, since_ms)),
         **_money("overage", _overage(connection, tenant_id, since_ms)),
-        **_money("judge", log.judge_nanousd),
+        **_money("judge", log.own_nanousd["judge"]),
+        **_money("second_answers", log.own_nanousd["second"]),
         **({} if tenant_id is not None else _exploration(connection, since_ms)),
         "tenants": _tenant_rows(connection, tenant_id),
         "models": _model_rows(log),
@@ -83,7 +89,7 @@ def report(connection: Connection, *, tenant_id: str | None = None, since_ms: in
             {"day": datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date().isoformat(), **_money("spent", nanousd)}
             for day, nanousd in sorted(log.days.items())
         ],
-        **savings_rows(found, log.judge_nanousd),
+        **savings_rows(found, sum(log.own_nanousd.values())),
     }
 
 
@@ -101,38 +107,38 @@ def out_of_money(connection: Connection, tenant_id: str | None, since_ms: int | 
     return {"bankrupt_sessions": int(counted), "refused_turns": int(turns)}
 
 
-def savings_rows(found: Savings, judge_nanousd: int = 0) -> dict[str, Any]:
+def savings_rows(found: Savings, own_nanousd: int = 0) -> dict[str, Any]:
     """The savings as JSON: every model alone, the rivals by name, and the front over lambda."""
     named = {"always the strongest": found.strongest, "best fixed": found.best_fixed, "cheapest": found.cheapest}
     models = {rival.name: rival for rival in found.models}
     rivals = [
-        {"rival": name, "model": model} | _rival_row(models[model], judge_nanousd)
+        {"rival": name, "model": model} | _rival_row(models[model], own_nanousd)
         for name, model in named.items()
         if model is not None
     ]
     if found.tuned is not None:
         tuned = {"rival": "tuned lambda", "model": None, "lambda_per_usd": found.tuned_lambda_per_usd}
-        rivals.append(tuned | _rival_row(found.tuned, judge_nanousd))
+        rivals.append(tuned | _rival_row(found.tuned, own_nanousd))
     return {
         "routed_turns": found.turns,
         **_money("routed", found.billed_nanousd),
         "predicted_quality": found.quality,
         "rivals": rivals,
-        "baselines": [{"always": rival.name} | _rival_row(rival, judge_nanousd) for rival in found.models],
+        "baselines": [{"always": rival.name} | _rival_row(rival, own_nanousd) for rival in found.models],
         "front": [_point(point) for point in found.front],
         "today": None if found.today is None else _point(found.today),
     }
 
 
-def _rival_row(rival: Rival, judge_nanousd: int) -> dict[str, Any]:
-    """A rival; the judge belongs to routing, so its bill is taken from what routing saved."""
-    saved = round(rival.saved.value) - judge_nanousd
+def _rival_row(rival: Rival, own_nanousd: int) -> dict[str, Any]:
+    """A rival; the gateway's own turns belong to routing, so their bills are taken from what routing saved."""
+    saved = round(rival.saved.value) - own_nanousd
     estimated = rival.estimated_nanousd
-    charged = judge_nanousd / estimated if estimated > 0 else 0.0
+    charged = own_nanousd / estimated if estimated > 0 else 0.0
     return {
         **_money("estimated", estimated),
         **_money("saved", saved),
-        **_interval_usd("saved", rival.saved, judge_nanousd),
+        **_interval_usd("saved", rival.saved, own_nanousd),
         "saved_share": rival.saved_share.value - charged if estimated > 0 else None,
         "saved_share_low": None if rival.saved_share.low is None else rival.saved_share.low - charged,
         "saved_share_high": None if rival.saved_share.high is None else rival.saved_share.high - charged,
@@ -203,16 +209,18 @@ def _routed(rows: Any, candidates: list[Any], scores: Mapping[str, float]) -> li
 
 
 def _tally(log: _Log, row: Row[Any], candidates: list[Mapping[str, Any]], score: float | None) -> None:
+    log.days[row.created_at_ms // DAY_MS] += row.cost_nanousd
+    tally = log.models[answered_by(row.model, candidates)[0]]
+    tally.spent_nanousd += row.cost_nanousd
+    if row.origin in OWN_ORIGINS.values():
+        log.own_nanousd[row.origin] += row.cost_nanousd
+        return
     log.turns += 1
     log.sessions.add((row.tenant_id, row.session_id))
-    log.days[row.created_at_ms // DAY_MS] += row.cost_nanousd
     log.estimated_turns += row.usage_source == "estimated"
     log.pinned_turns += row.reason == "pinned"
     log.lowered_turns += row.lowered_max_tokens is not None
-    log.judge_nanousd += row.cost_nanousd if row.origin == "judge" else 0
-    tally = log.models[answered_by(row.model, candidates)[0]]
     tally.turns += 1
-    tally.spent_nanousd += row.cost_nanousd
     if score is not None:
         tally.scored += 1
         tally.score_sum += score

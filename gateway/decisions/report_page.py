@@ -51,8 +51,9 @@ def _parts(report: Report, tenant: str, since: str, made: str) -> Iterable[str]:
         yield paragraph(
             f"Estimates over {counted(report['routed_turns'], 'turn')} that clients left to the gateway, of an "
             f"expected quality of {_points(report['predicted_quality'])} points. A rival's cost is its predicted cost, "
-            "scaled by the ratio of bills to predictions. Exploration is in the bills, the judge is taken from the "
-            "savings. The tuned lambda is chosen with hindsight: the same expected quality at the least cost."
+            "scaled by the ratio of bills to predictions. Exploration is in the bills, judge and second answers are "
+            "taken from the savings. The tuned lambda is chosen with hindsight: the same expected quality at the least "
+            "cost."
         )
         yield table(
             ("always this model", "estimated cost, USD", "saved", "expected quality, points", "turns not served by it"),
@@ -98,7 +99,7 @@ def _totals(report: Report) -> Sequence[Sequence[Cell]]:
     sessions = report["sessions"]
     share = f" ({report['bankrupt_sessions'] / sessions:.1%})" if sessions else ""
     rows: list[Sequence[Cell]] = [
-        ("spent", f"{report['spent_usd']} USD", "every bill: retries, exploration and the judge included"),
+        ("spent", f"{report['spent_usd']} USD", "every bill: retries, exploration, judge and second answers included"),
         ("turns", f"{report['turns']:,}", f"{report['estimated_turns']:,} billed by an estimate of their usage"),
         ("sessions", f"{sessions:,}", f"{report['sessions_with_turns']:,} with a billed turn"),
         ("ran out of money", f"{counted(report['bankrupt_sessions'], 'session')}{share}",
@@ -107,6 +108,7 @@ def _totals(report: Report) -> Sequence[Sequence[Cell]]:
          "their max_tokens was lowered to what the budget could pay"),
         ("pinned", counted(report["pinned_turns"], "turn"), "the client named the model: no routing, no saving"),
         ("judge", f"{report['judge_usd']} USD", "grading a sample of the answers"),
+        ("second answers", f"{report['second_answers_usd']} USD", "answers that only the judge saw"),
         ("overage", f"{report['overage_usd']} USD", "billed by providers beyond what was reserved"),
     ]  # fmt: skip
     if "exploration_usd" in report:

@@ -18,6 +18,7 @@ import orjson
 from sqlalchemy import Connection, Table, and_, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gateway.accounts.tenants import OWN_TENANTS
 from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.database.tables import baseline_hours, decisions, ledger_entries, rollup_progress, usage_hours
@@ -129,6 +130,8 @@ def _tally(usage: dict[_Key, dict[str, int]], baselines: dict[_Key, dict[str, fl
     sums["spent_nanousd"] += -row.amount_nanousd if row.kind == "refund" else row.amount_nanousd
     if row.kind not in ("settle", "orphan_post"):
         return  # the turn itself was counted with its first bill
+    if row.tenant_id in OWN_TENANTS:
+        return  # no client's turn
     sums["turns"] += 1
     sums["estimated_turns"] += row.usage_source == "estimated"
     if row.decision_id is None:

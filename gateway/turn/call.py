@@ -77,8 +77,9 @@ class ProviderCalls:
 
     async def _reached(self, attempt: Attempt, send: Callable[[Outgoing], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
         """Call the provider; retry or fall back after a failure. Each failed attempt resolves its hold."""
-        failures = Failures(asyncio.get_running_loop().time())
-        self._follow_ups.first()
+        failures, is_second = Failures(asyncio.get_running_loop().time()), attempt.context.caller.is_second
+        if not is_second:
+            self._follow_ups.first()
         while True:
             started_s = self._clock()
             sent_ms, sent = int(started_s * 1000), False
@@ -102,7 +103,8 @@ class ProviderCalls:
                 raise
             else:
                 latency_s = self._clock() - started_s
-                self._breaker.record(attempt.deployment.deployment_id, failed=False, latency_s=latency_s)
+                if not is_second:
+                    self._breaker.record(attempt.deployment.deployment_id, failed=False, latency_s=latency_s)
                 attempt.slot.answered(latency_s)
                 return attempt, answer
 
@@ -162,6 +164,9 @@ class ProviderCalls:
         if isinstance(fault, CallRefused):
             attempt.slot.unsent()
         attempt.slot.leave()  # a retry may need the place
+        if attempt.context.caller.is_second:  # no client waits for it: one call, which says nothing of the others
+            await self._background.run(self._settling.failed(attempt, fault, final=True))
+            raise fault.answer()
         deployment = attempt.deployment
         faulty = not isinstance(fault, RejectedFault | CallRefused)
         first = deployment.deployment_id not in failures.seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,15 @@ from gateway.turn.headers import TurnHeaders, TurnReport
 from gateway.turn.wrap_up import WRAP_UP
 from policy.features import expected_cost_usd
 from policy.mdp import Observation
+
+
+class Second(NamedTuple):
+    """The model that answers a turn once more, unseen, and the probability of the pair."""
+
+    model: str
+    action: str
+    """The model's name, or that of one of its efforts."""
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,8 @@ class TurnContext:
     """The fallback of a requested model, in case another turn takes the model's last free place."""
     place: Place | None = None
     """Place of a conversation without an id among the known ones; None when the client names its session."""
+    second: Second | None = None
+    """The drawn pair of a second answer, which is logged with its probability."""
 
     @property
     def explores(self) -> bool:
@@ -174,6 +186,8 @@ class RoutingDecision:
     routed: Routed
     estimate: Estimate
     uniform: float
+    second_share: float = 0.0
+    """Probability that another model answers the turn once more (gateway/turn/second_answers.py)."""
 
     @property
     def fallback_columns(self) -> dict[str, str | int | float]:

@@ -51,6 +51,8 @@ class Estimator:
         over_budget = cast(Literal["degrade", "refuse"], self._configuration().settings.session.over_budget)
         if context.closing:
             over_budget = "degrade"
+        elif context.second:
+            over_budget = "refuse"  # the grade of a cut answer would be of the money, not of the model
         elif context.kept_nanousd and funds.account != "request":
             over_budget = "refuse"  # a whole last answer is better than a cut one
         family = context.asked.parent_session_id or context.session_id

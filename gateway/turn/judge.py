@@ -18,7 +18,6 @@ from importlib import resources
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection
 
 from gateway.accounts import tenants
 from gateway.accounts.auth import JUDGE_KEY_ID, Caller
@@ -75,12 +74,19 @@ class Judge:
         self._waiting: asyncio.Queue[Case] = asyncio.Queue(WAITING)
         self._budget_nanousd: int | None = None
 
-    def offer(self, attempt: Attempt, answer: str) -> None:
-        """Queue a settled response if it is sampled and there is room. Never waits or raises."""
+    def offer(self, attempt: Attempt, answer: str, *, paired: bool = False) -> None:
+        """Queue a settled response if it is sampled and there is room. Never waits or raises.
+
+        Both answers of a turn with a second one are graded: `paired` is the first, a turn of origin "second" the other.
+        """
         settings, context = self._settings(), attempt.context
-        if settings is None or context.caller.origin is not None or context.outage is not None or not answer.strip():
+        is_second = context.second is not None
+        if settings is None or context.outage is not None or not answer.strip():
             return
-        if share(attempt.decision_id) >= settings.sample:  # by id: the same on every replica and retry
+        if context.caller.origin is not None and not is_second:
+            return
+        # By id: the same on every replica and retry.
+        if not (paired or is_second or share(attempt.decision_id) < settings.sample):
             return
         case = Case(
             context.caller.tenant_id, attempt.decision_id, transcript(context.chat.messages), answer[:ANSWER_CHARS]
@@ -109,10 +115,14 @@ class Judge:
             self._metrics.judged.labels(outcome).inc()
 
     async def _grade(self, case: Case, settings: JudgeSettings, ask: Ask) -> str:
-        await self._ensure_budget(settings)
+        budget = settings.budget_nanousd_per_day
+        if self._budget_nanousd != budget:
+            at_ms = now_ms(self._clock)
+            await self._database.write(lambda c: tenants.ensure_own(c, tenants.JUDGE_TENANT, budget, at_ms))
+            self._budget_nanousd = budget
         caller = Caller(
             tenant_id=tenants.JUDGE_TENANT, key_id=JUDGE_KEY_ID, role="tenant", has_budget=False, key_models=None,
-            max_session_nanousd=settings.budget_nanousd_per_day,
+            max_session_nanousd=budget,
         )  # fmt: skip
         reply = await ask(caller, question(case, settings), f"judge:{case.decision_id}"[:128])
         score = read_score(reply)
@@ -125,22 +135,6 @@ class Judge:
         except NotFound:
             return "gone"
         return "graded"
-
-    async def _ensure_budget(self, settings: JudgeSettings) -> None:
-        """Create or update the judge's tenant with its daily budget."""
-        budget = settings.budget_nanousd_per_day
-        if self._budget_nanousd == budget:
-            return
-
-        def ensure(connection: Connection) -> None:
-            own = tenants.JUDGE_TENANT
-            made: dict[str, Any] = {"budget_nanousd": budget, "actor": own, "now_ms": now_ms(self._clock)}
-            found = tenants.ensure_tenant(connection, own, own, window="1d", **made)
-            if found.balance.granted_nanousd != budget:
-                tenants.patch_tenant(connection, own, {"budget_nanousd": budget}, actor=own, now_ms=made["now_ms"])
-
-        await self._database.write(ensure)
-        self._budget_nanousd = budget
 
 
 def transcript(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -12,10 +12,10 @@ from gateway.turn.demand import answer_tokens
 def turn_limits(context: TurnContext, estimate: Estimate, general: GeneralSettings) -> TurnLimits | None:
     """Limits and tokens that the turn is counted with; None: it has no limits.
 
-    The gateway's own judge has no limits, and what is served without the ledger is limited by its cap.
+    The gateway's own turns have no limits, and what is served without the ledger is limited by its cap.
     """
     caller = context.caller
-    if caller.is_judge or context.outage is not None:
+    if caller.is_own or context.outage is not None:
         return None
     tenant = caller.tenant_quota.within(general.tenant_limits)
     key = caller.key_quota.within(general.key_limits)

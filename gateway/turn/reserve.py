@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from gateway.accounts.auth import Caller
+from gateway.accounts.tenants import SECOND
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Deployment
 from gateway.clock import NewId
@@ -29,6 +30,7 @@ from gateway.turn.exhausted import exhausted
 from gateway.turn.funds import Shortage
 from gateway.turn.idempotency import answer_or_raise
 from gateway.turn.rate_limits import turn_limits
+from gateway.turn.second_draw import second_chances, second_share
 from gateway.turn.settle import Settlements
 from gateway.turn.stream import run_until_disconnect
 from gateway.turn.waiting import WAIT_S, HeldMoney
@@ -106,6 +108,8 @@ class Reservations:
             choice = self._decider.decide(context, funds, patient=patient)
             if isinstance(choice, Shortage):
                 return choice
+            if share := second_share(policy.judge, context):
+                choice = replace(choice, second_share=share)
             decision_id = self._new_id("dec")
             row = pending_row(
                 choice.observation,
@@ -119,7 +123,10 @@ class Reservations:
                 origin=ORIGINS.get(context.chat.mode, context.caller.origin),
                 exploration_floor=policy.exploration_floor if choice.observation.explore else 0.0,
                 lowered_max_tokens=choice.estimate.max_tokens if choice.estimate.clamped else None,
+                second_chances=second_chances(choice),
             )
+            if context.second is not None:
+                row |= {"propensity": context.second.probability, "reason": SECOND}
             answer = await self.reserve(context, choice, decision_id, row, choice.estimate.option.healthy)
             if isinstance(answer, Attempt):
                 self._decider.executed(choice)

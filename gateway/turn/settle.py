@@ -326,7 +326,7 @@ class Settlements:
 
     def _learn(self, attempt: Attempt, bill: cost.Settlement, finish_reason: str | None) -> None:
         """Update the length forecast from a complete response; a clamped one would bias it."""
-        if attempt.context.chat.mode != "chat":
+        if attempt.context.chat.mode != "chat" or attempt.context.second:
             return
         estimate = attempt.choice.estimate
         if bill.usage_source == "reported" and estimate.matching_tokens:

@@ -32,10 +32,11 @@ from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.errors import SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.http import header_map, read_body
+from gateway.routing import guard
 from gateway.routing import session as sessions
 from gateway.tasks import Background
 from gateway.turn.call import ProviderCalls
-from gateway.turn.context import Attempt, TurnContext
+from gateway.turn.context import Attempt, Second, TurnContext
 from gateway.turn.deliver import Delivery
 from gateway.turn.exhausted import wrapped_up
 from gateway.turn.headers import read_turn_headers
@@ -117,12 +118,22 @@ class Turns:
 
     async def own_turn(self, caller: Caller, body: bytes, session_id: str) -> bytes:
         """An internal turn, one per session, through the normal path and ledger."""
-        chat = parse_chat(body, self._limits)
+        return await self._own(caller, parse_chat(body, self._limits), session_id, None)
+
+    async def second_turn(self, caller: Caller, chat: ChatRequest, session_id: str, second: Second) -> bytes:
+        """Answer a client's turn once more, by this model alone; no client sees it."""
+        return await self._own(caller, chat, session_id, second)
+
+    async def _own(self, caller: Caller, chat: ChatRequest, session_id: str, second: Second | None) -> bytes:
         headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
         dialect = ChatDialect(chat.include_usage)
         context = await self._preparation.prepare(
             caller, session_id, None, chat, dialect, read_turn_headers(headers), None
         )
+        if second is not None:
+            options = [each for each in context.options if each.model.action == second.action]
+            guard.refuse_when_none(options, chat, context.prompt.estimate)
+            context = replace(context, options=options, stand_in=None, second=second)
         attempt = await self._reservations.decide_and_reserve(context, None)
         answer = attempt if isinstance(attempt, Response) else await self._complete(attempt)
         return bytes(answer.body)

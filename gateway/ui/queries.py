@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal, or_, select, tuple_
 
 from gateway.accounts.sessions import STATES
+from gateway.accounts.tenants import OWN_TENANTS
 from gateway.database.tables import (
     audit_trail,
     baseline_hours,
@@ -183,10 +184,11 @@ def near_their_budget(connection: Connection, period: Period, limit: int = 8) ->
 
 
 def _sessions(tenant_id: str | None) -> Select[Any]:
-    """Sessions with their tenant's name, which is looked up for the shown rows alone."""
+    """Clients' sessions with their tenant's name, which is looked up for the shown rows alone."""
     name = select(tenants.c.name).where(tenants.c.tenant_id == sessions.c.tenant_id).scalar_subquery()
     query = select(sessions, name.label("tenant_name"))
-    return query if tenant_id is None else query.where(sessions.c.tenant_id == tenant_id)
+    mine = sessions.c.tenant_id.not_in(OWN_TENANTS) if tenant_id is None else sessions.c.tenant_id == tenant_id
+    return query.where(mine)
 
 
 def _near() -> ColumnElement[bool]:

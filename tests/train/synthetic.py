@@ -6,12 +6,14 @@ do not say so: they are close together, as cold priors are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
+from gateway.accounts.tenants import SECOND_TENANT
 from gateway.database import tables
 from gateway.decisions.log import pending_row
 from gateway.money import NANOUSD_PER_USD
@@ -116,9 +118,13 @@ def write_log(
     tenant_of: Callable[[int], str] = lambda i: "ten_a",
     budget_usd: float = 0.008,
     grown_tokens: int = 0,
+    second: float = 0.0,
 ) -> list[float]:
-    """Play sessions of 4 to 6 turns; returns each session's true mean expected quality. Creates no tables."""
-    generator = np.random.default_rng(seed)
+    """Play sessions of 4 to 6 turns; returns each session's true mean expected quality. Creates no tables.
+
+    `second`: the share of turns with a second answer, which the judge grades as it then grades every first one.
+    """
+    generator, of_seconds = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     worth = []
     for i in range(sessions):
         turns = int(generator.integers(4, 7))
@@ -137,9 +143,11 @@ def write_log(
             cost = round((300 + 300 * generator.random()) * model.usd_per_mtok * 1e3)
             score = float(generator.random() < chance)
             scores.append(chance)
+            others = np.flatnonzero(np.arange(len(MODELS)) != decision.action)
             row = pending_row(
                 seen,
                 decision,
+                second_chances=[] if not second else ((1.0 - decision.probabilities) * second / len(others)).tolist(),
                 uniform=uniform,
                 requested_model="auto",
                 endpoint="chat",
@@ -165,19 +173,33 @@ def write_log(
             }
             connection.execute(sa.insert(tables.decisions).values(row))
             if generator.random() < graded:
-                connection.execute(
-                    sa.insert(tables.feedback).values(
-                        feedback_id=f"fb_{decision_id}",
-                        tenant_id=tenant_of(i),
-                        session_id=f"s{seed}-{i:06d}",
-                        decision_id=decision_id,
-                        source="checker",
-                        name="score",
-                        score=score,
-                        created_at_ms=START_MS + 60_000 * i + 1_000 * turn + 500,
-                    )
-                )
+                _grade(connection, row, score, "judge" if second else "checker")
+            if of_seconds.random() < second:
+                other = MODELS[k := int(of_seconds.choice(others))]
+                again = row | {
+                    "decision_id": f"{decision_id}_again", "tenant_id": SECOND_TENANT, "origin": "second",
+                    "session_id": f"second:{decision_id}", "turn": 0, "previous_decision_id": None, "reason": "second",
+                    "model": other.name, "action": k, "propensity": second / len(others),
+                }  # fmt: skip
+                connection.execute(sa.insert(tables.decisions).values(again))
+                right = of_seconds.random() < (other.hard if task.hard else other.easy)
+                _grade(connection, again, float(right), "judge")
             remaining -= cost / NANOUSD_PER_USD
             last, previous = model.name, decision_id
         worth.append(float(np.mean(scores)))
     return worth
+
+
+def _grade(connection: sa.Connection, row: Mapping[str, Any], score: float, source: str) -> None:
+    connection.execute(
+        sa.insert(tables.feedback).values(
+            feedback_id=f"fb_{row['decision_id']}",
+            tenant_id=row["tenant_id"],
+            session_id=row["session_id"],
+            decision_id=row["decision_id"],
+            source=source,
+            name="score",
+            score=score,
+            created_at_ms=row["created_at_ms"] + 500,
+        )
+    )

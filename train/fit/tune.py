@@ -215,8 +215,11 @@ def as_arrays(params: Params) -> dict[str, dict[str, Any]]:
 
 
 def grades_by_turn(episodes: Episodes, flat: F64) -> F64:
-    """Grades of valid turns (N, K) as (S, T, K), real where all actions were; for evaluation."""
-    return np.where(np.isfinite(episodes.scores), episodes.scores, predictions_by_turn(episodes, flat))
+    """Grades of valid turns (N, K) as (S, T, K), for evaluation; real where every one is known.
+
+    A second answer's grade does not replace its prediction: the estimates correct predictions by it.
+    """
+    return np.where(episodes.whole[..., None], episodes.scores, predictions_by_turn(episodes, flat))
 
 
 def predictions_by_turn(episodes: Episodes, flat: F64) -> F64:

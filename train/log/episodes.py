@@ -23,8 +23,9 @@ from policy.mdp import COST_LEVELS
 class Episodes:
     """Sessions as arrays. `actions` index the candidates; `reward` is NaN without a grade.
 
-    A log knows the grade and the bill of the logged action only. Where others are known too (every model was called),
-    `scores` and `bills_usd` hold them. `task` identifies what was asked: turns of one task are never on both sides of a
+    A log knows the grade and the bill of the logged action only. Where others are known too, `scores` and `bills_usd`
+    hold them: of every candidate where every model was called, or the grade of a second answer, whose probability is in
+    `second`. `task` identifies what was asked: turns of one task are never on both sides of a
     cross-fit, in whichever session; -1 where a session's turns are its own.
     """
 
@@ -40,6 +41,7 @@ class Episodes:
     model: I32  # (S, T, K) index into `models`, -1 for padding
     prior_quality: F32  # (S, T, K) predicted by the serving policy
     probabilities: F32  # (S, T, K) of the serving policy's draw
+    second: F32  # (S, T, K) probability to answer second, unseen, before the serving policy's draw; 0: never
     action: I32  # (S, T)
     propensity: F32  # (S, T)
     reward: F32  # (S, T)
@@ -75,6 +77,11 @@ class Episodes:
         """All known grades, (S, T, K): `scores`, and `reward` at the logged action; else NaN."""
         at = np.arange(self.mask.shape[-1]) == self.action[..., None]
         return np.where(at & np.isfinite(self.reward)[..., None], self.reward[..., None], self.scores)
+
+    @property
+    def whole(self) -> Bools:
+        """Turns of which every candidate's grade is known, (S, T)."""
+        return np.asarray((np.isfinite(self.scores) | (self.model < 0)).all(axis=-1) & self.valid)
 
     def known_bills_usd(self) -> F32:
         """All known bills, (S, T, K): `bills_usd`, and `cost_usd` at the logged action; else NaN."""
@@ -131,6 +138,7 @@ def blank_episodes(
         model=np.full((s, t, k), -1, np.int32),
         prior_quality=np.full((s, t, k), np.nan, np.float32),
         probabilities=np.zeros((s, t, k), np.float32),
+        second=np.zeros((s, t, k), np.float32),
         action=np.zeros((s, t), np.int32),
         propensity=np.ones((s, t), np.float32),
         reward=np.full((s, t), np.nan, np.float32),

@@ -23,7 +23,7 @@ from policy.features import CANDIDATE_DIM, STATE_DIM, Encoded, decode, encode
 from policy.mdp import COST_LEVELS, NOT_AFFORDABLE
 from train.config import LogConfig, TrainConfig
 from train.log.episodes import Episodes, blank_episodes, session_fraction
-from train.log.reward import Label, LabelKind, Signal, label
+from train.log.reward import Label, LabelKind, Signal, label, second_score
 from train.log.source import Log, Score
 
 MS_PER_DAY = 86_400_000
@@ -49,17 +49,21 @@ class LogReport:
     models: Mapping[str, int]
     graded: Mapping[str, float]
     """Share of each model's turns with a grade: very unequal shares suggest selective grading."""
+    second_answers: Mapping[str, int]
+    """Graded second answers by model."""
 
 
 def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episodes, LogReport]:
     """Read the training log as a stream of sessions, the newest up to a limit.
 
-    Excluded and counted: turns of the judge and of operators; turns that are pending, failed, truncated, cancelled or
+    The gateway's own turns are no sessions; a second answer gives its grade to the turn that it answered. Excluded and
+    counted: turns of operators, embeddings and moderations; turns that are pending, failed, truncated, cancelled or
     orphaned; pinned turns and fallbacks; turns of a later version's log; rows whose facts do not have the declared
     shape; turns of a session beyond `log.max_turns`, or beyond what fits into `log.memory_mb`.
     """
     since_ms = now_ms - int(config.log.since_days * MS_PER_DAY)
     of_turn, of_session = _signals(log.feedback(since_ms, now_ms))
+    seconds = {each.of: each for each in log.second_answers(since_ms, now_ms)}
     excluded: Counter[str] = Counter()
     pages = Pages(config.log)
     rows = log.decisions(since_ms, now_ms, config.log.max_sessions)
@@ -74,8 +78,12 @@ def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episod
                 excluded[reason or "malformed"] += 1
                 continue
             implicit = {**_object(row["signals"]), **said_after.get(row["decision_id"], {})}
-            scored = label(of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward)
-            pages.add(turn, scored)
+            spoken = of_turn.get(row["decision_id"], ())
+            scored = label(spoken, of_session.get(key, ()), implicit, config.reward)
+            added, second = pages.add(turn, scored), seconds.get(row["decision_id"])
+            if added and second is not None:
+                score = second_score(scored, spoken, of_turn.get(second.decision_id, ()), config.reward)
+                pages.add_second(turn, second.model, score)
     episodes, kinds, dropped = pages.assemble(config.seed)
     if dropped:
         excluded[f"beyond turn {episodes.valid.shape[1]}"] += dropped
@@ -95,6 +103,10 @@ def _report(episodes: Episodes, kinds: I32, excluded: Mapping[str, int]) -> LogR
         policies=_counts_by_name(episodes.policy_ids, np.bincount(episodes.policy[episodes.valid])),
         models=_counts_by_name(episodes.models, served),
         graded={name: int(graded[k]) / int(served[k]) for k, name in enumerate(episodes.models) if served[k]},
+        second_answers=_counts_by_name(
+            episodes.models,
+            np.bincount(episodes.model[np.isfinite(episodes.scores)], minlength=len(episodes.models)),
+        ),
     )
 
 
@@ -205,6 +217,7 @@ def _decode(row: Mapping[str, Any]) -> DecodedTurn | None:
         "offered": encoded.mask,
         "mask": [c["feasible"] or c["why_not"] == NOT_AFFORDABLE for c in candidates],
         "probabilities": [candidate["probability"] or 0.0 for candidate in candidates],
+        "second": [candidate.get("second") or 0.0 for candidate in candidates],
         "prior_quality": [_number(candidate["quality"]) for candidate in candidates],
         "action": action,
         "propensity": row["propensity"],
@@ -226,8 +239,8 @@ def _number(value: object) -> float:
 
 
 OF_CANDIDATES = frozenset({
-    "candidates", "cost_quantiles_usd", "mask", "offered", "model", "prior_quality", "probabilities", "scores",
-    "bills_usd",
+    "candidates", "cost_quantiles_usd", "mask", "offered", "model", "prior_quality", "probabilities", "second",
+    "scores", "bills_usd",
 })  # fmt: skip
 """Fields of Episodes with an axis of candidates, whose number differs between turns."""
 
@@ -277,11 +290,11 @@ class Pages:
         fitting = int(self.limits.memory_mb * 1e6 / (max(self.sessions, 1) * self.turn_bytes))
         return max(1, min(self.limits.max_turns, fitting))
 
-    def add(self, turn: DecodedTurn, scored: Label) -> None:
-        """Add a turn with its label to the current session."""
+    def add(self, turn: DecodedTurn, scored: Label) -> bool:
+        """Add a turn with its label to the current session; False: it does not fit."""
         if self.lengths[-1] and self.lengths[-1] >= self.room():
             self.dropped += 1
-            return
+            return False
         page = self._page_for(turn)
         at, e = page.filled, page.turns
         page.session[at], page.place[at] = len(self.names) - 1, self.lengths[-1]
@@ -301,6 +314,14 @@ class Pages:
         page.filled += 1
         self.sessions += not self.lengths[-1]
         self.lengths[-1] += 1
+        return True
+
+    def add_second(self, turn: DecodedTurn, model: str, score: float) -> None:
+        """Add the grade of the last turn's second answer, if this model could give one."""
+        page = self.pages[-1]
+        for k, chance in enumerate(turn.values["second"]):
+            if turn.names[k] == model and chance > 0.0 and k != turn.action:
+                page.turns.scores[page.filled - 1, 0, k] = score
 
     def _page_for(self, turn: DecodedTurn) -> Page:
         """The last page, or a new one when it is full or too narrow."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.decisions.feedback import JUDGE
 from train.config import RewardConfig
 
 LabelKind = Literal["turn", "session", "implicit", "none"]
@@ -50,6 +51,21 @@ def label(
     if implied:
         return Label(min(implied), "implicit")
     return Label(math.nan, "none")
+
+
+def second_score(first: Label, of_first: Iterable[Signal], of_second: Iterable[Signal], config: RewardConfig) -> float:
+    """Score of a second answer, which only the judge graded; NaN without a common scale.
+
+    Where others graded the first answer too, the judge's difference of both counts from the first's score:
+    score 2 = score 1 + judge 2 - judge 1, in [0, 1].
+    """
+    second = weighted_mean(of_second, config)
+    if second is None:
+        return math.nan
+    first_by_judge = weighted_mean((each for each in of_first if each.source == JUDGE), config)
+    if first_by_judge is None:
+        return second if first.kind == "none" else math.nan
+    return min(1.0, max(0.0, first.score + second - first_by_judge))
 
 
 def weighted_mean(signals: Iterable[Signal], config: RewardConfig) -> float | None:

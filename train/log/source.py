@@ -2,14 +2,15 @@
 
     Log.decisions(since_ms, until_ms, max_sessions)   rows of the newest sessions in sequence, turns in order
     Log.feedback(since_ms, until_ms)                  every score, in the order of the ids
+    Log.second_answers(since_ms, until_ms)            every whole answer of a second model to a client's turn
 
-Both are streamed in batches of rows.
+All are streamed in batches of rows. The sessions are clients': the gateway's own take no place among the newest.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
+from gateway.accounts.tenants import OWN_TENANTS, SECOND, SECOND_TENANT
 from gateway.database import tables
 from train.errors import InputError, reason_of
 from train.log.archive import Archive, archive_at
@@ -52,6 +54,14 @@ class Score(NamedTuple):
     signal: Signal
 
 
+class SecondAnswer(NamedTuple):
+    """Another model's answer, under a decision of its own, to the turn of the decision `of`."""
+
+    of: str
+    decision_id: str
+    model: str
+
+
 class Log(Protocol):
     """The log from `since_ms` to `until_ms`, both included."""
 
@@ -60,6 +70,9 @@ class Log(Protocol):
 
     def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]:
         """Yield every score, ordered by id."""
+
+    def second_answers(self, since_ms: int, until_ms: int) -> Iterator[SecondAnswer]:
+        """Yield the whole answers of second models."""
 
 
 class LogError(InputError):
@@ -76,7 +89,7 @@ class DatabaseLog(Log):
         d = tables.decisions
         newest = (
             sa.select(d.c.tenant_id, d.c.session_id, sa.func.max(d.c.created_at_ms).label("at"))
-            .where(d.c.created_at_ms.between(since_ms, until_ms))
+            .where(d.c.created_at_ms.between(since_ms, until_ms), d.c.tenant_id.not_in(OWN_TENANTS))
             .group_by(d.c.tenant_id, d.c.session_id)
             .order_by(sa.desc("at"), d.c.tenant_id, d.c.session_id)
             .limit(max_sessions)
@@ -106,6 +119,14 @@ class DatabaseLog(Log):
             query, execution_options={"yield_per": ROWS_AT_ONCE}
         ):
             yield Score(tenant_id, session_id, decision_id, Signal(source, name, score))
+
+    def second_answers(self, since_ms: int, until_ms: int) -> Iterator[SecondAnswer]:
+        d = tables.decisions
+        query = sa.select(*(d.c[name] for name in _OF_SECONDS)).where(
+            d.c.created_at_ms.between(since_ms, until_ms), d.c.tenant_id == SECOND_TENANT
+        )
+        found = self._connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings()
+        yield from _second_answers(map(dict, found))
 
 
 class ParquetLog(Log):
@@ -147,12 +168,21 @@ class ParquetLog(Log):
         ]  # fmt: skip
         yield from (score for _, score in sorted(found, key=lambda item: item[0]))
 
+    def second_answers(self, since_ms: int, until_ms: int) -> Iterator[SecondAnswer]:
+        def wanted(batch: pa.RecordBatch) -> pa.RecordBatch:
+            return batch.filter(pa.array([name == SECOND_TENANT for name in batch.column("tenant_id").to_pylist()]))
+
+        for file in self._archive.files("decisions"):
+            found = rows(self._archive, file, _OF_SECONDS, wanted)
+            yield from _second_answers(row for row in found if since_ms <= row["created_at_ms"] <= until_ms)
+
     def _newest(self, since_ms: int, until_ms: int, max_sessions: int) -> tuple[Set[tuple[str, str]], int]:
         """The sessions with the newest turns, as the database would choose them, and the time of their first turn.
 
         Summed in Arrow, day by day: a dictionary of a million sessions takes some hundred megabytes.
         """
         inside = (pc.field("created_at_ms") >= since_ms) & (pc.field("created_at_ms") <= until_ms)
+        inside = inside & ~pc.field("tenant_id").isin(list(OWN_TENANTS))
         found = []
         for file in self._archive.files("decisions"):
             parts = [
@@ -177,6 +207,15 @@ def _first_and_last(table: pa.Table, first: str, last: str) -> pa.Table:
     """The first and last time of each session, as columns first_ms and last_ms."""
     summed = table.group_by(list(SESSION)).aggregate([(first, "min"), (last, "max")])
     return summed.select([*SESSION, f"{first}_min", f"{last}_max"]).rename_columns([*SESSION, "first_ms", "last_ms"])
+
+
+_OF_SECONDS = ("decision_id", "tenant_id", "session_id", "model", "status", "created_at_ms")
+
+
+def _second_answers(found: Iterable[Row]) -> Iterator[SecondAnswer]:
+    for row in found:
+        if row["status"] == "completed":
+            yield SecondAnswer(row["session_id"].removeprefix(f"{SECOND}:"), row["decision_id"], row["model"])
 
 
 def rows(

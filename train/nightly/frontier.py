@@ -112,7 +112,7 @@ def draw_sample(training: Episodes, untouched: Episodes, config: TrainConfig, se
     index = np.maximum(played.model[played.valid], 0)
     predicted = quality.predict(played.state[played.valid].astype(np.float64))
     grades = grades_by_turn(played, np.take_along_axis(predicted, index, axis=1))
-    return Sample(played, np.where(np.isfinite(known), known, grades), config.seed, config.ope.weight_cap)
+    return Sample(played, grades, config.seed, config.ope.weight_cap)
 
 
 def _serving(job: Nightly) -> Contender:

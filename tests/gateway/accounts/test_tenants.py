@@ -302,8 +302,13 @@ async def test_a_changed_window_ends_at_its_own_boundary(database_url: str) -> N
         assert (changed.window, changed.reset_at_ms) == (None, None)
 
 
-@pytest.mark.parametrize(("tenant_id", "name", "param"), [("judge", "acme", "tenant_id"), ("ten_1", "judge", "name")])
-async def test_the_judge_s_tenant_is_no_client_s(database_url: str, tenant_id: str, name: str, param: str) -> None:
+@pytest.mark.parametrize(
+    ("tenant_id", "name", "param"),
+    [("judge", "acme", "tenant_id"), ("ten_1", "judge", "name"), ("ten_1", "second-answers", "name")],
+)
+async def test_the_gateway_s_own_tenants_are_no_client_s(
+    database_url: str, tenant_id: str, name: str, param: str
+) -> None:
     with transaction(database_url) as connection:
         with pytest.raises(InvalidRequest) as refused:
             tenants.create_tenant(connection, tenant_id, name, budget_nanousd=1, actor="t", now_ms=1)

@@ -611,6 +611,12 @@ def test_a_judge_is_read_with_its_rubric_and_refused_with_its_key_path(write: Wr
     judge = load_settings(path, {}).policy.judge
     assert judge == JudgeSettings("small", 0.5, NANOUSD_PER_USD, "be strict")
     assert load_settings(write(MINIMAL), {}).policy.judge is None
+    second = "policy_settings: {judge: {model: small, second_answers: 0.05, second_answers_usd_per_day: 2}}\n"
+    judge = load_settings(write(MINIMAL + second), {}).policy.judge
+    assert judge is not None
+    assert (judge.second_answers, judge.second_budget_nanousd_per_day) == (0.05, 2 * NANOUSD_PER_USD)
+    (problem,) = problems_of(write(MINIMAL + "policy_settings: {judge: {model: small, second_answers: 0.2}}\n"))
+    assert "judge.second_answers" in problem
     bad = "policy_settings: {judge: {model: nobody, sample: 2, rubric: none.txt}}\n"
     problems = problems_of(write(MINIMAL + bad))
     assert [problem.split(": ")[1] for problem in problems] == [

@@ -128,18 +128,24 @@ def test_a_session_with_a_refused_turn_ran_out_of_money_and_one_with_little_left
     assert report(connection, tenant_id="another")["bankrupt_sessions"] == 0
 
 
-def test_what_a_pinned_model_answered_is_no_saving_and_the_judge_is_charged(connection: Connection) -> None:
+def test_what_a_pinned_model_answered_is_no_saving_and_the_gateways_own_turns_are_charged(
+    connection: Connection,
+) -> None:
     both = [candidate("small", 100, 0.6), candidate("large", 1000, 0.9)]
     turn(connection, "s1", 0, "small", 100, both)
     turn(connection, "s2", 0, "small", 100, both)
     turn(connection, "judged", 0, "small", 30, both)
+    turn(connection, "second:s1", 0, "large", 200, both)
     connection.execute(update(decisions).where(decisions.c.session_id == "s2").values(reason="pinned"))
     connection.execute(update(decisions).where(decisions.c.session_id == "judged").values(origin="judge"))
+    second = decisions.c.session_id == "second:s1"
+    connection.execute(update(decisions).where(second).values(origin="second"))
     found = report(connection)
-    assert (found["turns"], found["routed_turns"], found["pinned_turns"]) == (3, 1, 1)
+    assert (found["turns"], found["routed_turns"], found["pinned_turns"]) == (2, 1, 1)
     strongest = next(row for row in found["rivals"] if row["rival"] == "always the strongest")
     assert (strongest["model"], strongest["estimated_nano_usd"], found["judge_nano_usd"]) == ("large", 1000, 30)
-    assert strongest["saved_nano_usd"] == 1000 - 100 - 30
+    assert found["second_answers_nano_usd"] == 200
+    assert strongest["saved_nano_usd"] == 1000 - 100 - 30 - 200
 
 
 def test_since_leaves_out_what_was_before(connection: Connection) -> None:

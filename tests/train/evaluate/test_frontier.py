@@ -135,7 +135,7 @@ def test_sweeps_span_what_the_log_offers_and_known_grades_stay(tmp_path: Path) -
     budgets = [s.budget_usd or 0.0 for s in budget_settings(episodes)]
     assert budgets == sorted(budgets)
     assert budgets[-1] / budgets[0] > 20
-    episodes.scores[0, 0, 1] = 0.123
+    episodes.scores[0, 0] = 0.123
     sample = draw_sample(episodes, episodes, CONFIG, 10)
     assert sample.episodes.sessions == 10
-    assert sample.grades[0, 0, 1] == pytest.approx(0.123)
+    assert sample.grades[0, 0] == pytest.approx(0.123)
