@@ -3,7 +3,7 @@
     python -m bench.peers --preset full --json peers.json; python -m bench.ledger --json > ledger.json
     python -m bench.queueing --peers peers.json --ledger ledger.json [--per-s 10000] [--tenants 1000] [--stripes 1]
 
-First one worker: from two figures (CPU of a turn at 32 clients, latency at one client) the rates and latencies at all
+First one worker: from CPU of a turn at 1 and at 32 clients and latency at one client, the rates and latencies at all
 other numbers of clients are simulated and compared with the measured ones. Then a fleet, in an open system: for each
 arrival rate the workers and database cores that keep both below 70 %, the utilisation of the largest tenant's row, and
 the latency added to the provider's.
@@ -35,15 +35,29 @@ TARGET_UTILISATION = 0.7
 LEDGER_OPERATIONS = 2
 """A turn waits for its tenant's row twice: to reserve and to settle."""
 GROUP = 64
+CLIENTS = 32
+"""Clients of the measurement that the costs come from; in a closed system they go through the worker as one group."""
+PARTS = 3
+"""A turn's visits of its worker: before, between and after its two waits for the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Costs of one turn; `alone_ms` is a lone client's wait for commits and round trips."""
+    """Costs of one turn; `alone_ms` is a lone client's wait for commits and round trips.
+
+    `worker_ms` is the CPU among CLIENTS clients. `wake_ms` is what waking up, with cold caches, adds for each group of
+    turns that the worker's loop finds ready; a turn is found ready PARTS times.
+    """
 
     worker_ms: float
     alone_ms: float
     database_ms: float = 0.0
+    wake_ms: float = 0.0
+
+    @property
+    def part_ms(self) -> float:
+        """A worker's CPU for one part of one turn, without the group's waking up."""
+        return max(self.worker_ms / PARTS - self.wake_ms / CLIENTS, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +75,13 @@ class Row:
 
 def costs_of(runs: Sequence[Run]) -> Costs:
     """Medians over the rounds of one contender. Raises ValueError if a case is missing."""
-    busy, alone = _where(runs, Case("unary", 32, 0)), _where(runs, Case("unary", 1, 0))
+    busy, alone = _where(runs, Case("unary", CLIENTS, 0)), _where(runs, Case("unary", 1, 0))
     worker_ms = statistics.median(run.cpu_per_request_ms() for run in busy)
+    lone_worker_ms = statistics.median(run.cpu_per_request_ms() for run in alone)
+    wake_ms = max(lone_worker_ms - worker_ms, 0.0) / PARTS / (1 - 1 / CLIENTS)
     alone_ms = statistics.median(run.p50_ms - run.cpu_per_request_ms() for run in alone)
     database_ms = statistics.median(run.cpu_per_request_ms("postgres") for run in busy)
-    return Costs(worker_ms, max(alone_ms, 0.0), database_ms)
+    return Costs(worker_ms, max(alone_ms, 0.0), database_ms, wake_ms)
 
 
 def row_of(figures: Sequence[Mapping[str, Any]]) -> Row:
@@ -91,14 +107,18 @@ def _where(runs: Sequence[Run], case: Case) -> list[Run]:
     return found
 
 
-def one_worker(costs: Costs, case: Case, rng: Random) -> Result:
-    """Simulate one worker: its CPU in three parts around two commits and the provider."""
-    part_s, commit_s = costs.worker_ms / 3000, costs.alone_ms / 2000
-    visits = [
-        Visit("worker", part_s), Visit("commit", commit_s), Visit("provider", case.delay_ms / 1000),
-        Visit("worker", part_s), Visit("commit", commit_s), Visit("worker", part_s),
+def one_worker(costs: Costs, each_ms: float, case: Case, rng: Random) -> Result:
+    """Simulate one worker and tenant: CPU in three parts, two group commits, the provider.
+
+    Of a commit that a lone client waits for, `each_ms` is its own operation; the rest is the group's.
+    """
+    part, each_s = Visit("worker", costs.part_ms / 1000), min(each_ms, costs.alone_ms / LEDGER_OPERATIONS) / 1000
+    commit = Visit("row", each_s)
+    visits = [part, commit, Visit("provider", case.delay_ms / 1000, constant=True), part, commit, part]
+    stations = [
+        Station("worker", batch=GROUP, setup_s=costs.wake_ms / 1000), Station("provider", servers=None),
+        Station("row", batch=GROUP, setup_s=costs.alone_ms / LEDGER_OPERATIONS / 1000 - each_s),
     ]  # fmt: skip
-    stations = [Station("worker"), Station("commit", servers=None), Station("provider", servers=None)]
     simulation = Simulation(stations, lambda _: visits, rng, VARIATION)
     if case.kind == "rate":
         return simulation.arriving(case.per_s, seconds=120)
@@ -131,7 +151,7 @@ def fleet_for(costs: Costs, per_s: float, tenants: int, stripes: int) -> Fleet:
 
 def simulate(fleet: Fleet, costs: Costs, row: Row, per_s: float, rng: Random, *, turns: int = 40_000) -> Result:
     """Simulate an open system without the provider's time; the result is the added latency."""
-    stations = [Station(f"worker {n}") for n in range(fleet.workers)]
+    stations = [Station(f"worker {n}", batch=GROUP, setup_s=costs.wake_ms / 1000) for n in range(fleet.workers)]
     stations.append(Station("database", servers=fleet.database_cores))
     for tenant in range(fleet.tenants):
         for stripe in range(fleet.stripes):
@@ -139,7 +159,7 @@ def simulate(fleet: Fleet, costs: Costs, row: Row, per_s: float, rng: Random, *,
     shares = list(accumulate(largest_share(fleet.tenants) / rank for rank in range(1, fleet.tenants + 1)))
 
     def visits(draw: Random) -> list[Visit]:
-        worker = Visit(f"worker {draw.randrange(fleet.workers)}", costs.worker_ms / 3000)
+        worker = Visit(f"worker {draw.randrange(fleet.workers)}", costs.part_ms / 1000)
         tenant = min(bisect(shares, draw.random()), fleet.tenants - 1)
         locked = Visit(f"row {tenant} {draw.randrange(fleet.stripes)}", row.each_ms / 1000)
         database = Visit("database", costs.database_ms / 1000 / LEDGER_OPERATIONS)
@@ -158,21 +178,24 @@ def main() -> None:
     parser.add_argument("--stripes", type=int, default=1, help="rows per tenant")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    runs = results.read(options.peers)
+    runs, row = results.read(options.peers), row_of(json.loads(options.ledger.read_text()))
     for contender in ("seqroute-sqlite", "seqroute-postgres"):
         ours = [run for run in runs if run.contender == contender]
         if ours:
-            _compare(contender, ours, options.seed)
+            _compare(contender, ours, row.each_ms, options.seed)
     ours = [run for run in runs if run.contender == "seqroute-postgres"]
-    _grow(costs_of(ours), row_of(json.loads(options.ledger.read_text())), options)
+    _grow(costs_of(ours), row, options)
 
 
-def _compare(contender: str, runs: Sequence[Run], seed: int) -> None:
+def _compare(contender: str, runs: Sequence[Run], each_ms: float, seed: int) -> None:
     costs = costs_of(runs)
-    print(f"\n{contender}: {costs.worker_ms:.2f} ms of a worker's CPU a turn, {costs.alone_ms:.2f} ms of waiting")
+    print(
+        f"\n{contender}: {costs.worker_ms:.2f} ms of a worker's CPU a turn, {costs.wake_ms:.2f} ms for each group "
+        f"that it finds ready; {costs.alone_ms:.2f} ms of waiting"
+    )
     rows = []
     for case in dict.fromkeys(run.case for run in runs if run.case.kind != "stream"):
-        measured, found = _where(runs, case), one_worker(costs, case, Random(seed))
+        measured, found = _where(runs, case), one_worker(costs, each_ms, case, Random(seed))
         columns = [
             (statistics.median(run.requests_per_s for run in measured), found.per_s, 0),
             (statistics.median(run.p50_ms for run in measured), found.p50_ms, 1),

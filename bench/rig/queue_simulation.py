@@ -37,6 +37,8 @@ class Visit:
 
     station: str
     mean_s: float
+    constant: bool = False
+    """Whether it is always the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ class Simulation:
     def _serve(self, place: _Place) -> None:
         while place.waiting and (place.free is None or place.free > 0):
             group = [place.waiting.popleft() for _ in range(min(len(place.waiting), place.station.batch))]
-            took_s = place.station.setup_s + sum(self._draw(turn.visits[turn.at].mean_s) for turn in group)
+            took_s = place.station.setup_s + sum(self._draw(turn.visits[turn.at]) for turn in group)
             if place.free is not None:
                 place.free -= 1
             ends_s = self._now_s + took_s
@@ -155,8 +157,8 @@ class Simulation:
             place.free += 1
         self._serve(place)
 
-    def _draw(self, mean_s: float) -> float:
-        if self._variation == 0 or mean_s == 0:
-            return mean_s
+    def _draw(self, visit: Visit) -> float:
+        if self._variation == 0 or visit.mean_s == 0 or visit.constant:
+            return visit.mean_s
         shape = 1 / self._variation**2
-        return self._rng.gammavariate(shape, mean_s / shape)
+        return self._rng.gammavariate(shape, visit.mean_s / shape)
