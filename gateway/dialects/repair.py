@@ -14,6 +14,18 @@ import orjson
 
 _NO_FINISH = ("", "null", "None")
 """Values that some servers send instead of a missing finish reason."""
+_FINISHES: Mapping[str, tuple[str, ...]] = {
+    "stop": ("complete", "completed", "end", "end_of_turn", "end_turn", "eos", "eos_token", "finished", "stop_sequence",
+             "stop_token"),
+    "length": ("length_limit", "max_completion_tokens", "max_length", "max_new_tokens", "max_output_tokens",
+               "max_tokens", "model_context_window_exceeded", "model_length", "token_limit"),
+    "tool_calls": ("tool_call", "tool_use"),
+    "content_filter": ("blocklist", "content_filtered", "error_toxic", "guardrail_intervened", "image_safety",
+                       "prohibited_content", "recitation", "safety", "sensitive", "spii"),
+    "function_call": (),
+}  # fmt: skip
+"""OpenAI's finish reasons, on which clients, learning and other dialects act, with other servers' words for them."""
+_OPENAI_FINISH = {word: name for name, words in _FINISHES.items() for word in (name, *words)}
 _MAX_INDEX = 2**31 - 1
 """A higher number is no position, and clients read none beyond it."""
 
@@ -99,7 +111,7 @@ class StreamRepair:
         content = delta.get("content")
         return (
             (content is None or type(content) is str)
-            and (finish is None or (type(finish) is str and finish not in _NO_FINISH))
+            and (finish is None or (type(finish) is str and finish in _FINISHES))
             and "finish_reason" in choice
             and "finish_reason" not in delta
             and "tool_calls" not in delta
@@ -154,7 +166,7 @@ class _CallNumbers:
         else:
             known = self._current.get(index)
             if known is None:
-                number = self._free if index in self._taken else index
+                number = self._by_id.get(name, self._free)  # some count their texts too, and clients need 0 first
             elif begins and name and known[0] and name != known[0]:
                 number = self._by_id.get(name, self._free)  # one number for several calls, distinguished by their ids
             else:
@@ -226,7 +238,9 @@ def _find_finish(choice: dict[str, Any], part: dict[str, Any], body: Mapping[str
         if isinstance(reason, list) and len(reason) == 1:
             reason = reason[0]
         if _is_finish(reason):
-            choice["finish_reason"] = reason
+            name = choice["finish_reason"] = _OPENAI_FINISH.get(reason.lower().replace("-", "_"), reason)
+            if name != reason:
+                choice.setdefault("native_finish_reason", reason)
             return
         if reason and isinstance(reason, int):
             choice["finish_reason"] = "stop"
@@ -234,7 +248,7 @@ def _find_finish(choice: dict[str, Any], part: dict[str, Any], body: Mapping[str
     choice["finish_reason"] = None
 
 
-def _is_finish(reason: object) -> bool:
+def _is_finish(reason: object) -> TypeGuard[str]:
     return isinstance(reason, str) and reason not in _NO_FINISH
 
 

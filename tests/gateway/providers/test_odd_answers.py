@@ -877,13 +877,27 @@ async def test_a_choice_says_what_it_says_under_any_name(choice: dict[str, Any])
     assert text_of(chunks) == "hi"
 
 
-@pytest.mark.parametrize("reason", ["stop", "length", "eos", "end_turn", "FINISH_REASON_X", "content_filter"])
-async def test_any_finish_reason_is_passed_on(reason: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        *((name, name) for name in ("stop", "length", "tool_calls", "function_call", "content_filter", "error", "X_Y")),
+        ("eos", "stop"), ("end_turn", "stop"), ("STOP", "stop"), ("max_tokens", "length"), ("MAX_TOKENS", "length"),
+        ("model_length", "length"), ("tool-calls", "tool_calls"), ("tool_use", "tool_calls"),
+        ("SAFETY", "content_filter"), ("content-filter", "content_filter"), ("sensitive", "content_filter"),
+    ],
+)  # fmt: skip
+async def test_a_finish_is_told_in_openai_s_words_and_an_unknown_one_as_it_is(reason: str, told: str) -> None:
+    native = {"native_finish_reason": reason} if told != reason else {}
     body = completion()
     body["choices"][0]["finish_reason"] = reason
-    assert (await whole(body)).finish_reason == reason
-    chunks = await streamed(events(delta("a"), finish(reason)))
-    assert chunks[-1]["choices"][0]["finish_reason"] == reason
+    reply = await whole(body)
+    assert reply.finish_reason == told
+    for chunks in ([reply.body], await streamed(events(delta("a"), delta("b"), finish(reason)))):
+        choice = chunks[-1]["choices"][0]
+        assert choice["finish_reason"] == told
+        assert {name: choice[name] for name in native} == native == {
+            name: value for name, value in choice.items() if name == "native_finish_reason"
+        }  # fmt: skip
 
 
 async def test_a_filtered_answer_without_a_message_is_an_answer() -> None:
@@ -958,6 +972,8 @@ async def test_tool_calls_are_numbered_where_the_provider_does_not() -> None:
     crossed = [called(piece("{", "f", id="a", index=0), piece("{", "g", id="b", index=1))]
     crossed += [called(piece("2}", index=1)), called(piece("1}", index=0))]
     assert await placed(*crossed) == two
+    shifted = [called(piece("{1}", "f", id="a", index=1)), called(piece("{", "g", id="b", index=2))]
+    assert await placed(*shifted, called(piece("2}", index=2))) == two
 
 
 async def test_a_call_without_an_id_is_given_one_and_keeps_it() -> None:
