@@ -209,8 +209,9 @@ class Section:
         items = found.raw if isinstance(found.raw, list) else [found.raw]
         resolved = [self._resolved(Located(f"{found.where}[{i}]", item)) for i, item in enumerate(items)]
         good = tuple(item for item in resolved if isinstance(item, str) and item)
-        if len(good) < sum(item is not None for item in resolved):
-            self._invalid(key, "a list of texts", found.raw, None)
+        for index, item in enumerate(resolved):
+            if item is not None and item not in good:
+                self._invalid(f"{key}[{index}]" if isinstance(found.raw, list) else key, "a text", item, None)
         return good
 
     def json(self, key: str) -> Any:

@@ -90,7 +90,7 @@ def cited_searches(choices: object) -> int:
 def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Merge two reports of one response: newer counts replace older, unless zero or null.
 
-    The total is the newer report's, or absent: an older one would not match the newer counts.
+    The total is the newer report's, or absent: an older one, or none at all, would not match the newer counts.
     """
     if not older or not newer:
         chosen = newer or older
@@ -103,7 +103,7 @@ def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> 
         elif _is_unknown(value):
             if name not in older:
                 both[name] = value
-        elif value or before is None:
+        elif value or (before is None and name not in _TOTALS):
             both[name] = value
     return both
 
