@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 
 from policy import features, text
 from policy.answer_lengths import AnswerLengths
@@ -120,12 +121,13 @@ def main() -> None:
     network = learned(exploration, planner)
     decision = resolving.decide(observation, 0.5)
 
-    cached = replace(
-        observation, candidates=tuple(replace(c, input_tokens=6_000, warm_tokens=0) for c in observation.candidates)
+    cached = structs.replace(
+        observation,
+        candidates=tuple(structs.replace(c, input_tokens=6_000, warm_tokens=0) for c in observation.candidates),
     )
 
     def with_text(words: str) -> object:
-        return network(replace(observation, text=text.embed(words), text_stats=text.stats(words)))
+        return network(structs.replace(observation, text=text.embed(words), text_stats=text.stats(words)))
 
     lengths = answer_lengths(options.candidates)
     rows = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -13,22 +13,23 @@ from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge, Unsupp
 from gateway.money import MoneyError, nanousd_from_usd
 
 
-async def read_body(request: Request, limits: LimitSettings) -> bytes:
-    """Read a JSON body up to the size limit.
+async def read_body(request: Request, limits: LimitSettings, headers: Mapping[str, str] | None = None) -> bytes:
+    """Read a JSON body up to the size limit; `headers` are the request's, if known.
 
     Raises RequestTooLarge, UnsupportedMediaType, InvalidRequest.
     """
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    headers = request.headers if headers is None else headers
+    content_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise UnsupportedMediaType(
             "Content-Type: expected application/json (curl's -d needs -H 'Content-Type: application/json')",
             param="Content-Type",
         )
-    if request.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+    if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
         raise UnsupportedMediaType(
             "Content-Encoding: expected none: send the body uncompressed", param="Content-Encoding"
         )
-    declared = request.headers.get("content-length", "0")
+    declared = headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limits.body_bytes:
         raise RequestTooLarge(f"body: expected at most {limits.body_bytes} bytes")
     chunks, size = [], 0
@@ -41,6 +42,13 @@ async def read_body(request: Request, limits: LimitSettings) -> bytes:
     except ClientDisconnect:
         raise InvalidRequest("body: the connection closed before the body was complete") from None
     return b"".join(chunks)
+
+
+OnLeave = Callable[[], None]
+Watch = Callable[[OnLeave], Callable[[], object]]
+"""Calls back once when the client of a request disconnects; what it returns ends the watch."""
+WATCH = "seqroute.watch"
+"""The server's own `Watch` of a request, an extension of its scope: it needs no task that waits for messages."""
 
 
 ONCE = frozenset(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -49,6 +50,7 @@ CANDIDATE_FACTS: tuple[str, ...] = (
 _TEXT_BYTES = 4 * (TEXT_DIM + STATS_DIM)
 _SESSION_BYTES = 8 * len(SESSION_FACTS)
 _CANDIDATE_BYTES = 8 * len(CANDIDATE_FACTS)
+_candidate_facts = attrgetter(*CANDIDATE_FACTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def pack(observation: Observation) -> tuple[bytes, bytes]:
         ],
         "<f8",
     )
-    candidates = np.array([[getattr(c, name) for name in CANDIDATE_FACTS] for c in observation.candidates], "<f8")
+    candidates = np.array([_candidate_facts(c) for c in observation.candidates], "<f8")
     words = observation.text.astype("<f4").tobytes() + observation.text_stats.astype("<f4").tobytes()
     return words + session.tobytes(), candidates.tobytes()
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from msgspec import structs
 
 from policy.mdp import Decision, Observation, Policy, PolicyFault
 
@@ -99,7 +100,7 @@ class WithFallback:
         return self._fallback(observation, uniform)
 
     def _fallback(self, observation: Observation, uniform: float) -> Decision:
-        return replace(self._rule.decide(observation, uniform), reason="policy-fault")
+        return structs.replace(self._rule.decide(observation, uniform), reason="policy-fault")
 
 
 def check_decision(observation: Observation, decision: Decision) -> None:

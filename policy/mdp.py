@@ -8,12 +8,12 @@ which is what makes hindsight budget relabeling exact (arXiv 2605.25424).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from operator import mul
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from policy.arrays import F32, Bools
@@ -61,8 +61,7 @@ def mean_cost_usd(quantiles_usd: Sequence[float]) -> float:
     return mean
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateView:
+class CandidateView(Struct, frozen=True):
     """One model of the catalogue at this turn, or one of its efforts of reasoning.
 
     Efforts of one model share its prompt cache.
@@ -112,8 +111,7 @@ def caches_of(names: Sequence[str], efforts: Sequence[str] | None = None) -> lis
     return [models.index(name) for name in models] if len(set(models)) < len(models) else None
 
 
-@dataclass(frozen=True, slots=True)
-class SessionView:
+class SessionView(Struct, frozen=True):
     """The session so far. `turn` counts from 0; `expected_turns` is the client's, if declared."""
 
     turn: int
@@ -133,8 +131,7 @@ class SessionView:
     tool_loop: bool
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(Struct, frozen=True, dict=True):
     """Everything a policy may use for one turn. `text` is the featurizer's vector, (text_dim,).
 
     `text_stats` are cheap surface features of the turn, (n_stats,). `lambda_per_usd` is the quality (0..1 scale) one
@@ -169,8 +166,7 @@ class Observation:
         return tuple([mean_cost_usd(c.cost_quantiles_usd) for c in self.candidates])
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """A policy's choice. `propensity == probabilities[action]` is that of the executed draw.
 
     `reason` is one of `policy`, `explore`, `only-affordable`, `policy-fault`, `policy-off`, `pinned`, `tool-loop`,

@@ -114,7 +114,7 @@ def stats(text: str, *, history_chars: int = 0, tools: int = 0, images: int = 0,
     read = _both_ends(text)
     words = read.lower().split()
     counted = np.bincount(_CLASS[np.frombuffer(read.encode("latin-1", "replace"), np.uint8)], minlength=_CLASSES)
-    space, digits, upper, symbols, punctuation = (int(counted[c]) for c in range(1, _CLASSES))
+    _, space, digits, upper, symbols, punctuation = counted.tolist()
     # "?" also replaces characters outside latin-1; real question marks are counted in the text.
     ascii_only = read.isascii()
     questions = read.count("?") + read.count("\uff1f")

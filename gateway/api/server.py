@@ -28,6 +28,7 @@ import httptools
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -41,6 +42,7 @@ from gateway.errors import (
     RequestTimeout,
     http_status,
 )
+from gateway.http import WATCH, OnLeave
 
 STATE_KEY = "http_limits"
 """Key of `HttpLimits` in the lifespan state, from which every connection of every worker reads it."""
@@ -128,6 +130,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._wait_for(None)
         self._stop_watching_writes()
         super().connection_lost(exc)
+        _tell_departure(self.cycle)
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes, within the limits of the head."""
@@ -353,6 +356,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._lingering:
             self.server_state.total_requests += 1
         else:
+            if self._running is not None:
+                self._running.transport = self.transport  # no cycle of references is left behind
             super().on_response_complete()
         self._watch_writes()
 
@@ -379,6 +384,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._running = cycle
         # uvicorn's cycle calls only the three methods of a transport that this one has.
         cycle.transport = _Lingering(self.transport, cycle, self._linger)  # type: ignore[assignment]
+        departure: Any = _Departure(cycle.flow, cycle.disconnected)
+        cycle.scope["extensions"] = {WATCH: departure}
         if cycle.scope["http_version"] == "1.0":
             app = _Undelimited(app, cycle)
         super()._start_asgi_task(cycle, app)
@@ -401,6 +408,7 @@ class BoundedHttp(HttpToolsProtocol):
             else:
                 broken.disconnected = True
                 broken.message_event.set()
+                _tell_departure(broken)
                 self._answer(error)
         elif self._running is not None and not self._running.response_complete:
             self._running.keep_alive = False
@@ -448,6 +456,38 @@ def _answer_of(error: GatewayError, path: str, more: Iterable[tuple[bytes, bytes
 def _shed_answer(error: GatewayError, url: bytes) -> tuple[bytes, bytes]:
     """The answer to a shed request; under overload the same few are sent thousands of times a second."""
     return _answer_of(error, url.decode("ascii"), [(n.encode(), v.encode()) for n, v in error.headers.items()])
+
+
+@dataclass(slots=True)
+class _Departure:
+    """Watches for the disconnect of one request's client (`gateway.http.Watch`)."""
+
+    flow: FlowControl
+    gone: bool
+    on_leave: OnLeave | None = None
+
+    def __call__(self, on_leave: OnLeave) -> Callable[[], None]:
+        self.flow.resume_reading()  # a disconnect is read too
+        self.on_leave = on_leave
+        if self.gone:
+            asyncio.get_running_loop().call_soon(self.tell)
+        return self.stop
+
+    def stop(self) -> None:
+        self.on_leave = None
+
+    def tell(self) -> None:
+        self.gone = True
+        on_leave, self.on_leave = self.on_leave, None
+        if on_leave is not None:
+            on_leave()
+
+
+def _tell_departure(cycle: RequestResponseCycle | None) -> None:
+    if cycle is not None and cycle.disconnected:
+        departure: Any = (cycle.scope.get("extensions") or {}).get(WATCH)
+        if departure is not None:
+            departure.tell()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ always the clamp, never the forecast.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -105,10 +105,10 @@ class OutputForecast:
                 seen = self._newcomers[effort] = pooled(self._evidence.values(), _EFFORT_LOG[effort])
         if not seen.quantiles:
             seen.quantiles = _quantiles(seen.mean_log, seen.variance_log, seen.sorted_log)
-        unlimited = seen.quantiles
-        limit = float(limit_tokens)
-        # Quantiles ascend: when the last is within the limit, all are.
-        return unlimited if unlimited[-1] <= limit else tuple([min(tokens, limit) for tokens in unlimited])
+        unlimited, limit = seen.quantiles, float(limit_tokens)
+        # Quantiles ascend: those behind the limit are the last.
+        within = bisect_right(unlimited, limit)
+        return unlimited if within == len(unlimited) else unlimited[:within] + (limit,) * (len(unlimited) - within)
 
 
 def pooled(others: Iterable[_Evidence], shift_log: float = 0.0) -> _Evidence:

@@ -12,7 +12,8 @@ Pure functions of integers. Sums are exact in femto-USD and rounded up to nano-U
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct, structs
 
 from gateway.catalog.hosted_tools import SEARCHES, STEPS, HostedCalls, steps_tokens
 from gateway.catalog.prices import Prices, Rates
@@ -33,8 +34,7 @@ PLAUSIBLE_SEARCHES = 100
 """A report above the hold and above one of these is an error, not a provider that overran its limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True):
     """The amount a hold is settled at, and the reported or estimated usage behind it.
 
     `alarm` names a case for the operator: "implausible_usage", "overage" or "unpriced_model".
@@ -73,8 +73,11 @@ class CostBounds:
         search: SearchTerms = NO_SEARCHES,
         hosted: HostedCalls | None = None,
     ) -> None:
-        bound = prompt_tokens_bound + search.result_tokens
-        fee = search.fee_femtousd(prices, search.most) + search.citation_tokens * prices.citation_femtousd
+        bound, fee, reasoning = prompt_tokens_bound, 0, 0
+        if search is not NO_SEARCHES:
+            bound += search.result_tokens
+            fee = search.fee_femtousd(prices, search.most) + search.citation_tokens * prices.citation_femtousd
+            reasoning = search.reasoning_tokens
         again, longest = 0, bound
         if hosted is not None:
             again = hosted.most
@@ -84,7 +87,7 @@ class CostBounds:
         # (femto-USD of all but the answers, femto-USD per token of every answer) in each reachable tier.
         self._lines = [
             (
-                fee + _fixed_femtousd(rates, bound, images, audio) + search.reasoning_tokens * rates.reasoning_femtousd,
+                fee + _fixed_femtousd(rates, bound, images, audio) + reasoning * rates.reasoning_femtousd,
                 n * _output_femtousd(rates, audio) + again * _input_femtousd(rates, images, audio),
             )
             for tiered in (prices, *map(prices.of, service_tiers))
@@ -230,7 +233,7 @@ def _dispatched(usage: Usage, sent_tier: str | None, least_searches: int) -> Usa
     """The usage with what is known of the call where the provider reports nothing."""
     if (usage.service_tier or not sent_tier) and usage.web_searches >= least_searches:
         return usage
-    return replace(
+    return structs.replace(
         usage,
         service_tier=usage.service_tier or sent_tier,
         web_searches=max(usage.web_searches, least_searches),
@@ -246,7 +249,7 @@ def _with_calls(usage: Usage, hosted: HostedCalls) -> Usage:
         counts = dict(hosted.assumed)
     searches = max(usage.web_searches, sum(counts.pop(kind, 0) for kind in SEARCHES))
     steps = max(steps, searches + sum(counts.values()))
-    return replace(
+    return structs.replace(
         usage,
         prompt_tokens=steps_tokens(usage.prompt_tokens, steps),
         web_searches=searches,

@@ -24,12 +24,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 import tiktoken
+from msgspec import Struct
 
 _log = logging.getLogger("seqroute.tokens")
 
@@ -45,8 +45,7 @@ _LETTERS = bytes(range(ord("a"), ord("z") + 1)) + bytes(range(ord("A"), ord("Z")
 _SPACES_BETWEEN_WORDS = re.compile(rb"(?<=\S) (?=\S)")
 
 
-@dataclass(frozen=True, slots=True)
-class PromptTokens:
+class PromptTokens(Struct, frozen=True):
     """Likely count and upper bound for every tokenizer; both include tools and images."""
 
     estimate: int

@@ -13,8 +13,10 @@ differ in both:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct, structs
 
 UsageSource = Literal["reported", "estimated", "none"]
 
@@ -24,8 +26,7 @@ MAX_PLAUSIBLE_TOKENS = 10**7
 _MAX_DIGITS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Token counts of one call; the special counts are parts of the two totals.
 
     `cache_write_tokens` includes `cache_write_1h_tokens` (Anthropic's longer-lived cache, priced apart).
@@ -70,8 +71,7 @@ class UsageFault:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PartialUsage:
+class PartialUsage(Struct, frozen=True):
     """An incomplete report: `known` has 0 for a missing half.
 
     Without `has_output`, the output count is a lower bound, not a total.
@@ -84,7 +84,7 @@ class PartialUsage:
     def completed(self, prompt_tokens: int, output_tokens: int) -> Usage:
         """The full usage, with our own estimate in place of the missing half."""
         known = self.known
-        return replace(
+        return structs.replace(
             known,
             prompt_tokens=known.prompt_tokens if self.has_prompt else max(prompt_tokens, known.prompt_tokens),
             output_tokens=known.output_tokens if self.has_output else max(output_tokens, known.output_tokens),
@@ -152,6 +152,13 @@ _AMBIGUOUS = frozenset(_folded("prompt", "input", "completion", "output"))
 _LONE_COUNTS = frozenset((*_PROMPT, *_OUTPUT, *_TOTAL, *_CACHED, *_PROMPT_DETAILS, *_OUTPUT_DETAILS)) - _AMBIGUOUS
 _UNKNOWN = -1
 """What some servers write for a detail that they did not count."""
+_HOSTED = frozenset(
+    _folded(
+        "server_tool_use", "server_side_tool_usage_details", "tool_usage", "web_search_requests", "num_search_queries",
+        "google_maps_grounding_requests", "citation_tokens", "iterations", "hosted_calls", "heard_calls",
+    )
+)  # fmt: skip
+"""What few reports have: searches and other tools that the provider ran, and several calls behind one answer."""
 
 
 def is_count_name(name: str) -> bool:
@@ -203,16 +210,19 @@ class _Report:
 
     def part(self, *names: str) -> _Report:
         """The first object among `names`; empty without one."""
+        values = self.values
         for name in names:
-            value = self.value(name)
-            if isinstance(value, Mapping | list) and (made := _Report.of(value)).values:
-                return made
+            if name in values:
+                value = values[name][1]
+                if isinstance(value, Mapping | list) and (made := _Report.of(value)).values:
+                    return made
         return _NOTHING
 
     def first(self, *names: str) -> str | None:
         """The first of `names` that is present; null counts as absent."""
+        values = self.values
         for name in names:
-            if name in self.values and self.values[name][1] is not None:
+            if name in values and values[name][1] is not None:
                 return name
         return None
 
@@ -223,7 +233,8 @@ class _Report:
 
     def _counted(self, folded: str) -> int:
         name, value = self.values[folded]
-        value = _as_integer(value)
+        if type(value) is not int:
+            value = _as_integer(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise _Implausible(f"{name} is not a whole number")
         if value < 0:
@@ -270,12 +281,15 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     cached = prompt_details.detail(*_CACHED_IN_DETAILS) or reported.detail(*_CACHED)
     cached_audio = _cached_audio(prompt_details, reported) if cached else 0
     written = reported.detail(*_WRITTEN) or prompt_details.detail(*_WRITTEN_IN_DETAILS)
-    creations = (reported.part("cachecreation"), prompt_details.part("cachecreationtokendetails"))
-    written_1h = max(creation.detail("ephemeral1hinputtokens") for creation in creations)
+    written_1h = max(
+        reported.part("cachecreation").detail("ephemeral1hinputtokens"),
+        prompt_details.part("cachecreationtokendetails").detail("ephemeral1hinputtokens"),
+    )
     reasoning = output_details.detail(*_REASONING) or reported.detail(*_REASONING)
 
     prompt = _with_cache(reported, prompt, output, cached + written, total)
-    researched = any(details.first("citationtokens") for details in (reported, prompt_details))
+    hosted = not (_HOSTED.isdisjoint(reported.values) and _HOSTED.isdisjoint(prompt_details.values))
+    researched = hosted and any(details.first("citationtokens") for details in (reported, prompt_details))
     output, reasoning = _with_reasoning(reported, prompt, output, reasoning, total, apart=researched)
     usage = Usage(
         prompt_tokens=prompt,
@@ -290,6 +304,22 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
         image_input_tokens=prompt_details.detail("imagetokens"),
         image_output_tokens=output_details.detail("imagetokens"),
         service_tier=_tier(reported),
+    )
+    if hosted:
+        usage = _with_hosted(usage, reported, prompt_details)
+    if has_prompt and has_output:
+        return _checked(usage)
+    if not has_prompt:
+        usage = structs.replace(
+            usage, prompt_tokens=max(usage.prompt_tokens, cached + written, usage.audio_input_tokens)
+        )
+    return PartialUsage(_checked(usage), has_prompt, has_output)
+
+
+def _with_hosted(usage: Usage, reported: _Report, prompt_details: _Report) -> Usage:
+    """A usage with what the report says beside the tokens, where it has one of _HOSTED."""
+    return structs.replace(
+        usage,
         web_searches=_searches(reported, prompt_details),
         maps_queries=prompt_details.detail("googlemapsgroundingrequests"),
         citation_tokens=reported.detail("citationtokens") or prompt_details.detail("citationtokens"),
@@ -297,11 +327,6 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
         hosted_calls=_calls_by_kind(reported, "hostedcalls"),
         heard_calls=_calls_by_kind(reported, "heardcalls"),
     )
-    if has_prompt and has_output:
-        return _checked(usage)
-    if not has_prompt:
-        usage = replace(usage, prompt_tokens=max(usage.prompt_tokens, cached + written, usage.audio_input_tokens))
-    return PartialUsage(_checked(usage), has_prompt, has_output)
 
 
 def _cached_audio(prompt_details: _Report, reported: _Report) -> int:
@@ -353,14 +378,14 @@ def _checked(usage: Usage) -> Usage:
 def with_facts(usage: ReportedUsage, service_tier: str | None, web_searches: int) -> ReportedUsage:
     """A usage with what the response says beside it, where the usage itself does not say it."""
     if isinstance(usage, PartialUsage):
-        return replace(usage, known=_with_facts(usage.known, service_tier, web_searches))
+        return structs.replace(usage, known=_with_facts(usage.known, service_tier, web_searches))
     return _with_facts(usage, service_tier, web_searches) if isinstance(usage, Usage) else usage
 
 
 def _with_facts(usage: Usage, service_tier: str | None, web_searches: int) -> Usage:
     if service_tier is None and not web_searches:
         return usage
-    return replace(
+    return structs.replace(
         usage,
         service_tier=usage.service_tier or service_tier,
         web_searches=usage.web_searches or web_searches,

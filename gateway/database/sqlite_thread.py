@@ -11,9 +11,9 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from gateway.database.sqlite_connection import Cursor, core_engine, driver, is_outage, unavailable
@@ -24,8 +24,7 @@ MAX_GROUP = 256
 """Operations per commit: enough to amortise the fsync, few enough to keep the first caller's wait short."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
+class _Job(Struct, frozen=True, eq=False):
     """`grouped` work gets a cursor in a shared transaction, other work its own transaction and a Core connection."""
 
     run: Callable[[Any], Any]

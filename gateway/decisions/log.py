@@ -82,22 +82,29 @@ def pending_row(
 def describe_candidates(observation: Observation, decision: Decision) -> list[dict[str, Any]]:
     """Every candidate with its mask, probability and predictions, each under its own name."""
     rows = []
+    columns: tuple[list[float], ...] = tuple(
+        values.tolist()
+        for values in (decision.probabilities, decision.quality, decision.q_quality, decision.q_cost_usd)
+    )
     usd = np.array([candidate.cost_quantiles_usd for candidate in observation.candidates], np.float64)
     nanousd: list[list[int]] = np.rint(usd * NANOUSD_PER_USD).astype(np.int64).tolist()
-    for index, (candidate, quantiles) in enumerate(zip(observation.candidates, nanousd, strict=True)):
+    lacking = observation.wanted or (0.0,) * len(nanousd)
+    for candidate, wanted, quantiles, probability, quality, q_quality, q_cost in zip(
+        observation.candidates, lacking, nanousd, *columns, strict=True
+    ):
         rows.append(
             {
                 "model": candidate.name,
                 "feasible": candidate.feasible,
                 "why_not": candidate.why_not or None,
-                "probability": _number(decision.probabilities[index]),
-                "quality": _number(decision.quality[index]),
+                "probability": _number(probability),
+                "quality": _number(quality),
                 "cost_nano_usd": round(sum(quantiles) / len(quantiles)),
                 "cost_quantiles_nano_usd": quantiles,
-                "q_quality": _number(decision.q_quality[index]),
-                "q_cost": _number(decision.q_cost_usd[index]),
+                "q_quality": _number(q_quality),
+                "q_cost": _number(q_cost),
                 **({"effort": candidate.effort} if candidate.effort else {}),
-                **({"wanted": wanted} if (wanted := observation.wanted[index] if observation.wanted else 0.0) else {}),
+                **({"wanted": wanted} if wanted else {}),
             }
         )
     return rows
@@ -192,7 +199,7 @@ def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
 
 def _number(value: float) -> float | None:
     """None for NaN, which JSON lacks: some policies predict no values-to-go."""
-    return float(value) if math.isfinite(value) else None
+    return value if math.isfinite(value) else None
 
 
 def completed_columns(

@@ -5,13 +5,17 @@ Malformed or out-of-range values are refused here, with the parameter's name, be
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
+import msgspec
 import orjson
+from msgspec import Struct, structs
 
 from gateway.catalog.addresses import ADDRESS_CAPABILITIES, ANY_ADDRESS
 from gateway.catalog.hosted_tools import PROVIDER_FILES
@@ -62,8 +66,7 @@ _PLAIN_CALL = frozenset({"id", "type", "index", "function", "custom"})
 _PLAIN_FUNCTION = frozenset({"name", "arguments"})
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(Struct, frozen=True, dict=True):
     """A validated chat body. `params` are OpenAI's parameters, `extras` all others.
 
     The provider determines which parameters are sent, and in which form.
@@ -83,10 +86,10 @@ class ChatRequest:
     provider_bound: bool
     session_hint: str | None
     body_sha256: bytes
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = msgspec.field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     """Names of the client's parameters that are sent to no provider."""
-    own_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    own_names: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     """The client's names of translated parameters, by those of chat."""
     mode: str = "chat"
     """The kind of model that can answer: "chat", "embedding" or "moderation"."""
@@ -98,10 +101,11 @@ class ChatRequest:
     """Where it names a file of the operator's account at the provider."""
     forwarded: ForwardedRequest | None = None
     """The request in its own dialect, for providers that have it and run the tools that it asks for."""
-    digests: MessageDigests = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digests", MessageDigests(self.messages))
+    @cached_property
+    def digests(self) -> MessageDigests:
+        """Digests of the beginnings of its messages."""
+        return MessageDigests(self.messages)
 
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
@@ -180,10 +184,10 @@ def with_forwarded(chat: ChatRequest, forwarded: ForwardedRequest) -> ChatReques
     What a translation loses is told with the attempt that is translated.
     """
     lost = (*chat.dropped, *forwarded.lost)
-    chat = replace(chat, dropped=(), forwarded=replace(forwarded, lost=tuple(dict.fromkeys(lost))))
+    chat = structs.replace(chat, dropped=(), forwarded=dataclasses.replace(forwarded, lost=tuple(dict.fromkeys(lost))))
     if not forwarded.required:
         return chat
-    return replace(chat, capabilities=chat.capabilities | forwarded.needs)
+    return structs.replace(chat, capabilities=chat.capabilities | forwarded.needs)
 
 
 def parse_object(body: bytes, limits: LimitSettings) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from gateway.catalog.models import Deployment
 from gateway.clock import Clock
 from gateway.config.settings import RouterSettings
@@ -30,8 +32,7 @@ LATENCIES = 10
 """Latencies that are kept of a deployment, as in LiteLLM."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(Struct, frozen=True):
     """Needs of one call: its session, its expected tokens, and where its prompt is cached."""
 
     session_key: str
@@ -150,7 +151,10 @@ class LoadBalancer:
         return Slot(load, counted_in, tokens, demand.stream, self._clock)
 
     def _load(self, deployment: Deployment) -> _Load:
-        return self._loads.setdefault(deployment.deployment_id, _Load())
+        load = self._loads.get(deployment.deployment_id)
+        if load is None:
+            load = self._loads[deployment.deployment_id] = _Load()
+        return load
 
     def _wait_s(self, deployment: Deployment, demand: Demand) -> int:
         """Seconds until a deployment's limits admit the call; 0: now."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import msgspec
+from msgspec import Struct
+
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.providers.answers import ChunkSource
 from gateway.providers.errors import UpstreamFault
@@ -16,8 +19,7 @@ NO_KEY = "none"
 """Key for a deployment with an address but no key; keeps environment keys from that address."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One attempt at one deployment.
 
     `timeout_s` bounds a complete response, `stream_timeout_s` a stream from request to end, `idle_timeout_s` the wait
@@ -27,8 +29,8 @@ class Call:
     litellm_model: str
     messages: Sequence[Mapping[str, Any]]
     api_base: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-    params: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = None
+    params: Mapping[str, Any] = msgspec.field(default_factory=dict)
     max_tokens: int | None = None
     limited: bool = True
     """False: `max_tokens` is for a provider that cannot do without one; the others are told none."""
@@ -37,18 +39,18 @@ class Call:
     timeout_s: float = 600.0
     stream_timeout_s: float = 600.0
     idle_timeout_s: float = 60.0
-    extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    extra_headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     drop_params: bool = False
     """Drop OpenAI parameters that the provider does not accept, instead of refusing the call."""
-    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: Mapping[str, str] = msgspec.field(default_factory=dict)
     """The operator's arguments for LiteLLM (api_version, aws_..., vertex_...), never the caller's."""
     base_model: str | None = None
     """The model behind a deployment's own name; LiteLLM maps parameters by it."""
     lane: str = "auto"
     """One of `model_list.LANES`."""
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """The caller's parameters beyond OpenAI's: sent only to providers that know them."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """The operator's defaults for this deployment. Callers override them, except those in `extra_body`."""
     allowed_params: frozenset[str] = frozenset()
     """Parameters that the operator allows for this deployment although LiteLLM does not list them."""
@@ -73,6 +75,9 @@ class Call:
     is_chat: bool = True
     """False: inputs to embed or to moderate, in `params`."""
 
+    def __repr__(self) -> str:
+        return f"Call({self.litellm_model!r})"  # neither keys nor the client's words
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderNames:
@@ -84,8 +89,7 @@ class ProviderNames:
     api_base: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """A call with its provider's names and its parameters in the provider's form.
 
     `call` has no limit if none was asked for and the provider can do without. It is sent once: the clients modify
@@ -94,7 +98,7 @@ class Outgoing:
 
     call: Call
     names: ProviderNames
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """Names of the caller's parameters that are not sent."""
 

@@ -15,13 +15,13 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal, Protocol
 
 import aiohttp
 import httpx
+from msgspec import Struct, field
 
 from gateway.clock import NewId, time_ordered_ids
 from gateway.dialects.raw_answer import gemini_cached_audio, gemini_finished
@@ -62,8 +62,7 @@ class AnswerBody(Protocol):
         """Release the connection."""
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(Struct):
     """The HTTP exchange of one call. `reached`: the provider may have received the request.
 
     `organization` is the operator's; LiteLLM and the SDK would read one from the environment.
@@ -72,7 +71,7 @@ class Exchange:
     organization: str | None = None
     streaming: bool = False
     """A stream was requested: only its tail is kept; other responses are kept completely."""
-    new_id: NewId = field(default=time_ordered_ids(time.time), repr=False)
+    new_id: NewId = time_ordered_ids(time.time)
     expected_host: bytes = b""
     """The deployment's host and port, if configured."""
     lookups: bool = False

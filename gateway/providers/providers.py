@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from inspect import signature
 from typing import Any, TypeVar
 
 import httpx
+from msgspec import structs
 
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import GatewayError
@@ -161,8 +161,8 @@ class Upstream:
 
     async def open_stream(self, outgoing: Outgoing) -> UpstreamStream:
         """A stream whose first chunk has arrived. Raises like `complete`."""
-        call = outgoing.call if outgoing.call.stream else replace(outgoing.call, stream=True)
-        prepared = _unsent(call, lambda: self._prepared(replace(outgoing, call=call)))
+        call = outgoing.call if outgoing.call.stream else structs.replace(outgoing.call, stream=True)
+        prepared = _unsent(call, lambda: self._prepared(structs.replace(outgoing, call=call)))
         exchange = self._exchange(call)
         exchange.streaming = True
         deadline = asyncio.get_running_loop().time() + call.stream_timeout_s
@@ -238,7 +238,7 @@ class Upstream:
             return Outgoing(call, found)
         target = self._target(call, found)
         if not call.limited and call.max_tokens is not None and not target.needs_limit:
-            call = replace(call, max_tokens=None)
+            call = structs.replace(call, max_tokens=None)
         formed = shaped(call, target, self._steering)
         if self._acompletion is not None and self._acompletion.goes_to_responses(call, found, formed.arguments):
             formed = at_responses(formed, call)
@@ -300,7 +300,9 @@ class Upstream:
 
 def _in_whole(outgoing: Outgoing) -> Outgoing:
     """The call without a stream."""
-    return replace(outgoing, call=replace(outgoing.call, stream=False)) if outgoing.call.stream else outgoing
+    if not outgoing.call.stream:
+        return outgoing
+    return structs.replace(outgoing, call=structs.replace(outgoing.call, stream=False))
 
 
 def _unsent(call: Call, work: Callable[[], T]) -> T:

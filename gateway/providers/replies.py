@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai, with_facts
 from gateway.dialects.assembly import Assembly
@@ -20,8 +20,7 @@ from gateway.providers.inband import fault_in
 from gateway.providers.wire_source import WireSource, document_payloads, form_of, is_chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """A complete response: the chat completion, and the usage that the provider itself reported."""
 
     body: dict[str, Any]

@@ -168,6 +168,7 @@ class PoolAnswer:
         """Read the complete body into the exchange."""
         async for _ in self:
             pass
+        self._exchange.answer = None  # nothing is left to release, and no cycle of references behind
 
     def close(self) -> None:
         """Release the connection; close it if the body was not read completely."""

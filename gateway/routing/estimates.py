@@ -14,8 +14,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
+
+from msgspec import Struct
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.call_cost import call_bounds, expected_prices
@@ -43,6 +45,7 @@ MARGIN_SHARE = 3
 LEAST_ROOM_SHARE = 8
 """Near the end of the window, our limit is still an eighth of what our own count leaves."""
 _LIKELY = COST_LEVELS.index(0.98)
+_MEDIAN = COST_LEVELS.index(0.5)
 HOLD_SHARE = 4
 """A turn without concurrent ones may hold a quarter of what is left, however long the response."""
 CONTENDED_HOLD_SHARE = 16
@@ -50,8 +53,7 @@ CONTENDED_HOLD_SHARE = 16
 With more concurrent turns each holds half of an equal part."""
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """One model for this turn. `clamped`: `max_tokens` is lower than requested.
 
     `limited`: the client, the operator or the money needs the limit. Otherwise the hold covers the model's longest
@@ -80,8 +82,7 @@ class Estimate:
         return COST_LEVELS[index] if index < len(COST_LEVELS) else 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class TurnTerms:
+class TurnTerms(Struct, frozen=True):
     """Facts of a turn that are the same for every model: request, money, concurrent turns."""
 
     chat: ChatRequest
@@ -166,7 +167,6 @@ def estimate(
         why_not=why_not,
         effort=model.effort,
     )
-    median = costs[COST_LEVELS.index(0.5)]
     return Estimate(
         option=option,
         view=view,
@@ -174,7 +174,7 @@ def estimate(
         max_tokens=max_tokens,
         clamped=limited and max_tokens < most,
         limited=limited,
-        likely_nanousd=min(hold_nanousd, math.ceil(median * NANOUSD_PER_USD)),
+        likely_nanousd=min(hold_nanousd, math.ceil(costs[_MEDIAN] * NANOUSD_PER_USD)),
         matching_tokens=matching,
         matching_age_s=age_s,
         mark=terms.mark,
@@ -216,12 +216,13 @@ def _hold(
     def affordable(nanousd: int) -> int:
         return min(limit, bounds.affordable_output_tokens(nanousd))
 
-    wanted, needed = worst(limit), worst(likely)
+    needed = worst(likely)
     share = max(CONTENDED_HOLD_SHARE, 2 * terms.company) if contended or terms.company > 1 else HOLD_SHARE
     shared_nanousd = available_nanousd if terms.shared_nanousd is None else terms.shared_nanousd
     most = max(needed, shared_nanousd // share)
-    if longest is not None and worst(longest) <= min(most, available_nanousd):
-        return False, limit, worst(longest)
+    if longest is not None and (unlimited := worst(longest)) <= min(most, available_nanousd):
+        return False, limit, unlimited
+    wanted = worst(limit)
     target = min(wanted, most)
     if target <= available_nanousd:
         tokens = limit if target == wanted else affordable(target)

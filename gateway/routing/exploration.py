@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-import numpy as np
 from sqlalchemy import Connection, select, text
 
 from gateway.clock import Clock
@@ -60,6 +59,9 @@ class Spent:
         return Spent(self.extra_nanousd + other.extra_nanousd, self.quality + other.quality)
 
 
+_NOTHING = Spent()
+
+
 class ExplorationBudget:
     """Counts the expected cost of exploration by day (UTC), against a limit.
 
@@ -82,8 +84,8 @@ class ExplorationBudget:
     def today(self) -> Spent:
         """Today's cost: the total of all replicas at the last read, plus this one's unwritten part."""
         day = self._today()
-        known = self._known if day == self._day else Spent()
-        return known.plus(self._unwritten.get(day, Spent()))
+        known, unwritten = self._known if day == self._day else _NOTHING, self._unwritten.get(day)
+        return known if unwritten is None else known.plus(unwritten)
 
     def allows(self) -> bool:
         """True while today's budget is not used up."""
@@ -149,12 +151,14 @@ class ExplorationBudget:
 
 def kind_of(text_stats: F32) -> Kind:
     """The kind of a prompt, by its surface statistics (STATS_DIM,)."""
-    return float(turn_tokens(text_stats)) > LONG_TOKENS, bool(text_stats[_DEMANDING].any())
+    shown: list[float] = text_stats.tolist()
+    return float(turn_tokens(text_stats)) > LONG_TOKENS, any(shown[at] for at in _DEMANDING)
 
 
 def price_of(observation: Observation, decision: Decision) -> Price:
     """The expected cost of a decision's exploration; zero for a deterministic one."""
-    if np.count_nonzero(decision.probabilities) < 2:
+    chances: list[float] = decision.probabilities.tolist()
+    if len(chances) - chances.count(0.0) < 2:
         return Price(0.0, 0.0)
     return price(decision.probabilities, observation.means_usd, decision.quality)
 

@@ -8,7 +8,9 @@ condition, is added by `gateway.routing.estimates` from the current balances.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import Struct, structs
 
 from gateway.catalog.efforts import nearest
 from gateway.catalog.hosted_tools import PROVIDER_FILES
@@ -53,8 +55,7 @@ class RequestedModel:
     preset: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Eligibility:
+class Eligibility(Struct, frozen=True):
     """One model of the catalogue and its reason for exclusion, empty if it is eligible."""
 
     model: Model
@@ -121,7 +122,7 @@ def _with_certain_tools(options: list[Eligibility]) -> list[Eligibility]:
     if not any(option.capable and sure for option, sure in zip(options, certain, strict=True)):
         return options
     return [
-        option if sure or not option.capable else replace(option, why_not=UNCERTAIN_TOOLS)
+        option if sure or not option.capable else structs.replace(option, why_not=UNCERTAIN_TOOLS)
         for option, sure in zip(options, certain, strict=True)
     ]
 
@@ -129,7 +130,7 @@ def _with_certain_tools(options: list[Eligibility]) -> list[Eligibility]:
 def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
     """The options of a turn whose tool loop may move to another model."""
     return [
-        replace(option, why_not=BUSY if option.wait_s else "") if option.why_not == TOOL_LOOP else option
+        structs.replace(option, why_not=BUSY if option.wait_s else "") if option.why_not == TOOL_LOOP else option
         for option in options
     ]
 
@@ -137,7 +138,7 @@ def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
 def without_room(options: Sequence[Eligibility], model: str, wait_s: int) -> list[Eligibility]:
     """The options after a model's last room was taken by another turn."""
     return [
-        replace(option, why_not=BUSY, wait_s=wait_s)
+        structs.replace(option, why_not=BUSY, wait_s=wait_s)
         if option.model.name == model and option.why_not not in EFFORT_REASONS
         else option
         for option in options

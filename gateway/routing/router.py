@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct, structs
 
 from gateway.config.settings import PolicySettings
 from gateway.routing.guard import EFFORT_REASONS, TOOL_LOOP, RequestedModel
@@ -35,8 +36,7 @@ class Shadow:
     model: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(Struct, frozen=True):
     """A decision, and the logged choice of another policy."""
 
     decision: Decision
@@ -106,7 +106,7 @@ class Router:
             # Log the failed policy, because a canary's faults count against it although the rule decided.
             return Routed(decision, Shadow(policy_id=serving.policy.policy_id, model=None))
         if reason is not None and decision.reason == "policy":
-            decision = replace(decision, reason=reason)
+            decision = structs.replace(decision, reason=reason)
         return Routed(decision, self._shadowed(lineup, serving, observation, uniform))
 
     def _serving(self, lineup: ServingPolicies, session_key: str) -> tuple[LoadedPolicy, str | None]:
@@ -116,11 +116,12 @@ class Router:
             return self._rule, "policy-off"
         if mode == "shadow":
             return self._rule, "shadow"
-        in_canary = share(session_key) < self._settings().canary_fraction
-        if lineup.canary is not None and in_canary:
-            return lineup.canary, None
-        if mode == "canary" and not in_canary:
-            return self._rule, None
+        if lineup.canary is not None or mode == "canary":
+            in_canary = share(session_key) < self._settings().canary_fraction
+            if lineup.canary is not None and in_canary:
+                return lineup.canary, None
+            if mode == "canary" and not in_canary:
+                return self._rule, None
         return lineup.champion, None
 
     def _decided(self, served: LoadedPolicy, observation: Observation, uniform: float) -> Decision:

@@ -8,10 +8,11 @@ never meet in one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 from gateway.accounts.sessions import SESSION_ID, normalize_id
 from gateway.catalog.cache_hits import LONGEST_CACHE_S, PROMPT_CACHE_S
@@ -77,8 +78,7 @@ class Answered:
     model: str
 
 
-@dataclass(frozen=True, slots=True)
-class SessionMemory:
+class SessionMemory(Struct, frozen=True):
     """Data for the next turn's observation, stored as JSON with the session's balance."""
 
     last_model: str | None = None
@@ -105,7 +105,7 @@ class SessionMemory:
     def from_json(cls, text: str) -> SessionMemory:
         """Parse the merged memory, ignoring fields of newer versions that serve at the same time."""
         stored = orjson.loads(text)
-        values = {name.name: stored[name.name] for name in fields(cls) if name.name in stored}
+        values = {name: stored[name] for name in cls.__struct_fields__ if name in stored}
         values["warm"] = {model: WarmPrefix(**prefix) for model, prefix in values.get("warm", {}).items()}
         values["answered"] = tuple(Answered(**turn) for turn in values.get("answered", ()))
         return cls(**values)

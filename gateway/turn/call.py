@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
+
+from msgspec import structs
 
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Deployment
@@ -73,7 +74,7 @@ class ProviderCalls:
     async def open_stream(self, attempt: Attempt) -> tuple[Attempt, UpstreamStream]:
         """Start a stream; returns after its first chunk."""
         attempt, stream = await self._reached(attempt, self._upstream.open_stream)
-        return replace(attempt, first_byte_ms=now_ms(self._clock)), stream
+        return structs.replace(attempt, first_byte_ms=now_ms(self._clock)), stream
 
     async def _reached(self, attempt: Attempt, send: Callable[[Outgoing], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
         """Call the provider; retry or fall back after a failure. Each failed attempt resolves its hold."""
@@ -85,11 +86,11 @@ class ProviderCalls:
             sent_ms, sent = int(started_s * 1000), False
             try:
                 outgoing = self._upstream.outgoing(self._call(attempt))
-                attempt = replace(attempt, sent_ms=sent_ms, dropped=_dropped(attempt.context.chat, outgoing))
+                attempt = structs.replace(attempt, sent_ms=sent_ms, dropped=_dropped(attempt.context.chat, outgoing))
                 sent = True
                 answer = await send(outgoing)
             except UpstreamFault as fault:
-                failed = attempt if sent else replace(attempt, sent_ms=sent_ms)
+                failed = attempt if sent else structs.replace(attempt, sent_ms=sent_ms)
                 attempt = await self._next_attempt(failed, fault, failures)
             except GatewayError as error:  # refused before sending
                 await self._background.run(self._settling.release(attempt, status="failed", error_code=error.code))
@@ -160,7 +161,9 @@ class ProviderCalls:
 
     async def _next_attempt(self, attempt: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
         """Resolve a failed attempt's hold; then reserve a retry or a fallback, or raise the fault."""
-        attempt = replace(attempt, failures=(*attempt.failures, failed_attempt(attempt, fault, now_ms(self._clock))))
+        attempt = structs.replace(
+            attempt, failures=(*attempt.failures, failed_attempt(attempt, fault, now_ms(self._clock)))
+        )
         if isinstance(fault, CallRefused):
             attempt.slot.unsent()
         attempt.slot.leave()  # a retry may need the place
@@ -184,7 +187,7 @@ class ProviderCalls:
             attempt.context, choice, attempt.decision_id, None, further.deployments
         )
         if isinstance(reserved, Attempt):
-            reserved = replace(reserved, rates=attempt.rates, failures=attempt.failures)
+            reserved = structs.replace(reserved, rates=attempt.rates, failures=attempt.failures)
         else:
             # The failed attempt's row stays pending; the sweeper closes decisions without an open hold.
             raise _final(fault, failures, attempt.decision_id)

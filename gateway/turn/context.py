@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
+from msgspec import Struct, structs
 
 from gateway.accounts.auth import Caller
 from gateway.catalog.cost import Settlement
@@ -38,7 +38,6 @@ from gateway.turn.fallback import FALLBACK
 from gateway.turn.funds import AvailableFunds, funds_of
 from gateway.turn.headers import TurnHeaders, TurnReport
 from gateway.turn.wrap_up import WRAP_UP
-from policy.features import expected_cost_usd
 from policy.mdp import Observation
 
 
@@ -51,8 +50,7 @@ class Second(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class TurnContext:
+class TurnContext(Struct, frozen=True):
     """A turn before its decision: caller, request, session, and eligible models."""
 
     caller: Caller
@@ -123,7 +121,7 @@ class TurnContext:
     def at_fallback(self, found: guard.Eligibility) -> TurnContext:
         """The turn at a fallback of the requested model."""
         action = found.model.action
-        return replace(
+        return structs.replace(
             self,
             requested=guard.RequestedModel(pinned=found.model.name, preset=None),
             options=[found if option.model.action == action else option for option in self.options],
@@ -142,7 +140,7 @@ class TurnContext:
             )
 
         row = None if self.row is None else replace(self.row, balance=ended(self.row.balance))
-        return replace(self, row=row, tenant=ended(self.tenant))
+        return structs.replace(self, row=row, tenant=ended(self.tenant))
 
     @property
     def funds(self) -> AvailableFunds:
@@ -151,8 +149,10 @@ class TurnContext:
         if most is None:
             return accounts
         if most < accounts.remainder_nanousd:
-            return replace(funds_of(most, "request", most), shared_nanousd=accounts.left_nanousd)
-        return replace(accounts, unspent_nanousd=max(accounts.left_nanousd, min(accounts.unspent_nanousd, most)))
+            return structs.replace(funds_of(most, "request", most), shared_nanousd=accounts.left_nanousd)
+        return structs.replace(
+            accounts, unspent_nanousd=max(accounts.left_nanousd, min(accounts.unspent_nanousd, most))
+        )
 
     @property
     def funds_of_accounts(self) -> AvailableFunds:
@@ -178,8 +178,7 @@ class TurnContext:
         return wrapped_nanousd is not None and self.budget_nanousd <= wrapped_nanousd
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingDecision:
+class RoutingDecision(Struct, frozen=True):
     """A decision with its inputs; `estimate` is the chosen model's."""
 
     observation: Observation
@@ -200,12 +199,10 @@ class RoutingDecision:
     @property
     def expected_usd(self) -> float:
         """The expected cost of the turn on the chosen model."""
-        quantiles = self.observation.candidates[self.routed.decision.action].cost_quantiles_usd
-        return float(expected_cost_usd(np.asarray(quantiles)))
+        return self.observation.means_usd[self.routed.decision.action]
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """A turn with reserved money: one attempt at one deployment under one hold."""
 
     context: TurnContext

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Literal, cast
+
+from msgspec import structs
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration
@@ -58,7 +59,7 @@ class Estimator:
         family = context.asked.parent_session_id or context.session_id
         company = self._held.company((context.caller.tenant_id, family))
         # A note that differs on each turn stands before the conversation: no cached prefix reaches beyond it.
-        memory = replace(context.memory, warm={}) if context.notes else context.memory
+        memory = structs.replace(context.memory, warm={}) if context.notes else context.memory
         terms = TurnTerms(
             chat=context.chat,
             memory=memory,
@@ -89,7 +90,7 @@ class Estimator:
         if context.chat.provider_bound or self._configuration().settings.session.over_budget != "degrade":
             return None
         options = guard.without_tool_loop(context.options)
-        return None if options == context.options else replace(context, options=options)
+        return None if options == context.options else structs.replace(context, options=options)
 
     def shortage(self, context: TurnContext, funds: AvailableFunds, answer_tokens: AnswerTokens) -> Shortage:
         """The reason why no model serves: money is spent or held, or affordable models are busy."""
@@ -150,10 +151,10 @@ class Decider:
             observation, uniform, context.requested, f"{context.caller.tenant_id}/{context.session_id}"
         )
         if moved:
-            routed = replace(routed, decision=replace(routed.decision, reason=ONLY_AFFORDABLE))
+            routed = structs.replace(routed, decision=structs.replace(routed.decision, reason=ONLY_AFFORDABLE))
         self._metrics.decision_seconds.observe(max(0.0, self._clock() - estimated_s + observed_s - started_s))
         if context.fallback:
-            routed = replace(routed, decision=replace(routed.decision, reason=FALLBACK))
+            routed = structs.replace(routed, decision=structs.replace(routed.decision, reason=FALLBACK))
         return RoutingDecision(
             observation=observation,
             routed=routed,
@@ -190,12 +191,12 @@ class Decider:
         names = [candidate.name for candidate in choice.observation.candidates]
         funds = context.funds
         answer_tokens = self._answer_tokens(context, self._observed(context, funds))
-        alone = replace(context, options=[option])
+        alone = structs.replace(context, options=[option])
         (estimated,) = self._estimator.estimates(alone, funds, answer_tokens, patient=False)
         if not estimated.view.feasible or option.model.action not in names:
             return None
-        decision = replace(choice.routed.decision, action=names.index(option.model.action), reason=FALLBACK)
-        return replace(choice, estimate=estimated, routed=replace(choice.routed, decision=decision))
+        decision = structs.replace(choice.routed.decision, action=names.index(option.model.action), reason=FALLBACK)
+        return structs.replace(choice, estimate=estimated, routed=structs.replace(choice.routed, decision=decision))
 
     def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
         """The reason why a turn cannot be paid out of `funds`."""

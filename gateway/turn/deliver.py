@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
+from msgspec import structs
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -96,7 +96,7 @@ class Delivery:
             failures = attempt.failures
             if end.fault is not None:
                 failures = (*failures, failed_attempt(attempt, end.fault, now_ms(self._clock)))
-            ended = replace(attempt, failures=failures)
+            ended = structs.replace(attempt, failures=failures)
             report, bill, error = await self._settling.stream(ended, end, heard, None if transcript is None else keep)
             last = renderer.end(billed(attempt.context, report, bill), error)
             if end.ending == "finished":

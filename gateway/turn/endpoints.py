@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -108,13 +108,13 @@ class Endpoints:
     async def _read_messages(self, body: bytes, betas: str) -> tuple[ChatRequest, Dialect]:
         read = messages_request.to_chat(parse_object(body, self._limits), betas=betas)
         chat = self._as_chat(read.chat, "messages", body, read.dropped, read.forwarded)
-        chat = replace(chat, own_names=read.own_names, effort=chat.effort if read.thinks else "none")
+        chat = structs.replace(chat, own_names=read.own_names, effort=chat.effort if read.thinks else "none")
         return chat, MessagesDialect(read.stop_sequences, forwarded=read.forwarded is not None)
 
     async def _read_completions(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = completions.to_chat(parse_object(body, self._limits))
         chat = self._as_chat(read.chat, "completions", body, ())
-        return replace(chat, own_names=read.own_names), CompletionsDialect(read.prefix, chat.include_usage)
+        return structs.replace(chat, own_names=read.own_names), CompletionsDialect(read.prefix, chat.include_usage)
 
     async def _read_responses(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         fields = parse_object(body, self._limits)
@@ -134,7 +134,8 @@ class Endpoints:
         if session_id is not None and "session_id" not in read.chat:
             read.chat["session_id"] = session_id
         chat = self._as_chat(read.chat, "responses", body, read.dropped, read.forwarded)
-        return replace(chat, own_names=responses_request.OWN_NAMES), ResponsesDialect(read, self._keeper(caller))
+        chat = structs.replace(chat, own_names=responses_request.OWN_NAMES)
+        return chat, ResponsesDialect(read, self._keeper(caller))
 
     def _as_chat(
         self,
@@ -152,7 +153,7 @@ class Endpoints:
         chat = chat_of(fields, self._limits, digest, shallow=True)
         if forwarded is not None:
             return with_forwarded(chat, forwarded)
-        return replace(chat, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
+        return structs.replace(chat, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
 
     async def _resolved(self, caller: Caller, fields: Mapping[str, Any]) -> Any:
         """The input with every `item_reference` replaced by its item."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct, structs
 
 from gateway.ledger.types import Refused, RefusingAccount
 
@@ -11,8 +13,7 @@ Payer = RefusingAccount | Literal["request"]
 """The limit that binds a turn: an account, or the request's own maximum (X-Route-Max-USD)."""
 
 
-@dataclass(frozen=True, slots=True)
-class AvailableFunds:
+class AvailableFunds(Struct, frozen=True):
     """The amount that a turn can spend, now and after others' releases; the limiting account."""
 
     left_nanousd: int
@@ -43,11 +44,11 @@ class AvailableFunds:
 
     def undisturbed(self) -> AvailableFunds:
         """The funds if others released all their holds."""
-        return replace(self, left_nanousd=self.unspent_nanousd)
+        return structs.replace(self, left_nanousd=self.unspent_nanousd)
 
     def all_held(self) -> AvailableFunds:
         """The funds if others held everything."""
-        return replace(self, left_nanousd=0)
+        return structs.replace(self, left_nanousd=0)
 
 
 def funds_of(remainder_nanousd: int, account: Payer, unspent_nanousd: int) -> AvailableFunds:

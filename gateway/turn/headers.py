@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from gateway.accounts.sessions import MAX_EXPECTED_TURNS, SESSION_ID, normalize_id
 from gateway.errors import InvalidRequest
@@ -26,8 +27,7 @@ PARENT_ALIASES = ("x-codex-parent-thread-id", "x-opencode-parent-session")
 """How coding agents name the session of the agent that started this one."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnHeaders:
+class TurnHeaders(Struct, frozen=True):
     """The request headers of one turn."""
 
     session_budget_nanousd: int | None
@@ -83,8 +83,7 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class TurnReport:
+class TurnReport(Struct, frozen=True):
     """Facts about a turn for its client; None where unknown at the start of a stream."""
 
     decision_id: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
+from msgspec import structs
 from starlette.responses import Response
 
 from gateway.accounts.auth import Caller
@@ -147,7 +147,7 @@ class Preparation:
         prompt = await self._counted(chat, (*context.notes, WRAP_UP_NOTE))
         bound_to = sessions.answered_by(context.memory, chat.digests) if chat.provider_bound else None
         options = self._options(context.caller, chat, context.requested, bound_to, prompt.estimate)
-        return replace(
+        return structs.replace(
             context, chat=chat, prompt=prompt, options=options, notes=(*context.notes, WRAP_UP_NOTE), closing=True
         )
 
@@ -185,7 +185,7 @@ class Preparation:
         """The context with a line more in its system prompt, which its hold pays for."""
         prompt = context.prompt + await self._tokens.count([system_message(note)], {})
         options = self._options(context.caller, context.chat, context.requested, bound_to, prompt.estimate)
-        return replace(context, notes=(*context.notes, note), prompt=prompt, options=options)
+        return structs.replace(context, notes=(*context.notes, note), prompt=prompt, options=options)
 
     async def keep_budget(self, context: TurnContext) -> bool:
         """Keep the budget of a first turn that money refuses, for its next turn; True if kept."""
@@ -219,7 +219,7 @@ class Preparation:
             configuration=configuration, breaker=self._breaker, balancer=self._balancer,
         )  # fmt: skip
         if cause is None:
-            return replace(context, stand_in=found)
+            return structs.replace(context, stand_in=found)
         return context if found is None else context.at_fallback(found)
 
     async def _parent(

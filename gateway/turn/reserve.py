@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
 from starlette.responses import Response
-from starlette.types import Receive
 
 from gateway.accounts.auth import Caller
 from gateway.accounts.tenants import SECOND
@@ -18,6 +17,7 @@ from gateway.clock import NewId
 from gateway.decisions import log
 from gateway.decisions.log import pending_row
 from gateway.errors import NotFound
+from gateway.http import Watch
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Refused, Reserve, Reserved, ReserveOutcome
@@ -73,7 +73,7 @@ class Reservations:
         """The amount that a turn leaves for the session's last answer, whose context this is."""
         return self._decider.kept_nanousd(closing)
 
-    async def decide_and_reserve(self, context: TurnContext, receive: Receive | None) -> Attempt | Response:
+    async def decide_and_reserve(self, context: TurnContext, watch: Watch | None) -> Attempt | Response:
         """Decide and reserve, waiting for money that others hold. Raises ClientLeft on a disconnect."""
         found = await self._try_to_reserve(context, patient=context.outage is None)
         if not isinstance(found, Shortage):
@@ -81,7 +81,7 @@ class Reservations:
         if context.outage is not None or not found.held:
             raise exhausted(context, found)
         waiting = self._wait_and_reserve(context, found)
-        return await (waiting if receive is None else run_until_disconnect(receive, waiting))
+        return await (waiting if watch is None else run_until_disconnect(watch, waiting))
 
     async def _wait_and_reserve(self, context: TurnContext, found: Shortage) -> Attempt | Response:
         """Retry when money is released, at last for a shorter response. Raises 429, or 402 if spent."""
@@ -109,7 +109,7 @@ class Reservations:
             if isinstance(choice, Shortage):
                 return choice
             if share := second_share(policy.judge, context):
-                choice = replace(choice, second_share=share)
+                choice = structs.replace(choice, second_share=share)
             decision_id = self._new_id("dec")
             row = pending_row(
                 choice.observation,
@@ -134,7 +134,7 @@ class Reservations:
             if isinstance(answer, Full):
                 model = choice.estimate.option.model.name
                 options = guard.without_room(context.options, model, answer.wait_s)
-                context = replace(context, options=options)
+                context = structs.replace(context, options=options)
                 if model == context.requested.pinned and context.stand_in is not None:
                     context = context.at_fallback(context.stand_in)
                 continue
@@ -153,7 +153,7 @@ class Reservations:
         if standing.session is None and context.parent_session_id is not None:
             above = await self._ledger.snapshot(context.caller.tenant_id, context.parent_session_id)
             chain = None if above is None or above.session is None else above.session.as_parent
-        return replace(context, row=standing.session, tenant=standing.tenant, chain=chain)
+        return structs.replace(context, row=standing.session, tenant=standing.tenant, chain=chain)
 
     async def reserve(
         self,
@@ -186,7 +186,7 @@ class Reservations:
                 slot.unsent()
         if not isinstance(reserved, Reserved):
             return reserved
-        return replace(attempt, session=reserved.session, tenant=reserved.tenant, rates=reserved.reading)
+        return structs.replace(attempt, session=reserved.session, tenant=reserved.tenant, rates=reserved.reading)
 
     async def _reserve_money(self, attempt: Attempt, row: dict[str, Any] | None) -> ReserveOutcome:
         """Reserve an attempt's money, and keep its lease."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
+from msgspec import structs
 
 from gateway.accounts import tenants
 from gateway.accounts.auth import SECOND_KEY_ID, Caller
@@ -129,7 +130,7 @@ def repeated(chat: ChatRequest, model: str, *, may_drop: bool) -> ChatRequest:
     if may_drop or "store" in chat.params:
         params["store"] = False
     kept = VENDOR_FIELDS - _NOT_REPEATED_EXTRAS
-    return replace(
+    return structs.replace(
         chat,
         model=model,
         params=params,

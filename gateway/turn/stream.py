@@ -16,12 +16,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
+from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.catalog.usage import ReportedUsage
 from gateway.dialects.chat import generated_texts
 from gateway.dialects.sse import data_frame
 from gateway.errors import GatewayError
+from gateway.http import WATCH, OnLeave, Watch
 from gateway.providers.errors import BrokenFault, UpstreamFault
 
 _log = logging.getLogger("seqroute.streaming")
@@ -302,7 +304,24 @@ class ClientLeft(Exception):
     """The client disconnected before its response was ready."""
 
 
-async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+def watch_of(request: Request) -> Watch:
+    """The watch for a request's disconnect: the server's, or a task that waits for its message."""
+    watch: Watch | None = request.scope.get("extensions", {}).get(WATCH)
+    return watch or by_receiving(request.receive)
+
+
+def by_receiving(receive: Receive) -> Watch:
+    """A watch of any server's request, whose body has been read."""
+
+    def watch(on_leave: OnLeave) -> Callable[[], object]:
+        watching = asyncio.ensure_future(_disconnected(receive))
+        watching.add_done_callback(lambda done: None if done.cancelled() else on_leave())
+        return watching.cancel
+
+    return watch
+
+
+async def run_until_disconnect(watch: Watch, work: Coroutine[Any, Any, T]) -> T:
     """Await `work`, cancelling it when the client disconnects; call it after reading the body.
 
     Waits until a cancelled `work` has cleaned up. Raises ClientLeft after a disconnect.
@@ -311,14 +330,13 @@ async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -
     assert task is not None
     waiting, left = True, False
 
-    def leave(_: asyncio.Task[None]) -> None:
+    def leave() -> None:
         nonlocal left
         if waiting:
             left = True
             task.cancel()
 
-    watching = asyncio.ensure_future(_disconnected(receive))
-    watching.add_done_callback(leave)
+    stop = watch(leave)
     try:
         return await work
     except (asyncio.CancelledError, Exception):
@@ -328,7 +346,7 @@ async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -
         raise
     finally:
         waiting = False
-        watching.cancel()
+        stop()
         if left:
             task.uncancel()
 

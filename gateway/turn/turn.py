@@ -16,12 +16,12 @@ stay consistent. Every outcome - a response, an error, a disconnect, a cancellat
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from weakref import WeakSet
 
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive
+from starlette.types import ASGIApp
 
 from gateway.accounts.auth import Authenticator, Caller
 from gateway.accounts.sessions import session_paused
@@ -31,7 +31,7 @@ from gateway.dialects.chat import ChatDialect
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.errors import SessionBudgetExceeded, TenantBudgetExceeded
-from gateway.http import header_map, read_body
+from gateway.http import Watch, header_map, read_body
 from gateway.routing import guard
 from gateway.routing import session as sessions
 from gateway.tasks import Background
@@ -43,7 +43,7 @@ from gateway.turn.headers import read_turn_headers
 from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
 from gateway.turn.stall_rule import StallRule
-from gateway.turn.stream import ClientLeft, StreamPump, run_until_disconnect
+from gateway.turn.stream import ClientLeft, StreamPump, run_until_disconnect, watch_of
 
 ReadRequest = Callable[[bytes, Caller], Awaitable[tuple[ChatRequest, Dialect]]]
 """Parses a body to a chat request and its dialect. Raises InvalidRequest, NotFound."""
@@ -88,7 +88,8 @@ class Turns:
         """Serve one turn in any dialect; `read` parses the body."""
         headers = header_map(request)
         caller = await self._authenticator.caller(headers)
-        body = await read_body(request, self._limits)
+        body = await read_body(request, self._limits, headers)
+        watch = watch_of(request)
         chat, dialect = await read(body, caller)
         asked = read_turn_headers(headers)
         claim = self._preparation.claim(chat, asked)
@@ -100,7 +101,7 @@ class Turns:
             # Siblings that start together have read the same balance of their parent, and share what it has.
             with self._reservations.arriving(caller, asked.parent_session_id or session_id):
                 context = await self._preparation.prepare(caller, session_id, place, chat, dialect, asked, claim)
-                attempt = await self._reserved(context, request.receive)
+                attempt = await self._reserved(context, watch)
         except ClientLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         if isinstance(attempt, Response):
@@ -112,7 +113,7 @@ class Turns:
             # A client with a key may retry: a cancelled call would be made and paid for twice.
             return await self._background.run(self._complete(attempt))
         try:
-            return await run_until_disconnect(request.receive, self._complete(attempt))
+            return await run_until_disconnect(watch, self._complete(attempt))
         except ClientLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -133,15 +134,15 @@ class Turns:
         if second is not None:
             options = [each for each in context.options if each.model.action == second.action]
             guard.refuse_when_none(options, chat, context.prompt.estimate)
-            context = replace(context, options=options, stand_in=None, second=second)
+            context = structs.replace(context, options=options, stand_in=None, second=second)
         attempt = await self._reservations.decide_and_reserve(context, None)
         answer = attempt if isinstance(attempt, Response) else await self._complete(attempt)
         return bytes(answer.body)
 
-    async def _reserved(self, context: TurnContext, receive: Receive) -> Attempt | Response:
+    async def _reserved(self, context: TurnContext, watch: Watch) -> Attempt | Response:
         """The reserved attempt; a turn that money refuses is counted, and a first one leaves its budget."""
         try:
-            return await self._ordinary_or_last(context, receive)
+            return await self._ordinary_or_last(context, watch)
         except (SessionBudgetExceeded, TenantBudgetExceeded) as error:
             await self._background.run(self._refuse(context, error.code))
             raise
@@ -150,7 +151,7 @@ class Turns:
         stored = await self._preparation.keep_budget(context) or context.row is not None
         self._delivery.refusal(context, code, stored=stored)
 
-    async def _ordinary_or_last(self, context: TurnContext, receive: Receive) -> Attempt | Response:
+    async def _ordinary_or_last(self, context: TurnContext, watch: Watch) -> Attempt | Response:
         """Reserve an ordinary turn, or, in a session with wrap-up, its last answer when only that is left."""
         if context.row is not None and context.row.state == "paused":
             raise session_paused(context.session_id)
@@ -158,16 +159,16 @@ class Turns:
             raise wrapped_up(context)
         await self._stall_rule.check(context)
         if context.chat.mode != "chat" or not self._wraps_up(context):
-            return await self._reservations.decide_and_reserve(context, receive)
+            return await self._reservations.decide_and_reserve(context, watch)
         closing = await self._preparation.closing(context)
         kept_nanousd = self._reservations.kept_nanousd(closing)
         if context.row is not None:  # another conversation of the session may need more
             kept_nanousd = max(kept_nanousd, context.row.kept_nanousd)
-        ordinary = replace(context, kept_nanousd=kept_nanousd, decides_kept=kept_nanousd > 0)
+        ordinary = structs.replace(context, kept_nanousd=kept_nanousd, decides_kept=kept_nanousd > 0)
         try:
-            return await self._reservations.decide_and_reserve(ordinary, receive)
+            return await self._reservations.decide_and_reserve(ordinary, watch)
         except (SessionBudgetExceeded, TenantBudgetExceeded):
-            return await self._reservations.decide_and_reserve(closing, receive)
+            return await self._reservations.decide_and_reserve(closing, watch)
 
     def _wraps_up(self, context: TurnContext) -> bool:
         """True if this session ends with a last answer: as the client asks, else its tenant, else the operator."""

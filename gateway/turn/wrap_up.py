@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.call_cost import call_bounds
@@ -43,11 +44,11 @@ def closing_request(chat: ChatRequest) -> ChatRequest:
     A conversation that contains tool calls keeps the definitions of its tools, which some providers require.
     """
     if chat.forwarded is not None:
-        chat = replace(chat, forwarded=chat.forwarded.closing())
+        chat = structs.replace(chat, forwarded=chat.forwarded.closing())
     params: Mapping[str, Any] = {name: value for name, value in chat.params.items() if name not in _TOOL_PARAMS}
     if _calls_tools(chat.messages) and chat.params.get("tools"):
-        return replace(chat, params={**params, "tools": chat.params["tools"], "tool_choice": "none"})
-    return replace(chat, params=params, capabilities=chat.capabilities - {"tools"})
+        return structs.replace(chat, params={**params, "tools": chat.params["tools"], "tool_choice": "none"})
+    return structs.replace(chat, params=params, capabilities=chat.capabilities - {"tools"})
 
 
 def _calls_tools(messages: Sequence[Mapping[str, Any]]) -> bool:

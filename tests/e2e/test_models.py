@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from gateway.database.tables import decisions
 from gateway.routing.router import share

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from gateway.providers.direct import PLAIN_PROVIDERS
 from gateway.providers.providers import Call, Outgoing, Upstream

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import orjson
+from msgspec import structs
 
 from gateway.catalog.models import Catalog, Deployment, Model
 from gateway.catalog.prices import Prices
@@ -61,4 +62,4 @@ def chat(messages: Any = "hello", **fields: Any) -> ChatRequest:
 def remember(memory: SessionMemory, **turn: Any) -> SessionMemory:
     """The memory after a turn with `messages`, as the ledger merges it."""
     turn["digests"] = MessageDigests(turn.pop("messages"))
-    return SessionMemory.from_json(merge_memory(orjson.dumps(memory).decode(), memory_update(**turn)))
+    return SessionMemory.from_json(merge_memory(orjson.dumps(structs.asdict(memory)).decode(), memory_update(**turn)))

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from policy.exploration import GREEDY, Exploration, Price, action_probabilities, draw, price
 from policy.mdp import PolicyFault

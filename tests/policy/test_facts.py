@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from policy.facts import CANDIDATE_FACTS, SESSION_FACTS, Circumstances, observation_of, pack, unpack
 from policy.features import decode, encode

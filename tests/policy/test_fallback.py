@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from policy.fallback import WithFallback
 from policy.mdp import Decision, Observation, PolicyFault
@@ -71,7 +72,7 @@ def test_any_exception_gives_the_rules_choice_in_the_same_turn(error: Exception)
         replace(GOOD, action=-1),
         replace(GOOD, action=3),
         replace(GOOD, action=True),
-        replace(GOOD, action=0.0),  # type: ignore[arg-type]
+        replace(GOOD, action=0.0),
         replace(GOOD, propensity=0.5),
         replace(GOOD, propensity=float("nan")),
         replace(GOOD, probabilities=np.array([0.5, 0.5], np.float32), propensity=0.5),

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from policy import features
 from policy.mdp import COST_LEVELS, COST_MASSES

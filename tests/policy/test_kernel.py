@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from policy.features import STATE_DIM
 from policy.kernel import KernelQuality, PartedLandmarks, kernel
@@ -97,7 +98,7 @@ def test_arrays_come_back_and_foreign_shapes_are_refused() -> None:
 def test_an_observation_of_foreign_features_is_a_fault() -> None:
     seen = observation([candidate("small")])
     with pytest.raises(PolicyFault, match="encoded"):
-        model().predict(replace(seen, text=np.zeros(3, np.float32)))
+        model().predict(structs.replace(seen, text=np.zeros(3, np.float32)))
 
 
 @pytest.mark.parametrize("width", [[300.0, 200.0], [300.0]])

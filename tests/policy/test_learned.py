@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from policy.catalogue_statistics import NOTHING_KNOWN, CatalogueStatistics
 from policy.checkpoint import load, save
@@ -73,7 +74,7 @@ def test_a_model_added_by_price_and_prior_alone_is_chosen_without_training() -> 
     newcomer = candidate("brand-new", 0.0015, 0.99)
     assert shipped().decide(observation(weak), 0.0).action < 2
     assert shipped().decide(observation([*weak, newcomer]), 0.0).action == 2
-    removed = observation([replace(weak[0], feasible=False, why_not="removed"), weak[1]])
+    removed = observation([structs.replace(weak[0], feasible=False, why_not="removed"), weak[1]])
     assert shipped().decide(removed, 0.0).action == 1
 
 
@@ -138,7 +139,7 @@ def test_anything_not_finite_is_a_policy_fault(where: str) -> None:
     if where == "layers":
         found["curves"]["bias"][0] = np.nan
     elif where == "lambda":
-        view = replace(view, lambda_per_usd=float("nan"))
+        view = structs.replace(view, lambda_per_usd=float("nan"))
     else:
         view = observation([candidate("a", cost_usd=float("nan")), candidate("b")])
     with pytest.raises(PolicyFault, match="finite"):

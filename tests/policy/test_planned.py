@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from policy.mdp import COST_LEVELS, COST_MASSES, Observation
 from policy.planned import Planner
@@ -155,7 +156,7 @@ def test_the_conversation_is_the_prompt_without_the_turns_own_text() -> None:
     seen = observation([candidate("small", input_tokens=1100)])
     stats = np.zeros_like(seen.text_stats)
     stats[STAT_NAMES.index("log_chars")] = np.log1p(400) / 12.0
-    assert context_tokens(replace(seen, text_stats=stats)) == pytest.approx(1000.0, abs=0.1)
+    assert context_tokens(structs.replace(seen, text_stats=stats)) == pytest.approx(1000.0, abs=0.1)
 
 
 def test_a_table_of_before_takes_bill_and_answer_to_be_independent() -> None:

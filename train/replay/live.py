@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import orjson
+from msgspec import structs
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.models import Model
@@ -105,7 +106,7 @@ def live_vectors(graded: Graded, training: I64) -> LiveVectors:
     text = np.stack([turn.text for turn in turns])
     if kind != "text" and graded.embedding is not None:
         kind, text = "embedding", project_directions(unit_rows(graded.embedding), training, TEXT_DIM)
-    shown = [replace(turn, text=row) for turn, row in zip(turns, text, strict=True)]
+    shown = [structs.replace(turn, text=row) for turn, row in zip(turns, text, strict=True)]
     return LiveVectors(
         text=text,
         stats=np.stack([turn.text_stats for turn in turns]),

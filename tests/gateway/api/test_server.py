@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import server as served
 from gateway.api.server import STATE_KEY, BoundedHttp, HttpLimits, Shedding
 from gateway.errors import GatewayError, Overloaded
+from gateway.http import WATCH
 
 LIMIT = 4096
 PATIENT = HttpLimits(header_bytes=LIMIT)
@@ -44,9 +45,9 @@ async def _pieces() -> AsyncIterator[bytes]:
         yield piece
 
 
-def configured(keep_alive_s: int = 5) -> uvicorn.Config:
+def configured(app: ASGIApp = echo, keep_alive_s: int = 5) -> uvicorn.Config:
     config = uvicorn.Config(
-        echo, http=BoundedHttp, lifespan="off", log_level="critical", ws="none", timeout_keep_alive=keep_alive_s
+        app, http=BoundedHttp, lifespan="off", log_level="critical", ws="none", timeout_keep_alive=keep_alive_s
     )
     config.load()
     return config
@@ -54,9 +55,9 @@ def configured(keep_alive_s: int = 5) -> uvicorn.Config:
 
 @asynccontextmanager
 async def connected(
-    limits: HttpLimits = PATIENT, keep_alive_s: int = 5
+    limits: HttpLimits = PATIENT, app: ASGIApp = echo, keep_alive_s: int = 5
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    config, state = configured(keep_alive_s), uvicorn.server.ServerState()
+    config, state = configured(app, keep_alive_s), uvicorn.server.ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: BoundedHttp(config, state, {STATE_KEY: limits}, asyncio.get_running_loop()), "127.0.0.1", 0
     )
@@ -535,3 +536,43 @@ async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.Monkey
         await wire.gone.wait()
     assert seen == [False]
     protocol.connection_lost(ConnectionResetError())
+
+
+@pytest.mark.parametrize("size", [4, 300_000])
+async def test_a_watch_is_told_once_that_the_client_left_whatever_the_size_of_its_body(size: int) -> None:
+    reading, told = asyncio.Event(), []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Request(scope, receive).body()
+        left = asyncio.Event()
+
+        def on_leave() -> None:
+            told.append(scope["path"])
+            left.set()
+
+        scope["extensions"][WATCH](on_leave)
+        reading.set()
+        await asyncio.wait_for(left.wait(), 10)
+
+    async with connected(app=app) as (_, writer):
+        writer.write(post("/watched", b"x" * size))
+        await asyncio.wait_for(reading.wait(), 10)
+        writer.close()
+    assert told == ["/watched"]
+
+
+async def test_a_watch_that_has_ended_is_told_nothing() -> None:
+    told: list[str] = []
+    ended = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Request(scope, receive).body()
+        scope["extensions"][WATCH](lambda: told.append(scope["path"]))()
+        ended.set()
+        assert (await receive())["type"] == "http.disconnect"
+
+    async with connected(app=app) as (_, writer):
+        writer.write(post("/watched", b"body"))
+        await asyncio.wait_for(ended.wait(), 10)
+        writer.close()
+    assert told == []

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.catalog.models import Catalog, Model
 from gateway.config.settings import RateQuota, RouterSettings
@@ -165,7 +166,7 @@ def test_a_model_outside_the_tool_loop_is_busy_only_once_the_loop_may_move() -> 
 def refusal(*reasons: str) -> GatewayError:
     options = [Eligibility(model(f"m{number}"), (), reason) for number, reason in enumerate(reasons)]
     with pytest.raises(GatewayError) as refused:
-        refuse_when_none(options, replace(chat(), model="nope"), 9_000)
+        refuse_when_none(options, structs.replace(chat(), model="nope"), 9_000)
     return refused.value
 
 
@@ -229,7 +230,7 @@ def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
         chat(), requested, models, healthy_breaker(), IDLE, allow_lists=(), bound_to=None, prompt_tokens=1
     )
     with pytest.raises(InvalidRequest) as refused:
-        refuse_when_none(options, replace(chat(), model="vectors"), 1)
+        refuse_when_none(options, structs.replace(chat(), model="vectors"), 1)
     assert refused.value.message == "model: no model can serve this request: it is not a chat model"
 
 

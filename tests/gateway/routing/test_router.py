@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gateway.config.settings import PolicySettings
 from gateway.routing.guard import RequestedModel
@@ -86,10 +87,12 @@ def with_lengths() -> LoadedPolicy:
 
 def test_the_champion_predicts_lengths_from_the_state_that_is_logged() -> None:
     lineup = ServingPolicies(with_lengths())
-    unestimated = replace(BOTH, candidates=())
+    unestimated = structs.replace(BOTH, candidates=())
     found = router(lineup).answer_tokens(unestimated, 500, 2)
     assert set(found) == {"small"}
-    logged = encode_state(replace(BOTH, candidates=tuple(replace(c, input_tokens=500) for c in BOTH.candidates)))
+    logged = encode_state(
+        structs.replace(BOTH, candidates=tuple(structs.replace(c, input_tokens=500) for c in BOTH.candidates))
+    )
     assert lineup.champion.lengths is not None
     assert found == lineup.champion.lengths.by_model(logged)
     assert found["small"][0] == pytest.approx(100.0 * 501.0 ** (1 / 12), rel=1e-5)
@@ -102,7 +105,7 @@ def test_without_a_head_or_with_policies_off_models_keep_their_own_distribution(
 
 def test_a_turn_that_cannot_be_encoded_counts_as_a_fault_and_has_no_predicted_lengths() -> None:
     faults = Faults()
-    broken = replace(BOTH, text=np.full_like(BOTH.text, np.nan))
+    broken = structs.replace(BOTH, text=np.full_like(BOTH.text, np.nan))
     assert router(ServingPolicies(with_lengths()), faults).answer_tokens(broken, 500, 2) == {}
     assert faults.count == 1
 
@@ -111,7 +114,7 @@ def test_a_turn_that_cannot_be_encoded_counts_as_a_fault_and_has_no_predicted_le
 
 
 def test_a_pin_is_executed_with_probability_one_and_says_so() -> None:
-    only_big = observation([replace(SMALL, feasible=False, why_not="not the pinned model"), BIG])
+    only_big = observation([structs.replace(SMALL, feasible=False, why_not="not the pinned model"), BIG])
     decision = decide(router(ServingPolicies(CHAMPION)), only_big, PINNED)
     assert (decision.action, decision.reason, decision.propensity, decision.policy_id) == (
         1, "pinned", 1.0, "rule:forced",
@@ -135,7 +138,7 @@ def test_a_pin_is_executed_with_probability_one_and_says_so() -> None:
     ],
 )
 def test_when_one_is_left_the_reason_says_what_took_the_others(why_not: list[str], reason: str) -> None:
-    others = [replace(SMALL, feasible=False, why_not=why) for why in why_not]
+    others = [structs.replace(SMALL, feasible=False, why_not=why) for why in why_not]
     seen = observation([*others, BIG])
     assert forced_reason(seen) == reason
     decision = decide(router(ServingPolicies(served(Broken(lambda: 1 / 0)))), seen)
@@ -144,7 +147,7 @@ def test_when_one_is_left_the_reason_says_what_took_the_others(why_not: list[str
 
 @given(st.lists(st.tuples(st.floats(1e-9, 10.0), st.booleans()), min_size=1, max_size=8))
 def test_a_forced_choice_is_the_cheapest_feasible_one(candidates: list[tuple[float, bool]]) -> None:
-    views = [replace(candidate(f"m{k}", cost), feasible=may) for k, (cost, may) in enumerate(candidates)]
+    views = [structs.replace(candidate(f"m{k}", cost), feasible=may) for k, (cost, may) in enumerate(candidates)]
     if not any(may for _, may in candidates):
         return
     action = forced(observation(views), "x").action
@@ -270,11 +273,11 @@ def test_while_a_rule_is_champion_the_configurations_presets_hold_and_a_publishe
 
 
 def infeasible_choice() -> Decision:
-    return replace(Strongest().decide(BOTH, 0.5), action=7)
+    return structs.replace(Strongest().decide(BOTH, 0.5), action=7)
 
 
 def wrong_propensity() -> Decision:
-    return replace(Strongest().decide(BOTH, 0.5), propensity=0.3)
+    return structs.replace(Strongest().decide(BOTH, 0.5), propensity=0.3)
 
 
 def fault() -> Decision:

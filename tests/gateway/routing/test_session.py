@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gateway.accounts.sessions import SESSION_ID, normalize_id
 from gateway.dialects.message_digests import MessageDigests
@@ -112,7 +112,7 @@ def test_a_session_without_an_id_is_over_when_it_was_closed_or_quiet_for_longer_
 
 def test_memory_survives_its_json() -> None:
     memory = remembered(remembered(), model="big", tool_error=True, at_ms=2_000)
-    assert SessionMemory.from_json(orjson.dumps(memory).decode()) == memory
+    assert SessionMemory.from_json(orjson.dumps(structs.asdict(memory)).decode()) == memory
     assert SessionMemory.from_json("{}") == SessionMemory()
     assert SessionMemory.from_json('{"failures": 2, "of_a_newer_version": [1]}') == SessionMemory(failures=2)
 
@@ -210,11 +210,11 @@ def test_the_memory_of_answered_turns_is_bounded() -> None:
     for number in range(3 * MAX_ANSWERED):
         memory = remembered(memory, messages=[{"role": "user", "content": str(number)}])
     assert len(memory.answered) == MAX_ANSWERED
-    assert len(orjson.dumps(memory)) < 4_000
+    assert len(orjson.dumps(structs.asdict(memory))) < 4_000
 
 
 def test_a_view_averages_the_scores_and_counts_seconds() -> None:
-    memory = replace(remembered(at_ms=1_000), failures=2)
+    memory = structs.replace(remembered(at_ms=1_000), failures=2)
     seen = sessions.view(
         memory, turn=3, expected_turns=9, budget_usd=1.0, remaining_usd=0.5, tenant_remaining_usd=9.0, spent_usd=0.5,
         quality_count=2, quality_sum=1.5, last_quality=0.5, tool_loop=True, at_ms=3_500,

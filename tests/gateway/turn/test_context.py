@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from gateway.catalog.cost import estimated
 from gateway.errors import RateLimited, SessionBudgetExceeded, TenantBudgetExceeded

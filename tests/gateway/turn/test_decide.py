@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration

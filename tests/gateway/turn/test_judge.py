@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy import insert, select
 
 from gateway.accounts import tenants
@@ -87,13 +88,13 @@ def test_answers_are_drawn_by_their_id_and_the_judge_s_own_and_empty_ones_never(
     turn = attempt()
     ids = [f"dec_{i}" for i in range(40)]
     for decision_id in ids:
-        half.offer(replace(turn, decision_id=decision_id), "an answer")
+        half.offer(structs.replace(turn, decision_id=decision_id), "an answer")
     drawn = [half._waiting.get_nowait().decision_id for _ in range(half._waiting.qsize())]
     assert drawn == [decision_id for decision_id in ids if share(decision_id) < 0.5]
     every, _ = judge()
     every.offer(turn, "  ")
-    own = replace(turn.context, caller=Caller(tenants.JUDGE_TENANT, JUDGE_KEY_ID, "tenant", False, None))
-    every.offer(replace(turn, context=own), "an answer")
+    own = structs.replace(turn.context, caller=Caller(tenants.JUDGE_TENANT, JUDGE_KEY_ID, "tenant", False, None))
+    every.offer(structs.replace(turn, context=own), "an answer")
     judge(settings=None)[0].offer(turn, "an answer")
     assert every._waiting.empty()
 
@@ -101,7 +102,7 @@ def test_answers_are_drawn_by_their_id_and_the_judge_s_own_and_empty_ones_never(
 def test_a_full_queue_drops_what_comes_and_holds_only_so_much_of_it() -> None:
     made, metrics = judge()
     for i in range(WAITING + 3):
-        made.offer(replace(attempt(), decision_id=f"dec_{i}"), "x" * 2 * ANSWER_CHARS)
+        made.offer(structs.replace(attempt(), decision_id=f"dec_{i}"), "x" * 2 * ANSWER_CHARS)
     assert counted(metrics, "dropped") == 3
     assert len(made._waiting.get_nowait().answer) == ANSWER_CHARS
 

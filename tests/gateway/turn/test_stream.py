@@ -15,7 +15,14 @@ from gateway.dialects.sse import DONE_FRAME, data_frame
 from gateway.errors import LedgerUnavailable
 from gateway.providers.errors import BrokenFault
 from gateway.tasks import Background
-from gateway.turn.stream import ClientLeft, EventStreamResponse, StreamEnd, StreamPump, run_until_disconnect
+from gateway.turn.stream import (
+    ClientLeft,
+    EventStreamResponse,
+    StreamEnd,
+    StreamPump,
+    by_receiving,
+    run_until_disconnect,
+)
 
 
 def delta(text: str) -> dict[str, Any]:
@@ -296,7 +303,7 @@ async def test_work_runs_to_its_end_while_the_client_stays() -> None:
         await asyncio.sleep(0.01)
         return "done"
 
-    assert await run_until_disconnect(client.receive, work()) == "done"
+    assert await run_until_disconnect(by_receiving(client.receive), work()) == "done"
 
 
 async def test_work_is_cancelled_and_has_cleaned_up_when_the_client_leaves() -> None:
@@ -312,7 +319,7 @@ async def test_work_is_cancelled_and_has_cleaned_up_when_the_client_leaves() -> 
 
     asyncio.get_running_loop().call_later(0.02, client.leave)
     with pytest.raises(ClientLeft):
-        await run_until_disconnect(client.receive, work())
+        await run_until_disconnect(by_receiving(client.receive), work())
     assert steps == ["cleaned up"]
 
 
@@ -321,4 +328,4 @@ async def test_errors_of_the_work_are_its_own() -> None:
         raise BrokenFault("cut")
 
     with pytest.raises(BrokenFault):
-        await run_until_disconnect(Client().receive, work())
+        await run_until_disconnect(by_receiving(Client().receive), work())

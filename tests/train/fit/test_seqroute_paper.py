@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from msgspec import structs
 
 from policy.text import TEXT_DIM
 from tests.policy.observations import candidate, observation
@@ -70,7 +71,7 @@ def test_lambda_prices_the_immediate_cost_alone() -> None:
     # .5 - lambda .1 falls below 0 at 5 a dollar.
     assert linear(lambda_per_usd=4.9).decide(seen, 0.5).action == 1
     assert linear(lambda_per_usd=5.1).decide(seen, 0.5).action == 0
-    assert linear().decide(replace(seen, lambda_per_usd=5.1), 0.5).action == 0
+    assert linear().decide(structs.replace(seen, lambda_per_usd=5.1), 0.5).action == 0
 
 
 def test_a_model_it_was_not_trained_on_is_chosen_only_when_nothing_else_may_be() -> None:
