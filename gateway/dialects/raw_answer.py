@@ -14,6 +14,7 @@ import orjson
 
 from gateway.catalog.usage import counts_by_modality
 
+_ERROR, _BLOCKED = b'"error"', b'"blockReason"'
 _FINISH = b'"finishReason"'
 _USAGE = b'"usageMetadata"'
 _BY_MODEL = frozenset({"args", "arguments", "input", "parameters"})
@@ -35,11 +36,29 @@ def gemini_cached_audio(raw: bytes | bytearray) -> int:
     return 0
 
 
+def last_error(tail: bytes | bytearray) -> dict[str, Any] | None:
+    """The last event or line of a stream that reports an error; None without one."""
+    for line in reversed(bytes(tail).splitlines()):
+        if _ERROR not in line:
+            continue
+        try:
+            event = orjson.loads(line.removeprefix(b"data:"))
+        except ValueError:
+            continue
+        if isinstance(event, dict) and (event.get("error") or event.get("type") == "error"):
+            return event
+    return None
+
+
 def gemini_finished(tail: bytes | bytearray) -> bool:
-    """True if an event of Gemini's stream has a finish reason.
+    """True if an event of Gemini's stream has a finish reason, or says that the prompt was blocked.
 
     Of an event that lost its beginning the end is searched: a picture may be larger than the kept tail.
     """
+    for event in _events(tail, _BLOCKED) if _BLOCKED in tail else ():
+        feedback = event.get("promptFeedback")
+        if isinstance(feedback, Mapping) and feedback.get("blockReason"):
+            return True
     if _FINISH not in tail:
         return False
     for event in _events(tail, _FINISH):

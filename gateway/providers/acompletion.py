@@ -22,6 +22,7 @@ import httpx
 import orjson
 
 from gateway.catalog.usage import usage_from_openai
+from gateway.dialects.raw_answer import last_error
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
@@ -315,14 +316,15 @@ class LitellmCall:
 
 
 def _failed_response(exchange: Exchange) -> UpstreamFault | None:
-    """The fault that a whole answer of /v1/responses reports, with its usage."""
+    """The fault that an answer of status 200 reports, with its usage: a whole one, or the last event of a stream."""
     try:
         payload = orjson.loads(exchange.body)
     except ValueError:
+        payload = last_error(exchange.body)
+    if not isinstance(payload, dict):
         return None
-    if not isinstance(payload, dict) or payload.get("status") != "failed":
-        return None
-    fault = fault_in(payload, exchange.headers, named_error=True, alone=True)
+    failed = payload.get("status") == "failed" or payload.get("type") == "error"
+    fault = fault_in(payload, exchange.headers, named_error=failed, alone=True)
     usage = payload.get("usage")
     return None if fault is None else fault.billed(usage_from_openai(usage if isinstance(usage, dict) else None))
 
@@ -411,6 +413,9 @@ def import_litellm() -> Any:
             answer().model_dump()
     # It puts its own usage into an event of OpenAI's SDK, which would write a line for it.
     warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
+    # An answer that filled the context window was cut; LiteLLM takes a word that it does not know for `stop`.
+    finishes: Any = importlib.import_module("litellm.litellm_core_utils.core_helpers")
+    finishes._FINISH_REASON_MAP["model_context_window_exceeded"] = "length"
     litellm.in_memory_llm_clients_cache = handler_cache()
     litellm.module_level_aclient = CurrentHandler("waiting")
     litellm.module_level_client = CurrentHandler("blocking")

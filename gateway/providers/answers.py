@@ -17,7 +17,7 @@ from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, counts_out
 from gateway.dialects.loose_json import SurrogateJoiner, read_json
 from gateway.dialects.repair import StreamRepair
 from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage, with_cached_audio
-from gateway.providers.errors import BrokenFault, TimeoutFault, UpstreamFault
+from gateway.providers.errors import BrokenFault, BrokenMidAnswer, TimeoutFault, UpstreamFault
 from gateway.providers.exchange import Exchange, uninterrupted
 from gateway.providers.waiting import Patience
 
@@ -174,6 +174,7 @@ class LitellmSource:
         self._chunks = aiter(wrapper)
         self._usage_given = False
         self._joiner = SurrogateJoiner()
+        self._spoken = False
 
     async def next_chunk(self) -> dict[str, Any] | None:
         """The next chunk with content, or None at the end. Raises UpstreamFault."""
@@ -186,7 +187,7 @@ class LitellmSource:
         except TimeoutError:
             raise TimeoutFault("the provider stopped sending for too long") from None
         except Exception as error:  # noqa: BLE001 - as in Upstream.complete
-            raise self._fault(self._exchange, error) from None
+            raise self._placed(self._fault(self._exchange, error)) from None
         payload: dict[str, Any] = chunk.model_dump(exclude_none=True)
         payload.pop("usage", None)
         for choice in payload.get("choices") or ():
@@ -194,11 +195,18 @@ class LitellmSource:
                 del choice["finish_reason"]
         if self._joiner.holding or not _is_strict(payload):
             payload = self._joiner.joined(payload)
-        return payload if any(_says_something(choice) for choice in payload["choices"]) else await self.next_chunk()
+        if not any(_says_something(choice) for choice in payload["choices"]):
+            return await self.next_chunk()
+        self._spoken = True
+        return payload
 
     async def aclose(self) -> None:
         """Release the connection."""
         await self._wrapper.aclose()
+
+    def _placed(self, fault: UpstreamFault) -> UpstreamFault:
+        """The fault, as one in the middle of an answer if it had begun: it cannot be tried again."""
+        return BrokenMidAnswer(fault) if self._spoken and not isinstance(fault, BrokenFault | TimeoutFault) else fault
 
     async def open(self) -> None:
         """Insert the tap below LiteLLM's wrapper, before the first chunk."""
