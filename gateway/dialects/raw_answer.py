@@ -51,7 +51,7 @@ def last_error(tail: bytes | bytearray) -> dict[str, Any] | None:
 
 
 def gemini_finished(tail: bytes | bytearray) -> bool:
-    """True if an event of Gemini's stream has a finish reason, or says that the prompt was blocked.
+    """True if Gemini's stream has a finish reason, or its prompt was blocked.
 
     Of an event that lost its beginning the end is searched: a picture may be larger than the kept tail.
     """
