@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from train.config import GateConfig, OpeConfig, TrainConfig
 from train.evaluate.evaluate import HeldOut, Tried, compare, describe
 from train.evaluate.gate import judge, tails
-from train.evaluate.ope import Logged
-from train.evaluate.simulate import PlayedLog
+from train.evaluate.simulate import PlayedLog, of_seconds, turnwise
 from train.log.episodes import Episodes, blank_episodes
 
 F64 = NDArray[np.float64]
@@ -23,16 +22,29 @@ CONFIG = TrainConfig(ope=OpeConfig(bootstrap=200), gate=GateConfig())
 HALF = tails(GateConfig(), 2)[0]
 
 
-def promoted_of(nights: int, *, sessions: int, floor: float, gain: float, below: float = HALF) -> int:
+def promoted_of(
+    nights: int, *, sessions: int, floor: float, gain: float, below: float = HALF, second: float = 0.0
+) -> int:
     """How many of so many nights end with a promotion."""
-    verdicts = [a_night(seed, sessions=sessions, floor=floor, gain=gain, below=below) for seed in range(nights)]
+    verdicts = [
+        a_night(seed, sessions=sessions, floor=floor, gain=gain, below=below, second=second) for seed in range(nights)
+    ]
     return verdicts.count("promote")
 
 
-def a_night(seed: int, *, sessions: int, floor: float, gain: float, below: float = HALF, quality: float = 0.8) -> str:
+def a_night(
+    seed: int,
+    *,
+    sessions: int,
+    floor: float,
+    gain: float,
+    below: float = HALF,
+    quality: float = 0.8,
+    second: float = 0.0,
+) -> str:
     """The gate's verdict on a candidate that is better by `gain` per turn than the incumbent, which was logged.
 
-    `below` is the error probability that the candidate has of the gate's.
+    `below` is the error probability that the candidate has of the gate's, `second` the share of second answers.
     """
     generator = np.random.default_rng(seed)
     episodes = a_log(generator, sessions, floor)
@@ -44,6 +56,11 @@ def a_night(seed: int, *, sessions: int, floor: float, gain: float, below: float
     episodes.action[:] = action
     episodes.propensity[:] = np.where(action == 1, floor, 1.0 - floor)
     episodes.reward[:] = np.where(episodes.valid, generator.random(shape) < chance, np.nan)
+    if second:
+        episodes.second[:] = second * (1.0 - episodes.probabilities)
+        other = np.take_along_axis(truth, 1 - action[..., None], axis=-1)[..., 0]
+        scores = np.where(generator.random(shape) < second, generator.random(shape) < other, np.nan)
+        np.put_along_axis(episodes.scores, 1 - action[..., None], scores[..., None].astype(np.float32), axis=-1)
     grades = np.clip(truth + 0.1 * generator.standard_normal(truth.shape), 0.0, 1.0)
     incumbent = played(episodes, np.zeros(shape, np.int64), grades)
     candidate = played(episodes, apart.astype(np.int64), grades)
@@ -67,12 +84,10 @@ def a_log(generator: np.random.Generator, sessions: int, floor: float) -> Episod
 
 def played(episodes: Episodes, choice: NDArray[np.int64], grades: F64) -> PlayedLog:
     probabilities = np.eye(2)[choice]
-    at = episodes.action[..., None]
-    ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / episodes.propensity
-    q, v = np.take_along_axis(grades, at, axis=-1)[..., 0], (probabilities * grades).sum(axis=-1)
-    reward = np.nan_to_num(episodes.reward).astype(np.float64)
-    score = np.where(episodes.valid, v + ratio * (reward - q), 0.0)
+    logged = turnwise(episodes, probabilities, episodes.valid, grades, CONFIG.ope.weight_cap)
+    corrected = logged.ratio * (logged.reward - logged.q)
+    corrected += of_seconds(episodes, probabilities, grades, CONFIG.ope.weight_cap)
+    score = np.where(episodes.valid, logged.v + corrected, 0.0)
     nothing = np.zeros(episodes.valid.shape)
-    logged = Logged(episodes.valid, ratio, reward, q, v)
     starved = np.zeros(episodes.sessions, np.bool_)
     return PlayedLog(probabilities, score, logged, nothing, starved, nothing.sum(axis=1))

@@ -17,6 +17,17 @@ def test_of_200_policies_that_are_no_better_or_worse_by_five_points_at_most_five
     assert promoted_of(200, sessions=sessions, floor=floor, gain=gain) <= (10 if gain == 0.0 else 2)
 
 
+@pytest.mark.parametrize("floor", [0.02, 0.3])
+@pytest.mark.parametrize("gain", [0.0, -0.05])
+def test_second_answers_promote_no_more_policies_that_are_no_better(floor: float, gain: float) -> None:
+    assert promoted_of(200, sessions=300, floor=floor, gain=gain, second=0.1) <= (10 if gain == 0.0 else 2)
+
+
+def test_second_answers_show_what_a_log_without_exploration_hides() -> None:
+    """Measured of 200 nights: 71 without them, 187 with 5 %, 198 with 10 %."""
+    assert promoted_of(40, sessions=300, floor=0.02, gain=0.05, second=0.05) >= 32
+
+
 def test_a_policy_that_is_better_by_eight_points_is_promoted_where_the_log_explored() -> None:
     assert promoted_of(40, sessions=300, floor=0.3, gain=0.08) >= 36
 
