@@ -3,10 +3,6 @@
 A decision is checked before it is used: the action feasible, the probabilities a distribution over feasible candidates,
 the propensity that of the executed draw. A late decision counts as a fault too, and after several in a row the policy
 is suspended, so that a slow one cannot block the event loop turn after turn.
-
-A decision is checked before it is believed: the action feasible, the probabilities a distribution over feasible
-candidates, the propensity the one of the executed draw. A decision that comes too late counts as a fault too, and
-after several in a row the policy rests, so that a slow one cannot hold the event loop turn after turn.
 """
 
 from __future__ import annotations
