@@ -35,7 +35,10 @@ GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 }
 """Numbers tried for each rule. tuned-lambda also tries lambdas, in units of the log's mean bill."""
 LAMBDA_GRID = (0.0, 0.05, 0.15)
-PENALTIES = (0.0, 0.1, 0.3, 1.0, 3.0, 6.0, 10.0, 20.0, 40.0)
+PENALTIES = (
+    *(0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0),
+    *(3.0, 4.0, 6.0, 8.0, 10.0, 14.0, 20.0, 28.0, 40.0),
+)
 """Prices of starving to try for the network, from the boldest to the most careful."""
 
 
