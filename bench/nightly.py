@@ -73,9 +73,9 @@ def measure(url: str, folder: Path) -> dict[str, object]:
     )  # fmt: skip
     report = run(job, TrainConfig())
     marks.append(("end", time.perf_counter(), time.process_time()))
-    steps, processor = (
-        {mark[0]: round(after[clock] - mark[clock], 1) for mark, after in itertools.pairwise(marks)} for clock in (1, 2)
-    )
+    pairs = list(itertools.pairwise(marks))
+    steps = {name: round(after[1] - at_s, 1) for (name, at_s, _), after in pairs}
+    processor = {name: round(after[2] - used_s, 1) for (name, _, used_s), after in pairs}
     return {
         "outcome": report["outcome"],
         "sessions": report["log"]["sessions"],
