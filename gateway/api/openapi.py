@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from gateway.api.admission import MACHINES
 from gateway.http import json_response
 
 Schema = Mapping[str, Any]
@@ -148,7 +149,6 @@ ERROR: Schema = _object(
     },
     "error",
 )  # fmt: skip
-_OPEN = frozenset({"/", "/livez", "/readyz", "/metrics", "/openapi.json"})
 
 
 def describe(routes: Iterable[BaseRoute], version: str) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _operation(method: str, path: str, route: Route) -> dict[str, Any]:
     if method in ("POST", "PATCH", "PUT"):
         schema = BODIES.get(f"{method} {bare}", {"type": "object"})
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    if path in _OPEN:
+    if path in MACHINES:
         made["security"] = []
     return made
 

@@ -68,7 +68,9 @@ async def test_every_route_but_the_public_ones_is_closed_to_strangers_and_admin_
         before = await play.gateway.entries()
         async with httpx.AsyncClient(base_url=play.gateway.url) as stranger:
             open_to_all = {path for method, path in table if await asked(stranger, method, path) != 401}
+            described = (await stranger.get("/openapi.json")).json()["paths"]
         assert open_to_all == PUBLIC
+        assert {path for path, methods in described.items() if methods.get("get", {}).get("security") == []} == PUBLIC
         for role in ("tenant", "service", "read-only"):
             key = tenant_key if role == "tenant" else await key_of_role(play, tenant_id, role)
             async with play.gateway.http(key) as http:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import base64
+import inspect
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from gateway.accounts import keys, tenants
+from gateway.accounts import auth, keys, tenants
 from gateway.accounts.auth import CACHE_S, DEFAULT_TENANT, Authenticator, _bearer
 from gateway.accounts.keys import NewKey
 from gateway.clock import time_ordered_ids
@@ -21,6 +23,7 @@ from gateway.config.values import Secret
 from gateway.database.database import Database
 from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
 from gateway.ledger.audit import audit
+from gateway.ui import pages, sign_in
 
 MASTER = "sk-master-of-these-tests-aF3k9Zq2"
 
@@ -395,3 +398,15 @@ async def test_a_look_up_from_before_a_change_made_here_is_not_remembered(
         await before
         await home.auth.caller(bearer(made.secret))
         assert counted.reads == 2
+
+
+def test_what_is_compared_with_a_secret_is_compared_in_constant_time() -> None:
+    """`==` ends at the first byte that differs; only the database, which looks digests up, may use it."""
+    kept = ("digest", "sha256", "signature", "csrf")
+    found = [
+        ast.unparse(node)
+        for module in (auth, keys, sign_in, pages)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq)
+    ]
+    assert [each for each in found if any(word in each for word in kept) and not each.startswith("keys.c.")] == []
