@@ -92,7 +92,7 @@ async def test_a_new_operator_answers_the_five_questions_from_the_dashboard_alon
         await page.get_by_role("link", name="sessions with a refused turn").click()
         await page.get_by_role("link", name="poor").click()
         await page.get_by_role("heading", name="Session poor").wait_for()
-        assert "Refused\n1 turn\nthe budget was spent" in await page.inner_text("main")
+        assert "Refused\n1 turn\ncould have cost more than was left" in await page.inner_text("main")
 
         # Is the policy healthy? Its own page says which one decides and whether its predictions hold.
         await page.get_by_role("link", name="Health").click()
