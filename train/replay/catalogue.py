@@ -30,13 +30,14 @@ class CatalogueSetup:
     """A catalogue with its prompts' vectors and predictions.
 
     `bank` is the expected cost of a turn at each price of money. `average_cost_usd` (K,) sets budgets; it includes a
-    newcomer's.
+    newcomer's. `installed` are the predictions of a gateway before its first night.
     """
 
     graded: Graded
     halves: Halves
     seen: Vectors
     predictions: Predictions
+    installed: Predictions
     named: Ends
     difficulty: F64
     bank: Bank
@@ -44,6 +45,11 @@ class CatalogueSetup:
     resampled: Resampled
     seed: int
     inputs: Inputs = "live"
+
+    @property
+    def as_installed(self) -> CatalogueSetup:
+        """The catalogue as a fresh install sees it: a learned head of answer lengths comes with a night's policy."""
+        return replace(self, predictions=self.installed)
 
 
 @dataclass(frozen=True)
@@ -85,18 +91,22 @@ def studies(
         seen = vectors_of(inputs, chosen, split.training)
         bills = bills_of(inputs, chosen, seen, split.training, seed)
         predictions = predict(chosen, seen, bills, split.training, seed)
-        yield _study(chosen, split, seen, predictions, predictions.average_cost_usd, resampled, seed, inputs)
+        installed = predictions
+        if inputs == "live":
+            installed = replace(predictions, bills=bills_of("plain", chosen, seen, split.training, seed))
+        cost = predictions.average_cost_usd
+        yield _study(chosen, split, seen, predictions, installed, cost, resampled, seed, inputs)
 
 
 def with_newcomer(study: CatalogueSetup, model: int) -> CatalogueSetup:
     """The same catalogue without any data on one model: it has its prices and a prior."""
     known = [k for k in range(len(study.graded.models)) if k != model]
-    predictions = newcomer(study.graded, study.predictions, model, known)
     return _study(
         study.graded,
         study.halves,
         study.seen,
-        predictions,
+        newcomer(study.graded, study.predictions, model, known),
+        newcomer(study.graded, study.installed, model, known),
         study.average_cost_usd,
         study.resampled,
         study.seed,
@@ -108,9 +118,11 @@ def without_model(study: CatalogueSetup, model: int) -> CatalogueSetup:
     """The catalogue without one model; sessions and budgets are unchanged."""
     known = [k for k in range(len(study.graded.models)) if k != model]
     graded = study.graded.with_models([study.graded.models[k] for k in known])
-    predictions = study.predictions.of(known)
+    predictions, installed = study.predictions.of(known), study.installed.of(known)
     cost = study.average_cost_usd[known]
-    return _study(graded, study.halves, study.seen, predictions, cost, study.resampled, study.seed, study.inputs)
+    return _study(
+        graded, study.halves, study.seen, predictions, installed, cost, study.resampled, study.seed, study.inputs
+    )
 
 
 def compose_sets(study: CatalogueSetup, grid: Grid, turns: int | None, judging: Sequence[I64] = ()) -> Sets:
@@ -185,6 +197,7 @@ def _study(
     split: Halves,
     seen: Vectors,
     predictions: Predictions,
+    installed: Predictions,
     average_cost_usd: F64,
     resampled: Resampled,
     seed: int,
@@ -197,6 +210,7 @@ def _study(
         halves=split,
         seen=seen,
         predictions=predictions,
+        installed=installed,
         named=named,
         difficulty=group_difficulty(graded, at, named.weak),
         bank=make_bank(predictions.quality[at], predictions.cost_usd[at], named.strong),

@@ -163,20 +163,32 @@ def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[CellEntr
         "ours-network": networks.at(boldest).serving.policy_id,
         "ours-calibrated": networks.at(dial.calibrated).serving.policy_id,
     }
-    played = {rule: contest.test.play(rules[rule]) for rule in dict.fromkeys(names.values())}
+    untrained = {first.policy_id, DEFAULT_RULE}
+
+    def play_as_served(stage: Environment, rule: str) -> Played:
+        return (as_installed(contest, stage) if rule in untrained else stage).play(rules[rule])
+
+    played = {rule: play_as_served(contest.test, rule) for rule in dict.fromkeys(names.values())}
     for name, rule in names.items():
         served = "rule:resolving" if rule == DEFAULT_RULE else policy_kind(rule)
         gate: dict[str, Any] = {"policy_id": rule}
         if name == "ours":
-            forecast = forecast_of_costs(contest.training.play(rules[rule]), played[rule])
+            forecast = forecast_of_costs(play_as_served(contest.training, rule), played[rule])
             gate = {"gate": found.outcome, "serves": rule, "forecast": forecast}
         yield CellEntry(name, played[rule], 0.0, numbers=gate, served=served)
     if contest.cell.context.cached_price < 1.0:
-        yield _planned(contest, "ours-blind", Blind(planners.blind[best_at][1]))
+        yield _planned(contest, "ours-blind", Blind(planners.blind[best_at][1]), contest.test)
     if contest.cell.context.write_price != 1.0:
         write_price = contest.cell.context.write_price
-        for name, policy in (("ours-ungated", best), (DEFAULT_RULE, ReSolving(horizon=contest.learned.horizon))):
-            yield _planned(contest, f"{name}-list-price", ListPrice(policy, write_price))
+        rule_alone = ReSolving(horizon=contest.learned.horizon)
+        installed = as_installed(contest, contest.test)
+        yield _planned(contest, "ours-ungated-list-price", ListPrice(best, write_price), contest.test)
+        yield _planned(contest, f"{DEFAULT_RULE}-list-price", ListPrice(rule_alone, write_price), installed)
+
+
+def as_installed(contest: CellRun, stage: Environment) -> Environment:
+    """The environment with a fresh install's forecasts: what serves without a night's policy sees no others."""
+    return re_boarded(stage, contest.study.as_installed)
 
 
 def forecast_of_costs(past: Played, test: Played) -> dict[str, Any]:
@@ -223,7 +235,8 @@ def judge_cell(
     planned = {policy.policy_id: trial for (_, policy), trial in zip(contest.planners.curve, trials, strict=True)}
     networks = {contest.networks.at(penalty).serving.policy_id: trial for penalty, trial in dial.tried.items()}
     candidates = networks | planned | {heuristic.serving.name: play_trial(contest, heuristic.rehearsed)}
-    before = play_trial(contest, [as_rule(incumbent, contest.study.seen)] * len(contest.gate))
+    rule = as_rule(incumbent, contest.study.seen)
+    before = trial(contest.gate, [as_installed(contest, stage).play(rule) for stage in contest.gate])
     return verdict(gate, before, candidates, frozenset(networks), incumbent_network=True)
 
 
@@ -252,8 +265,8 @@ def bound_entries(contest: CellRun) -> Iterator[CellEntry]:
     yield CellEntry("knapsack", bounds.knapsack(test.board, test.budget_usd))
 
 
-def _planned(contest: CellRun, name: str, policy: Policy) -> CellEntry:
-    played = contest.test.play(as_rule(policy, contest.study.seen))
+def _planned(contest: CellRun, name: str, policy: Policy, test: Environment) -> CellEntry:
+    played = test.play(as_rule(policy, contest.study.seen))
     served = policy_kind(policy.policy_id)
     return CellEntry(name, played, 0.0, numbers={"policy_id": policy.policy_id}, served=served)
 
@@ -273,9 +286,9 @@ def newcomer_rows(contest: CellRun, model: int, curve: Curve, policies: tuple[st
     known = [k for k in range(len(contest.study.graded.models)) if k != model]
     entries = [
         *baseline_entries(there)[0],
-        _planned(there, "ours", planner),
+        _planned(there, "ours", planner, there.test),
         CellEntry("ours-not-offered", rename_actions(smaller.play(as_rule(planner, absent.seen)), known), 0.0),
-        _planned(contest, "ours-trained", contest.planners.curve[at][1]),
+        _planned(contest, "ours-trained", contest.planners.curve[at][1], contest.test),
     ]
     found = rows(
         entries,

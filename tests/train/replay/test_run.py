@@ -14,7 +14,7 @@ import pytest
 
 from policy.features import Horizon
 from policy.network_policy import NetworkPolicy
-from tests.train.replay.folders import write_folder
+from tests.train.replay.folders import MODELS, USD_OUT_PER_M, write_folder
 from train.__main__ import run_command
 from train.config import FitConfig, PlanConfig, TrainConfig
 from train.fit.seqroute_paper import PublishedConfig
@@ -220,6 +220,24 @@ def test_every_row_of_ours_says_what_kind_of_policy_served(found: dict[str, Any]
     assert served["gateway-default"] == "rule:resolving"
     kinds = {row["served"].split(":")[0] for row in found["rows"] if row["policy"] == "ours"}
     assert kinds <= {"network", "planner", "heuristic"}
+
+
+def test_a_fresh_install_plays_without_the_head_that_comes_with_a_nights_policy(tmp_path: Path) -> None:
+    """With live inputs and with plain ones, which have no head, it is the same; what a night trained is not."""
+    generator = np.random.default_rng(1)
+    out = [int((300 if task % 2 else 20) * generator.uniform(0.8, 1.2)) for task in range(400) for _ in MODELS]
+    bills = [tokens * USD_OUT_PER_M[MODELS[i % 3]] * 1e-6 for i, tokens in enumerate(out)]
+    folder = write_folder(tmp_path, tasks=400, out_tok=out, cost_usd=bills)
+    grid = replace(narrow(small_grid(), modes=("cut",)), contexts=(), test_sessions=60)
+    rows = run(Options((folder,), grid, inputs=("live", "plain")))["rows"]
+    played = {
+        (row["policy"], row["inputs"]): (row["quality"], row["cost_usd"], row["starved_rate"])
+        for row in rows
+        if row["new_model"] is None
+    }
+    for policy in ("ours-pretrained", "gateway-default"):
+        assert played[policy, "live"] == played[policy, "plain"]
+    assert played["ours-ungated", "live"] != played["ours-ungated", "plain"]
 
 
 def test_the_network_that_is_reported_is_the_one_that_the_gateway_would_serve(tmp_path: Path) -> None:
