@@ -48,7 +48,7 @@ class CatalogueSetup:
 
     @property
     def as_installed(self) -> CatalogueSetup:
-        """The catalogue as a fresh install sees it: a learned head of answer lengths comes with a night's policy."""
+        """The catalogue as a fresh install knows it, without a night's head of answer lengths."""
         return replace(self, predictions=self.installed)
 
 

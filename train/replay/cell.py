@@ -187,7 +187,10 @@ def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[CellEntr
 
 
 def as_installed(contest: CellRun, stage: Environment) -> Environment:
-    """The environment with a fresh install's forecasts: what serves without a night's policy sees no others."""
+    """The environment with a fresh install's forecasts.
+
+    What serves without a night's policy has no others.
+    """
     return re_boarded(stage, contest.study.as_installed)
 
 
