@@ -6,6 +6,7 @@ exception: ignoring one of them would spend more or let more requests through th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _BUDGET = "a spending limit that is not enforced here; give tenants, keys or ses
 _LIMIT = "a limit that is not enforced here; use tpm and rpm, of deployments, tenants or keys"
 _UNCHECKED = "requests would pass unchecked, because guardrails do not run here"
 _OPEN = "requests that LiteLLM refuses would pass"
+_MOCK = "the provider would be called, and paid, instead of the mock"
 _BILL = "the ledger would not charge what LiteLLM charges"
 PRICED_PARAMETERS: Mapping[str, str] = {
     name: f"{why}; clients ask for it in a request where it is supported"
@@ -51,8 +53,10 @@ PROTECTIONS: Mapping[str, Mapping[str, str]] = {
         "guardrails": _UNCHECKED,
         "max_budget": _BUDGET,
         "budget_duration": _BUDGET,
-        **dict.fromkeys("itpm otpm rpd tpd default_api_key_tpm_limit default_api_key_rpm_limit".split(), _LIMIT),
-        "mock_response": "the provider would be called, and paid, instead of the mock",
+        **dict.fromkeys(
+            "itpm otpm rpd tpd tpm_limit rpm_limit default_api_key_tpm_limit default_api_key_rpm_limit".split(), _LIMIT
+        ),
+        **dict.fromkeys("mock_response mock_tool_calls mock_timeout".split(), _MOCK),
         **PRICED_PARAMETERS,
     },
     "model_info": {
@@ -74,16 +78,37 @@ PROTECTIONS: Mapping[str, Mapping[str, str]] = {
             " max_end_user_budget_id default_max_internal_user_budget tag_budget_config".split(),
             _BUDGET,
         ),
-        **dict.fromkeys(("guardrails", "pre_call_rules", "post_call_rules"), _UNCHECKED),
+        **dict.fromkeys(("guardrails", "guardrail_name_config_map", "pre_call_rules", "post_call_rules"), _UNCHECKED),
         "vertex_ai_safety_settings": "the provider's own thresholds would hold; use litellm_params.safety_settings",
         "banned_keywords_list": _OPEN,
         "blocked_user_list": _OPEN,
+        "validate_end_user_id_in_db": _OPEN,
         "output_parse_pii": "personal data would reach the provider unmasked",
         "cost_margin_config": _BILL,
         "cost_discount_config": _BILL,
     },
 }
 """Block -> key -> consequence of ignoring it; a key that is off (false, empty) is a warning."""
+
+_CAP = re.compile(
+    r"(\w+_)?max_budget(_in_team|_per_session)?|(\w+_)?(budget_limits?|member_budget)|budget_id"
+    r"|(\w+_)?([rt]p[md]|[io]tpm)_limits?|max_parallel_requests|enforced_params"
+)
+"""Names of limits in the objects that LiteLLM hands to its users, teams, keys, agents and budgets."""
+_PROTECTS = re.compile(r"budget|spend|guardrail|forbid|den(?:y|ied)", re.IGNORECASE)
+
+
+def limit_named(name: str) -> str | None:
+    """The consequence of ignoring a limit inside an ignored key; None for other names."""
+    if _CAP.fullmatch(name) is None:
+        return None
+    return _OPEN if name == "enforced_params" else _BUDGET if "budget" in name else _LIMIT
+
+
+def sounds_like_a_limit(name: str) -> bool:
+    """True for an unknown name whose words say that it protects money or safety."""
+    return _PROTECTS.search(name) is not None
+
 
 GUARDING_CALLBACKS = frozenset(
     """

@@ -134,6 +134,8 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
         if weakness is not None:
             section.findings.problem(section.path("master_key"), weakness)
             master_key = None
+    keys = _read_quota(section.section("key_limits"))
+    parallel = section.optional_integer("max_parallel_requests", maximum=10**12) or None
     url = section.secret("database_url") or Secret(DEFAULT_DATABASE_URL)
     checked_url = _checked_database_url(section, url, folder)
     return GeneralSettings(
@@ -142,7 +144,7 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
         _read_webhooks(section),
         _read_origins(section),
         tenant_limits=_read_quota(section.section("tenant_limits")),
-        key_limits=_read_quota(section.section("key_limits")),
+        key_limits=keys.within(RateQuota(parallel=parallel)),
         jwt=_read_jwt(section, folder),
         tracing=_read_tracing(section),
         retention=_read_retention(section.section("retention"), folder),

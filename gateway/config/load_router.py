@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from gateway.config import litellm_keys
 from gateway.config.model_entry import LANES, ModelEntry
-from gateway.config.reader import Section
+from gateway.config.reader import MAX_JSON_DEPTH, Located, Section, located_at
 from gateway.config.settings import STRATEGIES, RouterSettings
 
-_PROTECTS = re.compile(r"budget|spend|guardrail|forbid|den(?:y|ied)", re.IGNORECASE)
-"""What a key is called that would cost money or safety if it were ignored."""
 _OTHER_STRATEGIES = ("priority", "provider-budget-routing")
 """LiteLLM's strategies that are not among ours."""
 
@@ -55,11 +52,6 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
         if guarding:
             litellm.findings.problem(litellm.path(key), f'cannot be ignored: "{guarding[0]}" refuses or masks requests')
             litellm.skip(key)
-    known = litellm_keys.IGNORED["router_settings"] | litellm_keys.PROTECTIONS["router_settings"].keys()
-    for key in router.unread():
-        if _PROTECTS.search(key) and key not in known:
-            router.findings.problem(router.path(key), "unknown key, by its name a limit; remove it to go on without it")
-            router.skip(key)
     finish_litellm_block(router, "router_settings", others_allowed=True, cutoff=0.7)
     finish_litellm_block(litellm, "litellm_settings", others_allowed=True)
     return settings
@@ -77,14 +69,40 @@ def _read_strategy(router: Section, default: str) -> str:
 def finish_litellm_block(
     section: Section, block: str, *, known: Iterable[str] = (), others_allowed: bool = False, cutoff: float = 0.85
 ) -> None:
-    """Report the unread keys of one of LiteLLM's blocks."""
+    """Report the unread keys of one of LiteLLM's blocks, and limits inside ignored ones."""
+    ignored, protections = litellm_keys.IGNORED[block], litellm_keys.PROTECTIONS[block]
+    for key in section.unread():
+        located = section.entries[key]
+        if key in ignored and key not in protections:
+            for where, why in _limits_within(located):
+                section.findings.problem(where, f"cannot be ignored: {why}; remove the key to run without it")
+                section.skip(key)
+        elif others_allowed and key not in protections and litellm_keys.sounds_like_a_limit(key):
+            section.findings.problem(located.where, "unknown key, by its name a limit; remove it to go on without it")
+            section.skip(key)
     section.finish(
-        litellm_keys.IGNORED[block],
-        protections=litellm_keys.PROTECTIONS[block],
+        ignored,
+        protections=protections,
         known=known,
         others_allowed=others_allowed,
         cutoff=cutoff,
     )
+
+
+def _limits_within(located: Located, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """The paths of limits inside an ignored value, each with the consequence of ignoring it."""
+    raw = located.raw
+    if isinstance(raw, dict):
+        inner = {str(name): located_at(value, f"{located.where}.{name}") for name, value in raw.items()}
+    else:
+        listed = enumerate(raw) if isinstance(raw, list) else ()
+        inner = {f"[{number}]": located_at(value, f"{located.where}[{number}]") for number, value in listed}
+    for name, value in inner.items():
+        why = litellm_keys.limit_named(name)
+        if why is not None and value.raw is not None and value.raw is not False and value.raw not in ("", [], {}):
+            yield value.where, why
+        elif why is None and depth < MAX_JSON_DEPTH:
+            yield from _limits_within(value, depth + 1)
 
 
 def _names(section: Section, key: str) -> list[str]:

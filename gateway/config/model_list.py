@@ -90,7 +90,7 @@ def _read_entry(document: Section, located: Located, credentials: Mapping[str, S
     if params is not None:
         params = replace(params, rpm=params.rpm or limits["rpm"], tpm=params.tpm or limits["tpm"])
     if params is not None:
-        params = replace(params, request_defaults=_read_request_defaults(params_section))
+        params = replace(params, request_defaults=_read_request_defaults(params_section, info_section))
     params_section.finish(
         litellm_keys.IGNORED["litellm_params"],
         protections=litellm_keys.PROTECTIONS["litellm_params"],
@@ -135,6 +135,8 @@ def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
 
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 """Names of an answer's limit, for which money is held."""
+_NEVER_SENT = ("_", "health_check_")
+"""Beginnings of LiteLLM's own names: its marks on a call, and how it probes a deployment."""
 _FOREIGN_LIMITS = _LIMITS | {
     "max_output_tokens", "max_new_tokens", "max_tokens_to_sample", "max_gen_len", "maxOutputTokens", "maxTokens",
     "num_predict", "n_predict",
@@ -151,7 +153,7 @@ def _limits_in(body: Mapping[str, Any], path: str = "") -> Iterator[str]:
             yield from _limits_in(value, f"{path}{name}.")
 
 
-def _read_request_defaults(section: Section) -> Mapping[str, Any]:
+def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]:
     """The remaining `litellm_params`: request parameters, including those only the provider knows."""
     defaults: dict[str, Any] = {}
     extra = section.json("extra_body")
@@ -173,10 +175,14 @@ def _read_request_defaults(section: Section) -> Mapping[str, Any]:
         if limit is not None:
             defaults[key] = limit
     known = {*litellm_keys.IGNORED["litellm_params"], *litellm_keys.PROTECTIONS["litellm_params"]}
+    of_info = {*litellm_keys.IGNORED["model_info"], *litellm_keys.PROTECTIONS["model_info"], *info.read()}
     for key in section.unread():
         if key in known:
             continue
         if key not in litellm_keys.REQUEST_PARAMETERS:
+            if key in of_info or key.startswith(_NEVER_SENT):
+                _refuse_or_ignore(section, key)
+                continue
             if section.refuse_misspelt(key):
                 section.skip(key)
                 continue
@@ -185,6 +191,15 @@ def _read_request_defaults(section: Section) -> Mapping[str, Any]:
         if value is not None:
             defaults[key] = value
     return defaults
+
+
+def _refuse_or_ignore(section: Section, key: str) -> None:
+    """Report a key that describes the model and would be no parameter of a request."""
+    if key in litellm_keys.PROTECTIONS["model_info"] and section.entries[key].raw:
+        section.findings.problem(section.path(key), "cannot be ignored: it belongs under model_info")
+        section.skip(key)
+    else:
+        section.ignore(key, "not a parameter of a request: it belongs under model_info; it is ignored")
 
 
 def _checked_name(section: Section, name: str) -> str | None:

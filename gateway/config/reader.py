@@ -235,11 +235,13 @@ class Section:
             if not all(isinstance(name, str) for name in raw):
                 raise _NotJson
             return {
-                name: self._json(_located(value, f"{located.where}.{name}"), nodes, depth + 1)
+                name: self._json(located_at(value, f"{located.where}.{name}"), nodes, depth + 1)
                 for name, value in raw.items()
             }
         if isinstance(raw, list):
-            return [self._json(_located(item, f"{located.where}[{i}]"), nodes, depth + 1) for i, item in enumerate(raw)]
+            return [
+                self._json(located_at(item, f"{located.where}[{i}]"), nodes, depth + 1) for i, item in enumerate(raw)
+            ]
         value = self._resolved(located)
         if isinstance(value, float) and not math.isfinite(value):
             raise _NotJson
@@ -329,6 +331,10 @@ class Section:
             self.findings.problem(self.path(key), f'unknown key, did you mean "{near[0]}"?')
         return bool(near)
 
+    def read(self) -> frozenset[str]:
+        """The keys asked for so far, present or not."""
+        return frozenset(self._read)
+
     def unread(self) -> list[str]:
         """The keys not read so far."""
         return [key for key in self.entries if key not in self._read]
@@ -388,7 +394,8 @@ def entries_of(located: Located, findings: Findings) -> dict[str, Located]:
     return entries
 
 
-def _located(value: Any, where: str) -> Located:
+def located_at(value: Any, where: str) -> Located:
+    """A value inside another, with its own place if it came from an included file."""
     return value if isinstance(value, Located) else Located(where, value)
 
 

@@ -18,6 +18,7 @@ FOLDER = Path(__file__).with_name("litellm_files")
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 PRICE = "model_list[{}].model_info.input_cost_per_token"
 REFUSED: dict[str, Sequence[str]] = {
+    "agents": ["litellm_settings.default_key_generate_params.max_budget"],
     "audio_image": [PRICE.format(1)],
     "budget_cfg": [
         "router_settings.provider_budget_config", "litellm_settings.max_budget", "litellm_settings.budget_duration",
@@ -34,6 +35,11 @@ REFUSED: dict[str, Sequence[str]] = {
     "prompts": [PRICE.format(0)],
     "spend_custom": ["litellm_settings.cost_discount_config", PRICE.format(0)],
     "team_model": ["model_list[0].model_info.team_id"],
+    "teams": [
+        "litellm_settings.default_internal_user_params.max_budget",
+        "litellm_settings.upperbound_key_generate_params.max_budget",
+        "litellm_settings.upperbound_key_generate_params.tpm_limit",
+    ],
     "wildcards": [f"model_list[{number}].model_name" for number in range(3)],
 }  # fmt: skip
 NOT_IMPORTED = {"mock": 1, "wildcards": 1, "include_main": 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import tempfile
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -13,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config import litellm_keys
 from gateway.config.load import load_settings, read_database_url, read_settings
 from gateway.config.master_key import REMEDY, weakness_of_master_key
 from gateway.config.reader import SettingsError
@@ -289,23 +292,110 @@ def test_what_public_litellm_files_hold_reads_unchanged(write: Write) -> None:
     ]  # fmt: skip
 
 
+_LIMITS_OF_LITELLM = {
+    "top_level": ("guardrails", "policies", "policy_attachments"),
+    "litellm_settings": (
+        "max_budget", "budget_duration", "max_user_budget", "max_internal_user_budget",
+        "default_max_internal_user_budget", "max_end_user_budget", "max_end_user_budget_id", "tag_budget_config",
+        "guardrails", "guardrail_name_config_map", "pre_call_rules", "post_call_rules", "vertex_ai_safety_settings",
+        "banned_keywords_list", "blocked_user_list", "validate_end_user_id_in_db", "output_parse_pii",
+        "cost_margin_config", "cost_discount_config", "a_budget_of_tomorrow",
+    ),
+    "router_settings": ("provider_budget_config", "guardrail_list", "team_budget_of_tomorrow"),
+    "general_settings": ("allowed_ips", "allowed_routes", "enforced_params", "enforce_user_param"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("block", "key"),
     [
-        ("litellm_settings: {max_budget: 100, budget_duration: 30d}", "litellm_settings.max_budget"),
+        *(
+            (f"{key}: [x]" if block == "top_level" else f"{block}: {{{key}: [x]}}",
+             key if block == "top_level" else f"{block}.{key}")
+            for block, keys in _LIMITS_OF_LITELLM.items() for key in keys
+        ),
         ("litellm_settings: {callbacks: [langfuse, presidio]}", "litellm_settings.callbacks"),
-        ("router_settings: {provider_budget_config: {openai: {budget_limit: 1}}}",
-         "router_settings.provider_budget_config"),
-        ("general_settings: {allowed_ips: [10.0.0.1]}", "general_settings.allowed_ips"),
-        ("litellm_settings: {post_call_rules: rules.check}", "litellm_settings.post_call_rules"),
-        ("litellm_settings: {vertex_ai_safety_settings: [{category: x, threshold: y}]}",
-         "litellm_settings.vertex_ai_safety_settings"),
-        ("guardrails: [{guardrail_name: pii}]", "guardrails"),
+        ("litellm_settings: {default_internal_user_params: {user_role: x, max_budget: 0.25}}",
+         "litellm_settings.default_internal_user_params.max_budget"),
+        ("litellm_settings: {default_internal_user_params: {max_budget: 0}}",
+         "litellm_settings.default_internal_user_params.max_budget"),
+        ("litellm_settings: {default_team_params: {team_member_budget: 5, models: [a]}}",
+         "litellm_settings.default_team_params.team_member_budget"),
+        ("litellm_settings: {default_team_settings: [{team_id: x}, {team_id: y, max_budget: 100}]}",
+         "litellm_settings.default_team_settings[1].max_budget"),
+        ("default_team_settings: [{team_id: y, max_budget: 100}]", "default_team_settings[0].max_budget"),
+        ("litellm_settings: {default_key_generate_params: {model_max_budget: {a: {budget_limit: 1}}}}",
+         "litellm_settings.default_key_generate_params.model_max_budget"),
+        ("litellm_settings: {upperbound_key_generate_params: {duration: 30d, tpm_limit: 1000}}",
+         "litellm_settings.upperbound_key_generate_params.tpm_limit"),
+        ("agent_list: [{agent_name: x, litellm_params: {max_budget_per_session: 2}}]",
+         "agent_list[0].litellm_params.max_budget_per_session"),
+        ("router_settings: {default_litellm_params: {max_budget: 2}}",
+         "router_settings.default_litellm_params.max_budget"),
+        ("general_settings: {service_account_settings: {enforced_params: [user]}}",
+         "general_settings.service_account_settings.enforced_params"),
     ],
 )  # fmt: skip
 def test_a_key_that_protects_money_or_safety_cannot_be_ignored(write: Write, block: str, key: str) -> None:
-    problems = problems_of(write(f"{MINIMAL}{block}\n"))
-    assert problems[0].startswith(f"gateway.yaml: {key}: cannot be ignored: ")
+    (problem,) = problems_of(write(f"{MINIMAL}{block}\n"))
+    unknown = "unknown key, by its name a limit; " if key.endswith("tomorrow") else "cannot be ignored: "
+    assert problem.startswith(f"gateway.yaml: {key}: {unknown}")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "litellm_settings: {default_internal_user_params: {user_role: x, max_budget: null, models: [a]}}",
+        "litellm_settings: {default_key_generate_params: {guardrails: [], duration: 30d}, max_budget: 0}",
+        "litellm_settings: {default_key_max_budget_alert_emails: {default: [a@b.example]}, max_ui_session_budget: 10}",
+        "litellm_settings: {default_soft_budget: 50, block_requests_for_models_without_pricing: true}",
+        "general_settings: {alerting_args: {budget_alert_ttl: 60}, fail_closed_budget_enforcement: true}",
+        "router_settings: {optional_pre_call_checks: [router_budget_limiting]}",
+    ],
+)
+def test_alerts_and_limits_that_are_off_can_be_ignored(write: Write, block: str) -> None:
+    assert settings_of(write(f"{MINIMAL}{block}\n")).warnings
+
+
+def test_litellm_s_parallel_requests_of_a_key_are_the_limit_of_every_key(write: Write) -> None:
+    for block, parallel in (
+        ("{max_parallel_requests: 4}", 4),
+        ("{max_parallel_requests: 4, key_limits: {rpm: 9, parallel: 2}}", 2),
+        ("{max_parallel_requests: 0}", None),
+    ):
+        settings = settings_of(write(f"{MINIMAL}general_settings: {block}\n"))
+        assert settings.general.key_limits.parallel == parallel
+        assert settings.warnings == ()
+
+
+def test_nothing_that_litellm_keeps_to_itself_reaches_a_provider(write: Write) -> None:
+    kept = importlib.import_module("litellm.types.utils").all_litellm_params
+    types = importlib.import_module("litellm.types.router")
+    built = importlib.import_module("litellm.litellm_core_utils.get_litellm_params").get_litellm_params
+    names = {*kept, *inspect.signature(built).parameters, *types.ModelInfo.model_fields}
+    names |= {*types.GenericLiteLLMParams.model_fields, "mode", "supports_vision", "max_output_tokens", "tier"}
+    names |= {"health_check_model", "health_check_timeout", "health_check_params_of_tomorrow", "_some_mark"}
+    priced = {name for name in names if "cost" in name or "pricing" in name}
+    names -= {"model", "api_base", "litellm_credential_name", "extra_body", *priced}
+    assert len(names) > 250
+    for name in sorted(names - litellm_keys.REQUEST_PARAMETERS):
+        path = write(f"model_list: [{{model_name: a, litellm_params: {{model: openai/x, {name}: 3}}}}]\n")
+        draft = read_settings(path, {})
+        sent = {key for entry in draft.settings.models for key in entry.params.request_defaults}
+        assert not sent - {"max_tokens"}, name
+
+
+def test_a_description_of_the_model_among_its_parameters_is_named(write: Write) -> None:
+    params = "{model: openai/x, mode: chat, health_check_model: openai/y, supports_vision: true, team_id: t}"
+    draft = read_settings(write(f"model_list: [{{model_name: a, litellm_params: {params}}}]\n"), {})
+    why = "not a parameter of a request: it belongs under model_info; it is ignored"
+    assert list(draft.settings.warnings) == [
+        f"gateway.yaml: model_list[0].litellm_params.{key}: {why}"
+        for key in ("mode", "health_check_model", "supports_vision")
+    ]
+    assert list(draft.problems) == [
+        "gateway.yaml: model_list[0].litellm_params.team_id: cannot be ignored: it belongs under model_info"
+    ]
 
 
 def test_what_would_change_the_price_of_a_request_is_no_default(write: Write) -> None:
