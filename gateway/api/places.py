@@ -10,7 +10,8 @@ CPU time: authentication, decision, reservation. So only a few start at a time, 
 wait here, cheaply and fairly, and refusals are not delayed by them.
 
 In time means: a burst may wait for `wait_s`. A queue that has not been empty for a second is no burst: what comes then
-is refused unless it can start within a tenth of that, because a longer queue delays every answer and adds none. A
+is refused unless it can start within a tenth of that, because a longer queue delays every answer and adds none. Few
+waiting requests are never refused by such a forecast: a first second or a pause of the machine would refuse them. A
 client that says how long it waits for its answer waits here for at most half of that.
 """
 
@@ -29,6 +30,9 @@ STARTING = 16
 """Requests that may start concurrently: enough for group commits in the database."""
 STARTING_BESIDE_OTHERS = 4
 """The same for one tenant while others have requests too: theirs share the processor with what is starting."""
+FEW = 3 * STARTING
+"""Waiting requests that no forecast refuses, only the end of their wait. With those that are starting they are 64: so
+many clients, each waiting for its answer before it asks again, see no error because a pause was taken for the pace."""
 RETRY_LATER: Mapping[str, str] = MappingProxyType({"Retry-After": "1"})
 LOOK_S = 0.1
 RATE_MEMORY_S = 0.5
@@ -132,6 +136,8 @@ class Places:
             return self._tenant_full
         if self._waiting:
             ahead = (len(queue) + coming + 1) * (len(self._waiting) + (not queue))
+            if ahead <= FEW:
+                return None
             standing = now_s - self._crowded_since_s > STANDING_S
             longest_s = self._limits.wait_s * (STANDING_SHARE if standing else FORESEEN_SHARE)
             rate = self._pace(now_s)

@@ -275,3 +275,63 @@ def test_a_slow_start_is_no_pace_by_which_a_crowd_is_refused() -> None:
         return len(turns)
 
     assert simulated(play()) == 300
+
+
+def test_sixty_four_first_requests_are_served_by_a_worker_that_takes_a_second_to_start() -> None:
+    async def play() -> int:
+        places, connected = Places(PlaceLimits()), asyncio.Event()
+
+        async def turn(number: int) -> None:
+            await asyncio.sleep(number * 0.02)
+            place = await places.take("a")
+            await (connected.wait() if number else asyncio.sleep(0.4))
+            places.started(place)
+            await asyncio.sleep(PROVIDER_S)
+            places.give_back(place)
+
+        async with asyncio.TaskGroup() as group:
+            turns = [group.create_task(turn(number)) for number in range(64)]
+            await asyncio.sleep(1.3)
+            connected.set()
+        return len(turns)
+
+    assert simulated(play()) == 64
+
+
+@pytest.mark.parametrize("paused_s", [0.5, 1.0, 2.0])
+def test_sixty_four_clients_that_wait_for_their_answers_are_never_refused(paused_s: float) -> None:
+    """They keep the processor busy, so that a queue stands; a pause of the machine is not its pace."""
+
+    async def play() -> tuple[int, int]:
+        places, loop = Places(PlaceLimits()), asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        answered = refused = 0
+        for at_s in (0.05, 3.0, 6.0):
+            loop.call_later(at_s, loop.pass_time, paused_s)
+
+        async def client() -> None:
+            nonlocal answered, refused
+            while loop.time() < 12.0:
+                try:
+                    place = await places.take("a")
+                except Overloaded:
+                    refused += 1
+                    await asyncio.sleep(0.1)
+                    continue
+                for _ in range(4):
+                    loop.pass_time(TURN_S / 8)
+                    await asyncio.sleep(0)
+                places.started(place)
+                await asyncio.sleep(0.1)
+                loop.pass_time(TURN_S / 2)
+                places.give_back(place)
+                answered += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(64):
+                group.create_task(client())
+        return answered, refused
+
+    answered, refused = simulated(play())
+    assert answered > 1000
+    assert refused == 0
