@@ -5,20 +5,19 @@ transaction; the same Core statements serve both databases. Reads see one snapsh
 work runs to its end even when the caller is cancelled; only its result is dropped. An outage raises LedgerUnavailable
 and nothing else.
 
-Programs beside the gateway (the CLI, the trainer) use `transaction(url)`.
+Programs beside the gateway (the CLI, the trainer) use `transaction(url)` or `transactions(url)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import NullPool
 
 from gateway.database.postgres import PostgresDatabase, connect_arguments, database_now_ms
 from gateway.database.sqlite import SqliteDatabase
@@ -111,14 +110,25 @@ def transaction(url: str, *, read_only: bool = False) -> Iterator[Connection]:
 
     Raises DatabaseStartError when the SQLite file cannot be opened or shared, and the driver's own errors.
     """
+    with transactions(url, read_only=read_only) as begin, begin() as connection:
+        if read_only and connection.dialect.name == "postgresql":
+            connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+        yield connection
+
+
+@contextmanager
+def transactions(url: str, *, read_only: bool = False) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
+    """One connection for many transactions, one after the other.
+
+    Each call of what this yields begins one. Raises as `transaction`.
+    """
     parsed = parse_url(url)
     if dialect_of(parsed) == "postgresql":
-        engine = create_engine(parsed, poolclass=NullPool, connect_args=connect_arguments())
-        with engine.begin() as connection:
-            if read_only:
-                connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-            yield connection
-        engine.dispose()
+        engine = create_engine(parsed, pool_size=1, max_overflow=0, connect_args=connect_arguments())
+        try:
+            yield engine.begin
+        finally:
+            engine.dispose()
         return
     path = sqlite_path(parsed)
     lock = FileLock(path)
@@ -130,8 +140,7 @@ def transaction(url: str, *, read_only: bool = False) -> Iterator[Connection]:
         raw = open_connection(path)
         engine = core_engine(raw, begin="BEGIN" if read_only else "BEGIN IMMEDIATE")
         try:
-            with engine.begin() as connection:
-                yield connection
+            yield engine.begin
         finally:
             engine.dispose()
             raw.close()
@@ -144,4 +153,13 @@ def ledger_now_ms(connection: Connection, process_ms: int) -> int:
     return process_ms if connection.dialect.name == "sqlite" else database_now_ms(connection)
 
 
-__all__ = ["DEFAULT_URL", "Database", "DatabaseStartError", "Dialect", "ledger_now_ms", "parse_url", "transaction"]
+__all__ = [
+    "DEFAULT_URL",
+    "Database",
+    "DatabaseStartError",
+    "Dialect",
+    "ledger_now_ms",
+    "parse_url",
+    "transaction",
+    "transactions",
+]

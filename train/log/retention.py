@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 
 from gateway.config.settings import RetentionSettings
 from gateway.database import tables
-from gateway.database.database import dialect_of, parse_url, transaction
+from gateway.database.database import dialect_of, parse_url, transaction, transactions
 from gateway.database.partitions import is_partitioned, partitions
 from train.errors import InputError
 from train.log.archive import archive_at
@@ -31,6 +31,7 @@ from train.log.export import Export, day_of, export, lacks, start_ms_of
 DELETE_ROWS = 500
 """Rows of one transaction: a few milliseconds in which a turn waits on SQLite."""
 NAME = "decisions"
+Progress = Callable[[str, int, int], None]
 DROP_TRIES = 5
 DROP_WAIT_MS = 200
 """The longest wait for the log's lock: turns queue behind it."""
@@ -53,7 +54,7 @@ class Retention:
     pause: Callable[[float], None] = time.sleep
 
 
-def retain(job: Retention, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+def retain(job: Retention, progress: Progress | None = None) -> dict[str, Any]:
     """Archive and remove; returns what was done.
 
     Raises ArchiveError, ExportError, RetentionError with nothing removed, or the driver's error.
@@ -68,10 +69,10 @@ def retain(job: Retention, progress: Callable[[str, int, int], None] | None = No
         cutoff_ms, kept = _cutoff_ms(job)
         report |= {"kept_since_ms": cutoff_ms} | ({} if kept is None else {"kept_because": kept})
         report["dropped_partitions"], report["left_partitions"] = _drop_partitions(job, cutoff_ms)
-        gone = _delete(job.database_url, _old_decisions(cutoff_ms), progress)
+        gone = _delete(job, _old_decisions(cutoff_ms), progress)
         # Months go as a whole: their scores stay as long as they do.
         scores_ms = min(cutoff_ms, _first_ms(job.database_url, tables.decisions) or cutoff_ms)
-        scores = _delete(job.database_url, _old_rows(tables.feedback, "created_at_ms", scores_ms), progress)
+        scores = _delete(job, _old_rows(tables.feedback, "created_at_ms", scores_ms), progress)
         return report | {"deleted_rows": {"decisions": gone, "feedback": scores}}
 
 
@@ -174,19 +175,24 @@ def _old_rows(table: sa.Table, at: str, cutoff_ms: int) -> Callable[[sa.Connecti
     return lambda _: sa.delete(table).where(sa.tuple_(*keys).in_(some))
 
 
-def _delete(
-    url: str, statement: Callable[[sa.Connection], sa.Delete], progress: Callable[[str, int, int], None] | None
-) -> int:
-    """Delete batch by batch, each in a transaction of its own; returns the rows deleted."""
+def _delete(job: Retention, statement: Callable[[sa.Connection], sa.Delete], progress: Progress | None) -> int:
+    """Delete batch by batch, each in a transaction of its own; returns the rows deleted.
+
+    Between two batches turns have the database for as long as a batch took. The connection stays: SQLite writes its
+    whole log of changes into the file when the last one closes.
+    """
     total = 0
-    while True:
-        with transaction(url) as connection:
-            gone = connection.execute(statement(connection)).rowcount
-        total += gone
-        if gone < DELETE_ROWS:
-            return total
-        if progress is not None:
-            progress("delete", total, 0)
+    with transactions(job.database_url) as begin:
+        while True:
+            began_s = time.perf_counter()
+            with begin() as connection:
+                gone = connection.execute(statement(connection)).rowcount
+            total += gone
+            if gone < DELETE_ROWS:
+                return total
+            if progress is not None:
+                progress("delete", total, 0)
+            job.pause(time.perf_counter() - began_s)
 
 
 def _note(connection: sa.Connection, cutoff_ms: int) -> None:
