@@ -450,6 +450,14 @@ def test_a_value_that_yaml_makes_endless_is_refused(write: Write) -> None:
     assert problem.startswith("gateway.yaml: model_list[0].litellm_params.extra_body: expected JSON of at most")
 
 
+@pytest.mark.parametrize("tag", ["object/apply:os.mkdir", "object/new:os.mkdir"])
+def test_a_tag_that_would_run_code_is_a_problem_and_runs_nothing(write: Write, tmp_path: Path, tag: str) -> None:
+    made = tmp_path / "made"
+    (problem,) = problems_of(write(MINIMAL + f"general_settings: !!python/{tag} [{made}]\n"))
+    assert "could not determine a constructor for the tag" in problem
+    assert not made.exists()
+
+
 def test_a_price_per_million_tokens_is_taken_for_the_slip_that_it_is(write: Write) -> None:
     path = write(
         """
