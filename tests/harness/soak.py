@@ -6,8 +6,8 @@
 
 SIZE=100 is the release: 1,000 kills of a gateway, 100 crashes of Postgres, 1,000 departures, 10,000 answers lost
 around a commit, 50 crowds of 200 on three replicas, 10,000 budgets that reset at once, 10,000 seeds of each simulator,
-half an hour of random harm. What
-fails says which seed, which commit and which command repeat it.
+half an hour of random harm. What fails says which seed, which commit and which command repeat it. Progress goes to
+stderr: the part that runs, and the seeds that are done.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ MODELS = {
     "held": "ok:tokens=40,gate=1",
     "stream": "ok:tokens=60,delay=0.1",
 }
+TOLD_EVERY_S = 10.0
 LONG_LEASES = {"SEQROUTE_HOLD_TTL_SECONDS": "60"}
 
 
@@ -72,6 +73,11 @@ class Plan:
 
     def fresh_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self.folder))
+
+
+def tell(progress: str) -> None:
+    """Say how far a run is, beside its figures."""
+    print(progress, file=sys.stderr, flush=True)
 
 
 async def overshoot(plan: Plan) -> str:
@@ -285,8 +291,11 @@ async def resets(plan: Plan) -> str:
 
 async def seeds(plan: Plan) -> str:
     """The simulators of the ledger and of the request path."""
-    empty = template()
-    for seed in plan.seeds:
+    empty, told_s = template(), time.monotonic()
+    for done, seed in enumerate(plan.seeds):
+        if time.monotonic() - told_s > TOLD_EVERY_S:
+            told_s = time.monotonic()
+            tell(f"  {done} of {len(plan.seeds)} seeds")
         try:
             await asyncio.to_thread(simulate, seed, empty)
             await asyncio.to_thread(simulate_turns, seed, empty)
@@ -346,6 +355,7 @@ def main() -> int:
             plan = Plan(arguments.seed, arguments.size, folder, nursery, server, databases, range(first, last))
             for name in arguments.parts.split(","):
                 started_s = time.monotonic()
+                tell(f"{name} ...")
                 try:
                     found = asyncio.run(PARTS[name](plan))
                 except Exception as error:  # noqa: BLE001 - one part's failure must not hide the others' figures
