@@ -2,7 +2,8 @@
 
     make fuzz SEED=1 SIZE=1        or        python -m tests.harness.schema_fuzz --seed 1 --size 1
 
-SIZE 1 is some 10,000 requests: the cases of every boundary, and EXAMPLES of every operation in the generating phases.
+SIZE 1 is EXAMPLES of every operation in the generating phases, beside a fixed number of cases at every boundary:
+11,241 requests on 30 November 2026, in 197 s on two busy cores.
 What is looked for needs no opinion about a route: an answer of status 5xx, a connection without an answer, a success
 without a key, an answer that takes more than two seconds. The provider is healthy and money ample, so that whatever is
 found, input caused.
@@ -31,7 +32,7 @@ from tests.harness.gateway import Served, config, serving
 from tests.harness.upstream import FaultUpstream
 
 SLOW_S = 2.0
-EXAMPLES = 30
+EXAMPLES = 110
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 MODELS = {"vectors": "embedding", "watch": "moderation"}
 NAMES = ("auto", "auto@cheap", "small", "big", *MODELS)
