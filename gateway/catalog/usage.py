@@ -307,8 +307,9 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     )
     if hosted:
         usage = _with_hosted(usage, reported, prompt_details)
-    if has_prompt and has_output:
+    if has_prompt and has_output and (prompt or not output):
         return _checked(usage)
+    has_prompt = prompt > 0  # no answer is without a prompt: Ollama counts none that it had in its cache
     if not has_prompt:
         usage = structs.replace(
             usage, prompt_tokens=max(usage.prompt_tokens, cached + written, usage.audio_input_tokens)

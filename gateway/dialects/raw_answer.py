@@ -19,6 +19,7 @@ _FINISH = b'"finishReason"'
 _USAGE = b'"usageMetadata"'
 _BY_MODEL = frozenset({"args", "arguments", "input", "parameters"})
 """What a model wrote in a tool call, in every dialect that has it as JSON."""
+_OLLAMA_COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
 _USAGE_NAMES = (b'"usage', b'"meta"', b"eval_count", b"_token_count")
 
 
@@ -34,6 +35,28 @@ def gemini_cached_audio(raw: bytes | bytearray) -> int:
                 return counts_by_modality(details).get("audio_tokens", 0) if isinstance(details, list) else 0
             return 0
     return 0
+
+
+def ollama_report(raw: bytes | bytearray) -> dict[str, int] | None:
+    """The counts of Ollama's answer, or of a stream's last line; None without any.
+
+    It leaves out a count of zero: that of a prompt which it had in its cache. LiteLLM puts its own count there, and
+    drops both of a stream.
+    """
+    for line in reversed(bytes(raw).splitlines() or [b""]):
+        if b'eval_count"' not in line:
+            continue
+        try:
+            answer = orjson.loads(line)
+        except ValueError:
+            try:
+                answer = orjson.loads(raw)
+            except ValueError:
+                return None
+        if isinstance(answer, dict):
+            counts = {theirs: answer.get(ours) for ours, theirs in _OLLAMA_COUNTS.items()}
+            return {name: count for name, count in counts.items() if isinstance(count, int) and count} or None
+    return None
 
 
 def last_error(tail: bytes | bytearray) -> dict[str, Any] | None:

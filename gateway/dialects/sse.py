@@ -16,6 +16,9 @@ MAX_EVENT_BYTES = 32 * 2**20
 """Large enough for an image in one event; bounds the memory of an endless line."""
 
 DONE_FRAME = b"data: [DONE]\n\n"
+_UNFINISHED = (b"{", b"[", b",")
+"""Ends of a line on which no JSON ends."""
+_NO_DATA = (b"", b"event", b"id", b"retry")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -45,6 +48,7 @@ class EventReader:
         self._name = b""
         self._data: list[bytes] = []
         self._data_bytes = 0
+        self._printed = False
 
     def feed(self, piece: bytes) -> list[Event]:
         """Events that `piece` completed. Raises EventTooLarge."""
@@ -104,21 +108,24 @@ class EventReader:
                 self._name = b""
                 return None
             event = Event(self._name, b"\n".join(self._data))
-            self._name, self._data, self._data_bytes = b"", [], 0
+            self._name, self._data, self._data_bytes, self._printed = b"", [], 0, False
             return event
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
-        if field == b"data":
-            self._data_bytes += len(value)
-            self._check_size(self._data_bytes)
-            self._data.append(value)
-        elif field == b"event":
-            self._name = value
-        elif line.startswith(b"{"):
-            # Not in the standard: a bare JSON object, in which some providers send an error or the complete response.
-            self._data_bytes += len(line)
-            self._check_size(self._data_bytes)
-            self._data.append(line)
+        if field != b"data":
+            if field == b"event":
+                self._name = value
+            # Not in the standard: a bare JSON object, in which some providers send an error or the complete response;
+            # and the further lines of JSON over several lines, of which only the first has the field's name.
+            bare = line.startswith(b"{") or (self._printed and field not in _NO_DATA)
+            if not bare:
+                return None
+            value = line
+        self._data_bytes += len(value)
+        self._check_size(self._data_bytes)
+        self._data.append(value)
+        if value.endswith(_UNFINISHED):
+            self._printed = True
         return None
 
     def _check_size(self, size: int) -> None:

@@ -26,6 +26,7 @@ from gateway.dialects.raw_answer import last_error
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
+from gateway.providers.claude_stream import read_whole_blocks
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
 from gateway.providers.history import broken_arguments
@@ -416,6 +417,7 @@ def import_litellm() -> Any:
     # An answer that filled the context window was cut; LiteLLM takes a word that it does not know for `stop`.
     finishes: Any = importlib.import_module("litellm.litellm_core_utils.core_helpers")
     finishes._FINISH_REASON_MAP["model_context_window_exceeded"] = "length"
+    read_whole_blocks(importlib.import_module("litellm.llms.anthropic.chat.handler").ModelResponseIterator)
     litellm.in_memory_llm_clients_cache = handler_cache()
     litellm.module_level_aclient = CurrentHandler("waiting")
     litellm.module_level_client = CurrentHandler("blocking")

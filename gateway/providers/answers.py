@@ -15,6 +15,7 @@ import orjson
 
 from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, counts_output, usage_from_openai, with_facts
 from gateway.dialects.loose_json import SurrogateJoiner, read_json
+from gateway.dialects.raw_answer import ollama_report
 from gateway.dialects.repair import StreamRepair
 from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage, with_cached_audio
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, TimeoutFault, UpstreamFault
@@ -224,7 +225,11 @@ class LitellmSource:
         if self._usage_given:
             return None
         self._usage_given = True
-        usage = (self._tap.usage if self._tap is not None else None) or _usage_in(bytes(self._exchange.body))
+        body = self._exchange.body
+        if self._exchange.speaks_ollama:
+            usage = ollama_report(body)
+        else:
+            usage = (self._tap.usage if self._tap is not None else None) or _usage_in(bytes(body))
         if usage is None:
             return None
         usage = with_cached_audio(usage, self._exchange.cached_audio_tokens)

@@ -117,6 +117,11 @@ class Exchange(Struct):
         """Cached audio that Gemini counted; LiteLLM leaves it out."""
         return gemini_cached_audio(self.body) if _GEMINI_PATH.search(self.path) else 0
 
+    @property
+    def speaks_ollama(self) -> bool:
+        """The response is in Ollama's own dialect, whose missing counts LiteLLM makes up."""
+        return self.path.endswith(("/api/chat", "/api/generate"))
+
     async def close(self) -> None:
         """Release the connection; it is closed if the response was not read completely."""
         if self.answer is not None:

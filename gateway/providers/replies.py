@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai, with_facts
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import strict_value
-from gateway.dialects.raw_answer import mentions_usage
+from gateway.dialects.raw_answer import mentions_usage, ollama_report
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.usage_report import cited_searches, reported_tier, shown, take_usage, with_cached_audio
 from gateway.providers.answers import UpstreamStream
@@ -54,6 +54,9 @@ def translated_reply(exchange: Exchange, response: Any) -> Reply:
     if exchange.status >= 400 or (exchange.whole and not mentions_usage(exchange.body)):
         # LiteLLM fills in zeros, or its own estimate, when the provider reported nothing.
         take_usage(body)
+    if exchange.speaks_ollama and exchange.status < 400:
+        take_usage(body)
+        body["usage"] = ollama_report(exchange.body)
     if isinstance(usage := body.get("usage"), dict):
         body["usage"] = with_cached_audio(usage, exchange.cached_audio_tokens)
     return chat_reply(exchange, body)

@@ -33,6 +33,8 @@ _ANSWER_KEYS = frozenset({"id", "choices"})
 _WORDS = re.compile(rb"[\s\[<|/]*[A-Za-z][\w .:-]{0,99}[\s\]>|/]*")
 """A sign of life or an end in words: "keep-alive", "[END]"."""
 _AGAIN = re.compile(rb"\s*data:\s*")
+_FIELDS = re.compile(rb"^(?:data:[ \t]*|(?:event|id|retry)?:[^\r\n]*)", re.MULTILINE)
+"""Of an event: the name before its data, other fields and comments."""
 _RECORD = b"\x1e"
 """What begins a value of a JSON text sequence (RFC 7464)."""
 _SNIFFED_BYTES = 4096
@@ -69,7 +71,8 @@ def document_payloads(data: bytes | bytearray) -> list[Any]:
         if len(lines) > 1:
             with contextlib.suppress(ValueError):
                 return [read_json(line) for line in lines]
-        return _values_and_more(data)
+        # Behind a first value that has no field's name, events may follow.
+        return _values_and_more(_FIELDS.sub(b"", data))
 
 
 def _values_and_more(data: bytes | bytearray) -> list[Any]:
@@ -254,7 +257,21 @@ class WireSource:
             try:
                 yield read_loosely(line)
             except ValueError:
-                raise BrokenFault("the provider sent an event that is not JSON") from None
+                yield from self._read_printed(event.name, b"\n".join(lines[number:]))
+                return
+
+    def _read_printed(self, name: bytes, data: bytes) -> Iterator[Any]:
+        """The values of JSON over several lines, and the end of the stream if it follows."""
+        try:
+            values, rest = read_values(data)
+        except ValueError:
+            values, rest = [], ""
+        behind = rest.encode("utf-8", "replace")
+        if not values or (rest and not _is_done(behind.partition(b"\n")[0])):
+            raise BrokenFault("the provider sent an event that is not JSON")
+        if rest:
+            self._events.extendleft(Event(name, left) for left in reversed(behind.split(b"\n")))
+        yield from values
 
     def _take_payload(self, payload: Any, name: bytes) -> None:
         payload = unwrapped(payload)

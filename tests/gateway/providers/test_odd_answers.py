@@ -182,6 +182,47 @@ async def test_what_is_no_chunk_breaks_the_stream(garbage: bytes) -> None:
         await streamed(events(delta("a"), garbage, finish(usage=U)))
 
 
+def printed(*payloads: Any, field: bytes = b"data: ", behind: bytes = b"\n\n") -> bytes:
+    """Chunks over several lines, of which only the first has the field's name."""
+    return b"".join(field + json.dumps(payload, indent=2).encode() + behind for payload in payloads)
+
+
+def bare(*payloads: Any) -> bytes:
+    return b"".join(json.dumps(payload).encode() + b"\n\n" for payload in payloads)
+
+
+FIRST, SECOND, LAST = delta("h"), delta("i"), finish(usage=U)
+PRINTED = {
+    "each": printed(FIRST, SECOND, LAST) + events(),
+    "each without the end": printed(FIRST, SECOND, LAST),
+    "named": printed(FIRST, SECOND, LAST, field=b"event: chunk\ndata: "),
+    "no blank lines": printed(FIRST, SECOND, LAST, behind=b"\n") + events(),
+    "first": printed(FIRST) + bare(SECOND, LAST),
+    "others": events(FIRST, end=b"") + printed(SECOND, LAST, field=b""),
+    "after a comment": b": hi\n\n" + printed(FIRST, SECOND, LAST, field=b""),
+    "first, without the name": printed(FIRST, field=b"") + events(SECOND, b": still here\n\n", LAST),
+    "first, in one line, without the name": bare(FIRST) + events(SECOND, b"event: ping\ndata: {}\n\n", LAST),
+    "with a comment inside": printed(FIRST).replace(b"[\n", b"[\n: still here\nid: 4\n", 1) + events(SECOND, LAST),
+}
+
+
+@pytest.mark.parametrize("kind", PRINTED)
+@pytest.mark.parametrize("step", [0, 7])
+async def test_json_over_several_lines_is_read_where_only_the_first_has_its_field(kind: str, step: int) -> None:
+    chunks = await streamed(PRINTED[kind], step=step)
+    assert (text_of(chunks), usages_of(chunks)) == ("hi", [U])
+    reply = await whole(PRINTED[kind], "text/event-stream")
+    assert (reply.body["choices"][0]["message"]["content"], reply.usage) == ("hi", Usage(10, 5))
+
+
+@pytest.mark.parametrize(
+    "cut", [printed(FIRST, SECOND, LAST)[:-30], printed(FIRST)[:-12] + b"\n\n" + events(SECOND, LAST)]
+)
+async def test_json_over_several_lines_that_is_cut_is_no_answer(cut: bytes) -> None:
+    with pytest.raises(BrokenFault):
+        await streamed(cut)
+
+
 # -- text that strict JSON does not know ------------------------------------------------------------------------------
 
 
@@ -743,6 +784,10 @@ HALVES: list[tuple[dict[str, Any], PartialUsage]] = [
     ({"prompt_tokens": 10, "total_tokens": 10}, PartialUsage(Usage(10, 0), has_prompt=True, has_output=False)),
     ({"completion_tokens": 5, "prompt_tokens": None}, PartialUsage(Usage(0, 5), has_prompt=False, has_output=True)),
     ({"output_tokens": 5}, PartialUsage(Usage(0, 5), has_prompt=False, has_output=True)),
+    (
+        {"prompt_tokens": 0, "completion_tokens": 5, "total_tokens": 5},
+        PartialUsage(Usage(0, 5), has_prompt=False, has_output=True),
+    ),
 ]
 
 

@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 from pydantic.warnings import PydanticDeprecatedSince211
 
-from gateway.catalog.usage import Usage
+from gateway.catalog.usage import PartialUsage, Usage
+from gateway.dialects.assembly import Assembly
 from gateway.errors import http_status
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, UpstreamFault
 from gateway.providers.providers import Call, Upstream
@@ -111,6 +112,62 @@ async def test_claude_streams(upstream: Upstream) -> None:
         assert await read(upstream, call(provider, "anthropic/claude-sonnet-4-5", stream=True)) == (
             "Hello", CLAUDE_BILL, "stop",
         )  # fmt: skip
+
+
+WEATHER: dict[str, Any] = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Paris"}}
+
+
+def tool_delta(text: str) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": text}}
+
+
+@pytest.mark.parametrize(
+    ("block", "deltas", "arguments"),
+    [
+        (WEATHER, (), {"city": "Paris"}),
+        (WEATHER, (tool_delta(""),), {"city": "Paris"}),
+        (WEATHER, (tool_delta('{"city": '), tool_delta('"Paris"}')), {"city": "Paris"}),
+        (WEATHER | {"input": '{"city": "Paris"}'}, (), {"city": "Paris"}),
+        (WEATHER | {"input": {}}, (tool_delta('{"city": "Paris"}'),), {"city": "Paris"}),
+        (WEATHER | {"input": {}}, (), {}),
+    ],
+)
+async def test_a_tool_s_input_is_read_from_the_start_of_its_block_or_from_deltas(
+    upstream: Upstream, block: dict[str, Any], deltas: tuple[dict[str, Any], ...], arguments: dict[str, Any]
+) -> None:
+    begin = {"type": "content_block_start", "index": 0, "content_block": block}
+    second = [begin | {"index": 1, "content_block": {**WEATHER, "id": "toolu_2", "input": {"city": "Rome"}}}]
+    second.append({"type": "content_block_stop", "index": 1})
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    answer = event_answer(CLAUDE_START, begin, *deltas, CLAUDE_END[0], *second, *CLAUDE_END[1:])
+    async with CannedProvider(answer) as provider:
+        wanted = call(provider, "anthropic/claude-sonnet-4-5", stream=True, params={"tools": [tool]})
+        stream = await upstream.open_stream(upstream.outgoing(wanted))
+        whole = Assembly()
+        async for chunk in stream:
+            whole.add(chunk)
+    calls = whole.body()["choices"][0]["message"]["tool_calls"]
+    assert [(each["id"], json.loads(each["function"]["arguments"])) for each in calls] == [
+        ("toolu_1", arguments), ("toolu_2", {"city": "Rome"}),
+    ]  # fmt: skip
+    assert stream.usage == CLAUDE_BILL
+
+
+async def test_thinking_that_comes_whole_is_read_with_its_signature(upstream: Upstream) -> None:
+    block = {"type": "thinking", "thinking": "Let me see", "signature": "sig=="}
+    begin = {"type": "content_block_start", "index": 0, "content_block": block}
+    text = [{**event, "index": 1} for event in (*CLAUDE_TEXT, CLAUDE_END[0])]
+    async with CannedProvider(event_answer(CLAUDE_START, begin, CLAUDE_END[0], *text, *CLAUDE_END[1:])) as provider:
+        wanted = call(provider, "anthropic/claude-sonnet-4-5", stream=True)
+        deltas = [
+            choice["delta"]
+            async for chunk in await upstream.open_stream(upstream.outgoing(wanted))
+            for choice in chunk["choices"]
+        ]
+    assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == "Let me see"
+    assert "".join(delta.get("content") or "" for delta in deltas) == "Hello"
+    blocks = [block for delta in deltas for block in delta.get("thinking_blocks") or ()]
+    assert [block.get("signature") for block in blocks if block.get("signature")] == ["sig=="]
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -241,6 +298,38 @@ async def test_what_a_model_writes_as_arguments_is_no_usage_and_no_finish(upstre
         assert (
             await upstream.complete(upstream.outgoing(call(provider, "anthropic/claude-sonnet-4-5")))
         ).usage == CLAUDE_BILL
+
+
+OLLAMA_COUNTS: list[tuple[dict[str, int], Any]] = [
+    ({"prompt_eval_count": 26, "eval_count": 5}, Usage(26, 5)),
+    ({"eval_count": 5}, PartialUsage(Usage(0, 5), has_prompt=False, has_output=True)),
+    ({"prompt_eval_count": 0, "eval_count": 5}, PartialUsage(Usage(0, 5), has_prompt=False, has_output=True)),
+    ({"prompt_eval_count": 26}, PartialUsage(Usage(26, 0), has_prompt=True, has_output=False)),
+    ({}, None),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydantic")
+@pytest.mark.parametrize("kind", ["ollama_chat", "ollama"])
+@pytest.mark.parametrize(("counts", "usage"), OLLAMA_COUNTS)
+async def test_only_what_ollama_counted_is_its_usage(
+    upstream: Upstream, kind: str, counts: dict[str, int], usage: Any
+) -> None:
+    def line(text: str, **more: Any) -> dict[str, Any]:
+        said = {"message": {"role": "assistant", "content": text}} if kind == "ollama_chat" else {"response": text}
+        return {"model": "llama3", "created_at": "2026-01-01T00:00:00Z", "done": False, **said, **more}
+
+    end = {"done": True, "done_reason": "stop", "total_duration": 9, **counts}
+    async with CannedProvider(json_answer(line("Hello", **end))) as provider:
+        reply = await upstream.complete(upstream.outgoing(call(provider, f"{kind}/llama3", api_base=provider.address)))
+    assert (reply.body["choices"][0]["message"]["content"], reply.usage) == ("Hello", usage)
+    lines = b"".join(json.dumps(each).encode() + b"\n" for each in (line("Hel"), line("lo"), line("", **end)))
+    async with CannedProvider(raw_answer(lines, "application/x-ndjson")) as provider:
+        assert await read(upstream, call(provider, f"{kind}/llama3", stream=True, api_base=provider.address)) == (
+            "Hello",
+            usage,
+            "stop",
+        )
 
 
 async def test_a_gemini_stream_that_is_cut_is_no_answer(upstream: Upstream) -> None:

@@ -1,0 +1,59 @@
+"""Streams of Claude's dialect whose blocks come whole, as compatible servers send them.
+
+Anthropic begins a block empty and fills it by deltas. LiteLLM reads the input of a tool and the thinking from deltas
+alone, and a text from both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def read_whole_blocks(parser_class: Any) -> None:
+    """Let LiteLLM's parser of Claude's events also read what the start of a block brings."""
+    inner = parser_class.chunk_parser
+
+    def parsed(self: Any, chunk: dict[str, Any]) -> Any:
+        kind = chunk.get("type")
+        if kind == "content_block_start":
+            made = inner(self, chunk)
+            thinking, self.whole_block = _whole(chunk.get("content_block"))
+            return inner(self, _delta("thinking_delta", "thinking", thinking)) if thinking else made
+        rest: dict[str, Any] | None = getattr(self, "whole_block", None)
+        if rest is None or kind not in ("content_block_delta", "content_block_stop"):
+            return inner(self, chunk)
+        if kind == "content_block_delta":
+            if _repeats(chunk.get("delta"), rest["delta"]):
+                self.whole_block = None
+            return inner(self, chunk)
+        self.whole_block = None
+        made = inner(self, rest)
+        inner(self, chunk)
+        return made
+
+    parser_class.chunk_parser = parsed
+
+
+def _whole(block: object) -> tuple[str | None, dict[str, Any] | None]:
+    """The thinking of a block, and the delta that is left for its end; None for what comes in deltas."""
+    if not isinstance(block, Mapping):
+        return None, None
+    if block.get("type") == "thinking":
+        thinking, signature = (block.get(name) or None for name in ("thinking", "signature"))
+        return thinking, None if signature is None else _delta("signature_delta", "signature", signature)
+    if block.get("type") != "tool_use":
+        return None, None
+    written = block.get("input") or {}
+    text = written if isinstance(written, str) else json.dumps(written)
+    return None, _delta("input_json_delta", "partial_json", text)
+
+
+def _delta(kind: str, name: str, value: Any) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": 0, "delta": {"type": kind, name: value}}
+
+
+def _repeats(delta: object, rest: Mapping[str, Any]) -> bool:
+    """True if a delta brings what its block already had at the start."""
+    return isinstance(delta, Mapping) and any(delta.get(name) for name in rest if name != "type")
