@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration
@@ -146,7 +147,7 @@ def as_the_gateway_has_it(turn: Turn, n: int, seen: LiveVectors, models: list[Mo
         Balance(10**12, 0, 0), turns=turn.index, expected_turns=int(turn.declared[n]) or None, memory="{}"
     )
     made = turn_context(models[0], row=row, memory=memory)
-    return replace(
+    return structs.replace(
         made,
         chat=seen.requests[prompt],
         prompt=seen.counted[prompt] + PromptTokens(read, read),
