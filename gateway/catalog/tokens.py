@@ -101,25 +101,32 @@ class TokenCounter:
     async def count(self, messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> PromptTokens:
         """Tokens of a chat prompt: messages, tools, functions and response schema."""
         texts: list[str] = []
-        around = _REQUEST
-        for message in messages:
-            around += _MESSAGE
-            for part in _parts(message):
-                if isinstance(part, str):
-                    texts.append(part)
-                else:
-                    around += part
-        tools = [*(params.get("tools") or ()), *(params.get("functions") or ())]
-        if tools:
-            around += _TOOLS
-            for tool in tools:
-                kind = tool.get("type")
-                around += _TOOL if kind in _PLAIN_TOOLS else _MCP if kind in _MCP_TYPES else _OWN_TOOL
-                texts.append(orjson.dumps(tool).decode())
+        around = _REQUEST + _with_messages(messages, texts)
+        around += _with_tools([*(params.get("tools") or ()), *(params.get("functions") or ())], texts)
         if params.get("response_format"):
             around += _SCHEMA
             texts.append(orjson.dumps(params["response_format"]).decode())
         return around + await self.count_texts(texts)
+
+    async def count_forms(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: Mapping[str, Any],
+        own_tools: Sequence[Mapping[str, Any]],
+        own_messages: Sequence[Mapping[str, Any]],
+    ) -> PromptTokens:
+        """As `count`, for a prompt with a second form: the larger of both.
+
+        The forms share their messages, which are counted once; the second has other tools and further messages.
+        """
+        shared = await self.count(messages, {**params, "tools": None})
+        ours: list[str] = []
+        theirs: list[str] = []
+        counted = _with_tools(params.get("tools") or (), ours)
+        counted += await self.count_texts(ours)
+        own = _with_tools(own_tools, theirs) + _with_messages(own_messages, theirs)
+        own += await self.count_texts(theirs)
+        return shared + PromptTokens(max(counted.estimate, own.estimate), max(counted.bound, own.bound))
 
     async def count_texts(self, texts: Sequence[str]) -> PromptTokens:
         """Tokens of plain texts, without message overhead."""
@@ -156,6 +163,31 @@ class TokenCounter:
         if len(self._cache) >= CACHED_TEXTS:
             self._cache.clear()
         self._cache[digest] = counted
+
+
+def _with_messages(messages: Sequence[Mapping[str, Any]], texts: list[str]) -> PromptTokens:
+    """What is around and beside the texts of messages, which are added to `texts`."""
+    around = PromptTokens(0, 0)
+    for message in messages:
+        around += _MESSAGE
+        for part in _parts(message):
+            if isinstance(part, str):
+                texts.append(part)
+            else:
+                around += part
+    return around
+
+
+def _with_tools(tools: Sequence[Mapping[str, Any]], texts: list[str]) -> PromptTokens:
+    """What is around a prompt's tools; their own texts are added to `texts`."""
+    if not tools:
+        return PromptTokens(0, 0)
+    around = _TOOLS
+    for tool in tools:
+        kind = tool.get("type")
+        around += _TOOL if kind in _PLAIN_TOOLS else _MCP if kind in _MCP_TYPES else _OWN_TOOL
+        texts.append(orjson.dumps(tool).decode())
+    return around
 
 
 def count_text(tokenizer: _Tokenizer, text: str) -> PromptTokens:

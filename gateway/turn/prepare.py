@@ -154,12 +154,10 @@ class Preparation:
     async def _counted(self, chat: ChatRequest, notes: Sequence[str] = ()) -> PromptTokens:
         """The prompt's tokens with the notes; of one that may be forwarded, the larger of its two forms."""
         messages = [*chat.messages, *map(system_message, notes)]
-        counted = await self._tokens.count(messages, chat.params)
         if chat.forwarded is None:
-            return counted
+            return await self._tokens.count(messages, chat.params)
         extra = chat.forwarded.beside_messages()
-        own = await self._tokens.count([*messages, *extra.pictures], {**chat.params, "tools": extra.tools})
-        return PromptTokens(max(counted.estimate, own.estimate), max(counted.bound, own.bound))
+        return await self._tokens.count_forms(messages, chat.params, extra.tools, extra.pictures)
 
     def _options(
         self,

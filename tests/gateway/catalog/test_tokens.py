@@ -202,3 +202,32 @@ async def test_without_a_vocabulary_bytes_are_counted(monkeypatch: pytest.Monkey
 async def test_odd_text_does_not_break_the_count(counter: TokenCounter) -> None:
     for text in ("\ud800", "\x00", "<|endoftext|>", "a\u0300" * 50, ""):
         assert (await counter.count([{"role": "user", "content": text}], {})).bound >= 44
+
+
+async def test_the_two_forms_of_a_prompt_share_the_count_of_their_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    plain = tokens.count_text
+
+    def counted(tokenizer: Any, text: str) -> PromptTokens:
+        read.append(text)
+        return plain(tokenizer, text)
+
+    monkeypatch.setattr(tokens, "count_text", counted)
+    messages = [{"role": "user", "content": "Which weather?"}, {"role": "assistant", "content": "Where?"}]
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}
+    function = {"name": "weather", "description": "The weather of a place.", "parameters": {"type": "object"}}
+    nested, search = [{"type": "function", "function": function}], [{"type": "web_search"}]
+    counter = TokenCounter()
+    for own_tools, pictures in (([{"type": "function", **function}], []), (search, [picture]), ([], [])):
+        params = {"tools": nested, "response_format": {"type": "json_object"}}
+        forms = (await counter.count(messages, params),
+                 await counter.count([*messages, *pictures], {**params, "tools": own_tools}))  # fmt: skip
+        read.clear()
+        both = await counter.count_forms(messages, params, own_tools, pictures)
+        assert both == PromptTokens(*(max(form[at] for form in map(_pair, forms)) for at in (0, 1)))
+        assert [read.count(message["content"]) for message in messages] == [1, 1]
+    await counter.close()
+
+
+def _pair(counted: PromptTokens) -> tuple[int, int]:
+    return counted.estimate, counted.bound
