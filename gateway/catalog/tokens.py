@@ -119,6 +119,8 @@ class TokenCounter:
 
         The forms share their messages, which are counted once; the second has other tools and further messages.
         """
+        if not own_messages and _are_same_tools(params.get("tools") or (), own_tools):
+            return await self.count(messages, params)
         shared = await self.count(messages, {**params, "tools": None})
         ours: list[str] = []
         theirs: list[str] = []
@@ -176,6 +178,14 @@ def _with_messages(messages: Sequence[Mapping[str, Any]], texts: list[str]) -> P
             else:
                 around += part
     return around
+
+
+def _are_same_tools(nested: Sequence[Mapping[str, Any]], flat: Sequence[Mapping[str, Any]]) -> bool:
+    """True if the tools differ only in the object around each function, which makes the nested ones the longer."""
+    return len(nested) == len(flat) and all(
+        tool.get("function") == {name: value for name, value in own.items() if name != "type"}
+        for tool, own in zip(nested, flat, strict=True)
+    )
 
 
 def _with_tools(tools: Sequence[Mapping[str, Any]], texts: list[str]) -> PromptTokens:

@@ -226,6 +226,7 @@ async def test_the_two_forms_of_a_prompt_share_the_count_of_their_messages(monke
         both = await counter.count_forms(messages, params, own_tools, pictures)
         assert both == PromptTokens(*(max(form[at] for form in map(_pair, forms)) for at in (0, 1)))
         assert [read.count(message["content"]) for message in messages] == [1, 1]
+        assert sum("The weather of a place." in text for text in read) == 1
     await counter.close()
 
 
