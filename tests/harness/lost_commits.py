@@ -46,7 +46,7 @@ async def ambiguous_commits(url: str, *, seed: int, wanted: int, at_once: int = 
     counts = {"reserved": 0, "unconfirmed": 0}
     async with FaultProxy(server.host, server.port, seed=seed) as proxy:
         through = server.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-        bench = await start_bench(through)
+        bench = await start_bench(through, clock_url=url)  # not through the proxy, which waits for this loop
         await bench.tenant("acme")
         bench.hands.at_ms = int(time.time() * 1000)
 
