@@ -37,6 +37,8 @@ MODELS = 8
 NORMAL = np.array([NormalDist().inv_cdf(level) for level in COST_LEVELS])
 CONTEXTS_TOKENS = (0.0, 1500.0, 6000.0, 24000.0)
 CHUNK_STEPS = 250
+STARVED_PENALTY = 1.0
+"""What the shipped network counts a session that ends without money as: one lost answer (docs/policy-results.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,13 @@ def sample_curves(
 
 def recipe(sizes: Sizes, seed: int) -> Recipe:
     """The manifest of the shipped checkpoint."""
-    return Recipe(PRETRAINED, rule="network", sizes=sizes, report={"pretrained": {"seed": seed}})
+    return Recipe(
+        PRETRAINED,
+        rule="network",
+        rule_parameters={"starved_penalty": STARVED_PENALTY},
+        sizes=sizes,
+        report={"pretrained": {"seed": seed}},
+    )
 
 
 def random_prices(generator: np.random.Generator, unit_usd: float) -> list[tuple[float, float]]:
