@@ -3,8 +3,8 @@
     argmax_k  Q_quality(k) - lambda Q_spend(k) - penalty P(starved | k)          (policy/value_curves.py)
 
 This turn's quality is the reward model's less a margin of its posterior deviation: a lower confidence bound (Jin, Yang,
-Wang 2021, arXiv 2012.15085), which is where conservatism was found to pay (docs/policy.md). It needs no shield: the
-values include the whole cost distribution of this turn and the chance of ending starved.
+Wang 2021, arXiv 2012.15085), which is where conservatism was found to pay (docs/policy-design.md). It needs no shield:
+the values include the whole cost distribution of this turn and the chance of ending starved.
 
 A conversation grows on later turns as the log's did, but no faster than this session's has: by at most its tokens over
 its turns, so one that never had any is not expected to begin.

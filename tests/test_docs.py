@@ -189,15 +189,42 @@ def test_every_metric_is_written_and_has_bounded_labels() -> None:
 # All pages.
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    pages = [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]
-    broken = [
-        f"{page.relative_to(ROOT)}: {target}"
-        for page in pages
-        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text())
-        if not (page.parent / target).exists()
-    ]
+PAGES = (*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    found: list[str] = []
+    for heading in re.findall(r"^#+ (.+)$", re.sub(r"(?ms)^```.*?^```", "", page.read_text()), flags=re.MULTILINE):
+        shown = re.sub(r"\[([^]]*)]\([^)]*\)", r"\1", heading).strip().lower()
+        found.append(re.sub(r"[^\w -]", "", shown).replace(" ", "-"))
+    return {anchor + (f"-{before}" if (before := found[:at].count(anchor)) else "") for at, anchor in enumerate(found)}
+
+
+def test_links_between_pages_lead_to_a_page_and_a_heading_that_exist() -> None:
+    broken = []
+    for page in PAGES:
+        links = re.findall(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text())
+        for target, anchor in links:
+            aim = page.parent / target if target else page
+            if not aim.exists() or (anchor and anchor not in anchors(aim)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
     assert broken == []
+
+
+def test_files_named_in_the_pages_exist() -> None:
+    """A path may begin at any folder: `routing/guard.py`, or a file's name alone."""
+    folders = "bench demo deploy docs examples gateway migrations policy tests train".split()
+    files = [*ROOT.glob("*"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    known = {"/".join(parts[at:]) for path in files for parts in [path.relative_to(ROOT).parts] for at in range(9)}
+    unknown = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in PAGES
+        for span in re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^```.*?^```", "", page.read_text()))
+        for name in re.findall(r"(?<![\w./*{}-])((?:[\w-]+/)*[\w-]+\.(?:py|md|toml|sh|sql|js))(?![\w*/-])", span)
+        if name not in known
+    ]
+    assert unknown == []
 
 
 FIRST_FILES = {

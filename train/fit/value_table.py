@@ -13,7 +13,7 @@ gradient:
 
 Qualities are out-of-fold grades, shrunk, so that taking their maximum is not biased upwards. Later turns are assumed to
 be like those of the log, whatever the session has shown so far: conditioning on a composed session's history was
-measured to gain .0 to .1 points (docs/policy.md).
+measured to gain .0 to .15 points (docs/policy-design.md).
 """
 
 from __future__ import annotations
