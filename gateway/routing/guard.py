@@ -117,9 +117,12 @@ def feasible(
 
 
 def _with_certain_tools(options: list[Eligibility]) -> list[Eligibility]:
-    """The options without servers that may have a provider's dialect but not its tools, if others surely have both."""
+    """The options without servers that may have a provider's dialect but not its tools, while another surely has both.
+
+    One at its limits or too expensive does not serve: see `with_uncertain_tools`.
+    """
     certain = [all(each.runs_tools for each in option.model.deployments) for option in options]
-    if not any(option.capable and sure for option, sure in zip(options, certain, strict=True)):
+    if not any(not option.why_not and sure for option, sure in zip(options, certain, strict=True)):
         return options
     return [
         option if sure or not option.capable else structs.replace(option, why_not=UNCERTAIN_TOOLS)
@@ -127,22 +130,32 @@ def _with_certain_tools(options: list[Eligibility]) -> list[Eligibility]:
     ]
 
 
+def with_uncertain_tools(options: Sequence[Eligibility]) -> list[Eligibility]:
+    """The options of a turn that none of the servers which surely run its tools can serve."""
+    return _readmitted(options, UNCERTAIN_TOOLS)
+
+
 def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
     """The options of a turn whose tool loop may move to another model."""
+    return _readmitted(options, TOOL_LOOP)
+
+
+def _readmitted(options: Sequence[Eligibility], reason: str) -> list[Eligibility]:
     return [
-        structs.replace(option, why_not=BUSY if option.wait_s else "") if option.why_not == TOOL_LOOP else option
+        structs.replace(option, why_not=BUSY if option.wait_s else "") if option.why_not == reason else option
         for option in options
     ]
 
 
 def without_room(options: Sequence[Eligibility], model: str, wait_s: int) -> list[Eligibility]:
     """The options after a model's last room was taken by another turn."""
-    return [
+    rest = [
         structs.replace(option, why_not=BUSY, wait_s=wait_s)
         if option.model.name == model and option.why_not not in EFFORT_REASONS
         else option
         for option in options
     ]
+    return with_uncertain_tools(rest) if all(option.why_not for option in rest) else rest
 
 
 def refuse_when_none(options: Sequence[Eligibility], chat: ChatRequest, prompt_tokens: int) -> None:

@@ -239,6 +239,28 @@ def test_hosted_tools_go_to_servers_that_surely_run_them_where_there_is_one() ->
     assert verdicts(request, RequestedModel("other", None), catalog(own, other))["other"] == ""
 
 
+def test_while_servers_that_surely_run_hosted_tools_are_at_their_limits_the_others_serve() -> None:
+    read = responses_request.to_chat({"model": "auto", "input": "q", "tools": [{"type": "web_search"}]})
+    assert read.forwarded is not None
+    request = with_forwarded(chat("q"), read.forwarded)
+    both = frozenset({"responses_api", "responses_api.web_search"})
+    limited = (deployment("a", runs_tools=True, limits=RateQuota(parallel=1)),)
+    own = model("own", capabilities=both, deployments=limited)
+    other = model("other", capabilities=both, deployments=(deployment("b", api_stated=True),))
+    balancer = LoadBalancer(lambda: 0.0, RouterSettings)
+
+    def options() -> list[Eligibility]:
+        return feasible(
+            request, ANY, catalog(own, other), healthy_breaker(), balancer,
+            allow_lists=(), bound_to=None, prompt_tokens=1,
+        )  # fmt: skip
+
+    full = without_room(options(), "own", 3)
+    assert [option.why_not for option in full] == [BUSY, ""]
+    balancer.take(own.deployments, Demand("s", 1))
+    assert [option.why_not for option in options()] == [BUSY, ""]
+
+
 def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
     models = catalog(model("small"), model("vectors", mode="embedding"))
     requested: Any = parse_model("vectors", models)

@@ -1,4 +1,4 @@
-"""Why no model of a turn is affordable: spent, held, or only busy."""
+"""Which models money leaves to a turn, and why it leaves none: spent, held, or only busy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from gateway.catalog.live import Configuration
 from gateway.config.settings import RouterSettings, SessionSettings, Settings
 from gateway.errors import GatewayError, RateLimited, SessionBudgetExceeded
 from gateway.ledger.types import Balance
+from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
-from gateway.routing.guard import BUSY, TOOL_LOOP, Eligibility
-from gateway.turn.context import TurnContext
-from gateway.turn.decide import Estimator
+from gateway.routing.exploration import ExplorationBudget
+from gateway.routing.guard import BUSY, TOOL_LOOP, UNCERTAIN_TOOLS, Eligibility
+from gateway.routing.observe import Observer
+from gateway.routing.router import Router
+from gateway.turn.context import RoutingDecision, TurnContext
+from gateway.turn.decide import Decider, Estimator
 from gateway.turn.exhausted import exhausted
+from gateway.turn.funds import Shortage
 from gateway.turn.waiting import HeldMoney
+from policy.reload import CheckpointRef, LoadedPolicy, ServingPolicies
+from policy.rules import Cheapest
 from tests.gateway.turn.turns import context, session_row
 from tests.harness.models import catalog, model, prices
 
@@ -28,13 +35,31 @@ def turn(granted_nanousd: int, *options: Eligibility, held_nanousd: int = 0) -> 
     return replace(context(row=row), options=list(options))
 
 
-def refusal(asked: TurnContext) -> GatewayError:
-    settings = Settings(models=(), session=SessionSettings(10**9, 10**10))
-    estimator = Estimator(
-        configuration=lambda: Configuration(settings, catalog(CHEAP, GOOD)), forecast=OutputForecast(),
+SETTINGS = Settings(models=(), session=SessionSettings(10**9, 10**10))
+
+
+def estimating() -> Estimator:
+    return Estimator(
+        configuration=lambda: Configuration(SETTINGS, catalog(CHEAP, GOOD)), forecast=OutputForecast(),
         breaker=Breaker(lambda: 0.0, RouterSettings), held=HeldMoney(),
     )  # fmt: skip
-    return exhausted(asked, estimator.shortage(asked, asked.funds, {}))
+
+
+def refusal(asked: TurnContext) -> GatewayError:
+    return exhausted(asked, estimating().shortage(asked, asked.funds, {}))
+
+
+def decided(asked: TurnContext) -> RoutingDecision | Shortage:
+    cheapest = LoadedPolicy(Cheapest(), CheckpointRef("rule:cheapest"), {})
+    decider = Decider(
+        estimator=estimating(), observer=Observer(),
+        router=Router(
+            lambda: SETTINGS.policy, cheapest, lambda: ServingPolicies(cheapest), monotonic=lambda: 0.0,
+            on_fault=lambda: None,
+        ),
+        exploring=ExplorationBudget(lambda: 0, lambda: 0.0), metrics=Metrics(), clock=lambda: 0.0, uniform=lambda: 0.5,
+    )  # fmt: skip
+    return decider.decide(asked, asked.funds, patient=False)
 
 
 BUSY_CHEAP = Eligibility(CHEAP, CHEAP.deployments, BUSY, wait_s=7)
@@ -69,3 +94,21 @@ def test_money_that_others_hold_comes_before_a_busy_model() -> None:
     error = refusal(turn(10**9, BUSY_CHEAP, FREE_GOOD, held_nanousd=10**9 - 1_000))
     assert isinstance(error, RateLimited)
     assert "other turns hold" in error.message
+
+
+UNCERTAIN_CHEAP = Eligibility(CHEAP, CHEAP.deployments, UNCERTAIN_TOOLS)
+
+
+def test_hosted_tools_go_to_a_server_that_may_lack_them_when_money_covers_no_other() -> None:
+    found = decided(turn(ENOUGH_NANOUSD, UNCERTAIN_CHEAP, FREE_GOOD))
+    assert isinstance(found, RoutingDecision)
+    assert found.estimate.option.model is CHEAP
+    rich = decided(turn(10**12, UNCERTAIN_CHEAP, FREE_GOOD))
+    assert isinstance(rich, RoutingDecision)
+    assert rich.estimate.option.model is GOOD
+
+
+def test_hosted_tools_that_no_server_can_be_paid_for_cost_what_the_cheapest_needs() -> None:
+    found = decided(turn(10_000, UNCERTAIN_CHEAP, FREE_GOOD))
+    assert isinstance(found, Shortage)
+    assert found.least_nanousd == 200 * 1_000 + 16 * 2_000
