@@ -2,8 +2,8 @@
 
 Under overload most requests are refused, and a parser with a callback for each header costs more than the refusal. A
 request is ordinary when nothing about its framing could be read in another way: one Content-Length that ends exactly
-with the bytes, no Transfer-Encoding, Upgrade, Expect or Connection, lines that end with CR LF. All others, malformed
-ones included, are left to the parser.
+with the bytes, no Transfer-Encoding, Upgrade or Expect, no Connection but the `keep-alive` that HTTP clients send,
+lines that end with CR LF. All others, malformed ones included, are left to the parser.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _BEGIN, _END, _HEAD_END, _LENGTH = b"POST /", b" HTTP/1.1", b"\r\n\r\n", b"\r\ncontent-length:"
-_OTHER_FRAMING = (b"transfer-encoding", b"\r\nupgrade", b"\r\nexpect", b"\r\nconnection", b"\r\n ", b"\r\n\t", b"\0")
+_OTHER_FRAMING = (b"transfer-encoding", b"\r\nupgrade", b"\r\nexpect", b"\r\n ", b"\r\n\t", b"\0")
+_CONNECTION, _KEPT = b"\r\nconnection", b"\r\nconnection: keep-alive\r\n"
 _LONGEST_LENGTH = 7
 
 
@@ -43,6 +44,8 @@ def whole_request(data: bytes, names: Sequence[bytes], header_bytes: int) -> Who
     for sign in _OTHER_FRAMING:
         if sign in head:
             return None
+    if head.count(_CONNECTION) != head.count(_KEPT):
+        return None
     length = _value(data, head, _LENGTH)
     if length is None or not length.isdigit() or len(length) > _LONGEST_LENGTH:
         return None

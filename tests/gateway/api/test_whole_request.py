@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai import AsyncOpenAI, BadRequestError
 
 from gateway.api.whole_request import whole_request
 
@@ -13,7 +16,9 @@ NAMES = (b"authorization", b"x-api-key")
 LINES = (
     "host: here", "Host: there", "content-length: 2", "Content-Length: 3", "content-length : 2", "content-length: +2",
     "authorization: Bearer A", "Authorization:Bearer b ", "x-api-key: k", "transfer-encoding: chunked",
-    "Transfer-Encoding : chunked", "upgrade: h2c", "connection: close", "expect: 100-continue", " folded: x",
+    "Transfer-Encoding : chunked", "upgrade: h2c", "connection: close", "Connection: Keep-Alive",
+    "connection: keep-alive, close", "connection: keep-alive ", "proxy-connection: keep-alive",
+    "expect: 100-continue", " folded: x",
     "x: a\rb", "x: a\nb", "x: \0", "user-agent: OpenAI/Python 3.0", "x-session-id: s-1", "",
 )  # fmt: skip
 
@@ -49,6 +54,27 @@ def test_an_ordinary_request_is_read_with_the_headers_asked_for() -> None:
     assert (found.url, found.headers) == (b"/v1/chat/completions", [(b"authorization", b"Bearer A b")])
 
 
+async def test_what_the_openai_sdk_sends_is_ordinary() -> None:
+    """The bytes of the SDK's own HTTP client, which names `Connection: keep-alive`."""
+    received: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        received.append(head + await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="sk-a", max_retries=0) as client:
+        with pytest.raises(BadRequestError):
+            await client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "hi"}])
+    found = whole_request(received[0], NAMES, 4096)
+    assert found is not None
+    assert (found.url, found.headers) == (b"/v1/chat/completions", [(b"authorization", b"Bearer sk-a")])
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -59,6 +85,8 @@ def test_an_ordinary_request_is_read_with_the_headers_asked_for() -> None:
         request("host: here", "host: here", "content-length: 2"),
         request("host: here", "content-length: 2", "transfer-encoding: chunked"),
         request("host: here", "content-length: 2", "connection: close"),
+        request("host: here", "content-length: 2", "connection: keep-alive, upgrade"),
+        request("host: here", "content-length: 2", "connection: keep-alive", "connection: close"),
         request("host: here", "content-length: 2", "expect: 100-continue"),
         request("host: here", "content-length: 2", "x: a\nb"),
         request("host: here", "content-length: 2", " folded"),
