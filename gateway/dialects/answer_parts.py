@@ -4,15 +4,21 @@ Anthropic's content blocks and OpenAI's output items are such sequences, while c
 Exactly one part is open at a time. Interleaved fragments of parallel tool calls are put in order: a call is closed for
 another one only when its arguments are complete JSON; until then the other call waits. A complete response is fed at
 once.
+
+Clients of both dialects tell tool calls apart by their ids, of a whole conversation; some servers use the function's
+name or a count as an id. Such an id is extended here, and `provider_id` removes the extension when it comes back.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
+
+_EXTENSION = re.compile(r"__sr_[0-9A-Za-z-]+_\d+\Z")
 
 Kind = Literal["reasoning", "state", "text", "refusal", "tool"]
 Step = Literal["open", "grow", "close"]
@@ -56,7 +62,7 @@ class _Call:
 
 
 class AnswerParts:
-    """Turns the deltas of choice 0 into part events; `id_suffix` is for calls without an id."""
+    """Turns the deltas of choice 0 into part events; `id_suffix` is for calls without an id of their own."""
 
     def __init__(self, id_suffix: str) -> None:
         self.parts: list[AnswerPart] = []
@@ -206,7 +212,11 @@ class AnswerParts:
         return self._current_call is None or self._open is None or _is_json(self._open.text)
 
     def _start(self, call: _Call, events: list[PartEvent]) -> None:
-        call.id = call.id or f"call_{self._suffix}_{self._calls.index(call)}"
+        number = next(at for at, made in enumerate(self._calls) if made is call)
+        if not call.id:
+            call.id = f"call_{self._suffix}_{number}"
+        elif call.id == call.name or call.id.isdecimal() or any(part.id == call.id for part in self.parts):
+            call.id = f"{call.id}__sr_{self._suffix}_{number}"
         if call.extra:
             self._state({"extra_content": {call.id: call.extra}}, events)
         call.part = self._new(AnswerPart(len(self.parts), "tool", id=call.id, name=call.name), events)
@@ -227,9 +237,17 @@ def whole_parts(body: Mapping[str, Any], id_suffix: str) -> list[AnswerPart]:
     for choice in first_choice(body):
         message = choice.get("message")
         if isinstance(message, Mapping):
-            parts.feed(message)
+            calls = message.get("tool_calls")
+            if isinstance(calls, list):
+                calls = [{**call, "index": at} for at, call in enumerate(calls) if isinstance(call, Mapping)]
+            parts.feed({**message, "tool_calls": calls})
     parts.finish()
     return parts.parts
+
+
+def provider_id(call_id: str) -> str:
+    """The id that the provider gave to a call, from the one that a client has."""
+    return _EXTENSION.sub("", call_id)
 
 
 def first_choice(body: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

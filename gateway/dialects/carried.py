@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.answer_parts import provider_id
+
 PREFIX = "sr1."
 _LISTS = ("thinking_blocks", "reasoning_items", "reasoning_details")
 
@@ -48,8 +50,12 @@ def restore(message: dict[str, Any], state: Mapping[str, Any]) -> None:
 
 
 def attach_extra_content(message: dict[str, Any]) -> None:
-    """Move restored `extra_content` to the tool calls that it belongs to."""
+    """Move restored `extra_content` to the tool calls that it belongs to.
+
+    The calls get the ids back that their provider gave them.
+    """
     extra = message.pop("extra_content", None)
     for call in message.get("tool_calls") or ():
         if extra and call.get("id") in extra:
             call["extra_content"] = extra[call["id"]]
+        call["id"] = provider_id(call["id"])

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from gateway.dialects import carried
+from gateway.dialects.answer_parts import provider_id
 from gateway.dialects.arguments import checked_url
 from gateway.dialects.fields import need, objects, read, refused, within
 from gateway.dialects.forwarded import HostedTool, attach_hosted
@@ -98,7 +99,7 @@ def _user(content: str | list[Any]) -> list[dict[str, Any]]:
 
 def _tool_result(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The tool message of a result, and the images and files in it."""
-    call_id = need(block, "tool_use_id", str)
+    call_id = provider_id(need(block, "tool_use_id", str))
     content = block.get("content")
     if type(content) is str and block.keys() <= _PLAIN_RESULT:  # almost every result
         return {"role": "tool", "tool_call_id": call_id, "content": content}, []

@@ -7,7 +7,7 @@ invent content: only positions, names and types that follow from the rest.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, TypeGuard
 
 import orjson
@@ -132,9 +132,12 @@ class StreamRepair:
                 self._begun.add(number)
                 delta["role"] = "assistant"
             _repair_texts(delta)
+            placed: set[int] = set()
             for call in _repaired_calls(delta):
                 numbers = self._calls.setdefault(number, _CallNumbers())
-                if numbers.place(call):
+                is_new = numbers.place(call, placed)
+                placed.add(call["index"])
+                if is_new:
                     _complete_call(call, self._new_call_id)
                     numbers.name(call)
                     if isinstance(function := call.get("function"), dict) and function.get("arguments") is None:
@@ -145,28 +148,30 @@ class StreamRepair:
 
 
 class _CallNumbers:
-    """Assigns deltas to tool calls when a provider numbers them wrongly or not at all."""
+    """Assigns deltas to tool calls when a provider numbers them wrongly or not at all, or gives several one id."""
 
     def __init__(self) -> None:
         self._current: dict[int, tuple[str, int]] = {}
         self._by_id: dict[str, int] = {}
+        self._ids: dict[int, str] = {}
         self._names: dict[int, str] = {}
         self._taken: set[int] = set()
         self._last = 0
 
-    def place(self, call: dict[str, Any]) -> bool:
-        """Number a delta's call; True if it starts a new one."""
+    def place(self, call: dict[str, Any], placed: Set[int]) -> bool:
+        """Number a call of a delta that has placed some already; True if it starts a new one."""
         index, call_id = call.get("index"), call.get("id")
         name = call_id if isinstance(call_id, str) else ""
         begins = bool(_function_name(call))
         if not _is_index(index):
             number = self._by_id.get(name)
-            if number is None:
+            if number is None or (begins and number in placed):
                 number = self._free if begins or name or not self._taken else self._last
         else:
             known = self._current.get(index)
             if known is None:
-                number = self._by_id.get(name, self._free)  # some count their texts too, and clients need 0 first
+                # Some count their texts too, and clients need 0 first; an id may be only the function's name.
+                number = self._free if begins else self._by_id.get(name, self._free)
             elif begins and name and known[0] and name != known[0]:
                 number = self._by_id.get(name, self._free)  # one number for several calls, distinguished by their ids
             else:
@@ -185,12 +190,13 @@ class _CallNumbers:
 
     def name(self, call: dict[str, Any]) -> None:
         """Record the id of a new call."""
-        self._by_id.setdefault(str(call["id"]), call["index"])
+        self._by_id[str(call["id"])] = call["index"]
+        self._ids[call["index"]] = str(call["id"])
         self._names[call["index"]] = _function_name(call)
 
     def shorten(self, call: dict[str, Any]) -> None:
         """Remove what repeats the start of a call: clients append each piece to what they have."""
-        if self._by_id.get(str(call.get("id") or "")) == call["index"]:
+        if "id" in call and str(call["id"] or "") == self._ids.get(call["index"]):
             del call["id"]
         function = call.get("function") or call.get("custom")
         if isinstance(function, dict) and function.get("name") == self._names.get(call["index"]):

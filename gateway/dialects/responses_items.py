@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.dialects import carried
+from gateway.dialects.answer_parts import provider_id
 from gateway.dialects.arguments import checked_url
 from gateway.dialects.fields import kind_of_item, need, objects, read, refused, within
 from gateway.dialects.forwarded import HostedTool, attach_hosted, has_hosted
@@ -108,7 +109,7 @@ class MessageBuilder:
 
     def _output(self, item: Mapping[str, Any]) -> None:
         self._end_assistant()
-        call_id, output = need(item, "call_id", str), item.get("output")
+        call_id, output = provider_id(need(item, "call_id", str)), item.get("output")
         if type(output) is str:
             self._messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
             return

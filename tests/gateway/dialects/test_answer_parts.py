@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent
+from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent, provider_id, whole_parts
 
 
 def fed(*deltas: dict[str, Any]) -> tuple[list[AnswerPart], list[PartEvent]]:
@@ -70,6 +70,26 @@ def test_text_that_waited_for_a_call_comes_before_the_text_after_it() -> None:
 def test_parallel_calls_that_all_claim_index_0_are_told_apart_by_their_ids() -> None:
     parts, _ = fed(fragment("{}", name="f", id="c1"), fragment("{}", name="g", id="c2"))
     assert calls(parts) == [("c1", "f", "{}"), ("c2", "g", "{}")]
+
+
+def test_ids_that_clients_could_confuse_are_extended_and_mapped_back() -> None:
+    """Equal ids of one answer, and those that the next answer has again: the function's name, a count."""
+    pieces = [fragment("{}", name="f", id="c"), fragment("[]", index=1, name="f", id="c")]
+    parts, _ = fed(*pieces, fragment("{}", index=2, name="f", id="f"), fragment("{}", index=3, name="g", id="0"))
+    ids = [part.id for part in parts]
+    assert ids == ["c", "c__sr_x_1", "f__sr_x_2", "0__sr_x_3"]
+    assert [provider_id(each) for each in ids] == ["c", "c", "f", "0"]
+
+
+def test_calls_of_a_complete_answer_with_one_id_stay_two() -> None:
+    made = [{"id": "f", "function": {"name": "f", "arguments": text}} for text in ("{1}", "{2}")]
+    whole = {"choices": [{"index": 0, "message": {"tool_calls": made}}]}
+    assert calls(whole_parts(whole, "x")) == [("f__sr_x_0", "f", "{1}"), ("f__sr_x_1", "f", "{2}")]
+
+
+def test_equal_calls_without_ids_get_different_ones() -> None:
+    parts, _ = fed({"tool_calls": [{"index": at, "function": {"name": "f", "arguments": "{}"}} for at in (0, 1)]})
+    assert calls(parts) == [("call_x_0", "f", "{}"), ("call_x_1", "f", "{}")]
 
 
 def test_calls_without_index_and_id_get_ids_of_ours() -> None:

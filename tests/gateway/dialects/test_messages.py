@@ -132,6 +132,21 @@ def test_another_provider_s_state_comes_back_where_it_was() -> None:
     assert message["tool_calls"][0]["extra_content"] == signature
 
 
+def test_calls_with_one_id_have_their_own_for_clients_and_the_provider_s_again_in_the_next_request() -> None:
+    made = [{"id": "f", "type": "function", "function": {"name": "f", "arguments": text}} for text in ("{}", '{"a":1}')]
+    signature = {"google": {"thought_signature": "S"}}
+    made[1] |= {"extra_content": signature}
+    body = {"choices": [{"index": 0, "message": {"tool_calls": made}, "finish_reason": "tool_calls"}]}
+    content = whole_message(body, "dec_7", "m", Usage(1, 1), ())["content"]
+    ids = [block["id"] for block in content if block["type"] == "tool_use"]
+    assert ids == ["f__sr_7_0", "f__sr_7_1"]
+    results = [{"type": "tool_result", "tool_use_id": each, "content": "r"} for each in ids]
+    said = [{"role": "assistant", "content": content}, {"role": "user", "content": results}]
+    asked, *answered = chat(messages=said)["messages"]
+    assert asked["tool_calls"] == made
+    assert [message["tool_call_id"] for message in answered] == ["f", "f"]
+
+
 def test_tools_and_their_choice() -> None:
     mark = {"type": "ephemeral"}
     tool = {"name": "f", "description": "d", "input_schema": {"type": "object"}, "cache_control": mark}

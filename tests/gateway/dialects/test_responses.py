@@ -86,6 +86,16 @@ def test_one_turn_s_items_are_one_assistant_message_and_results_follow_it() -> N
     ]  # fmt: skip
 
 
+def test_calls_and_outputs_get_back_the_id_that_their_provider_gave() -> None:
+    made = messages(
+        TEXT,
+        {"type": "function_call", "call_id": "f__sr_7_0", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "f__sr_7_0", "output": "one"},
+    )
+    assert made[1]["tool_calls"] == [function_call("f", "f", "{}")]
+    assert made[2]["tool_call_id"] == "f"
+
+
 def test_a_longer_conversation_begins_with_the_messages_of_the_shorter_one() -> None:
     """Prompt caches and the session's memory go by equal beginnings."""
     items = [

@@ -1021,6 +1021,24 @@ async def test_tool_calls_are_numbered_where_the_provider_does_not() -> None:
     assert await placed(*shifted, called(piece("2}", index=2))) == two
 
 
+async def test_parallel_calls_with_one_id_stay_two() -> None:
+    """Some servers use the function's name as the id, or "0" for each call."""
+    for name in ("f", "0"):
+        two = {0: (name, "f", "{1}"), 1: (name, "f", "{2}")}
+        numbered = [called(piece("{1}", "f", id=name, index=0)), called(piece("{2}", "f", id=name, index=1))]
+        assert await placed(*numbered) == two
+        in_pieces = [called(piece("{", "f", id=name, index=0)), called(piece("1}", id=name, index=0))]
+        in_pieces += [called(piece("{", "f", id=name, index=1)), called(piece("2}", id=name, index=1))]
+        assert await placed(*in_pieces) == two
+        assert await placed(called(piece("{1}", "f", id=name), piece("{2}", "f", id=name))) == two
+        crossed = [called(piece("{", "f", id=name, index=0), piece("{", "f", id=name, index=1))]
+        crossed += [called(piece("1}", id=name, index=0), piece("2}", id=name, index=1))]
+        assert await placed(*crossed) == two
+        sent = await streamed(events(*crossed, finish("tool_calls")))
+        later = [choice["delta"].get("tool_calls", ()) for chunk in sent[1:] for choice in chunk["choices"]]
+        assert not any("id" in call for calls in later for call in calls)
+
+
 async def test_a_call_without_an_id_is_given_one_and_keeps_it() -> None:
     assert await placed(called(piece("{", "f")), called(piece("}"))) == {0: ("call_1", "f", "{}")}
     again = [called(piece("{", "f", id="a", index=0)), called(piece("}", "f", id="a", index=0))]
