@@ -62,7 +62,7 @@ class _Call:
 
 
 class AnswerParts:
-    """Turns the deltas of choice 0 into part events; `id_suffix` is for calls without an id of their own."""
+    """Turns the deltas of choice 0 into part events; `id_suffix` makes unclear ids unique."""
 
     def __init__(self, id_suffix: str) -> None:
         self.parts: list[AnswerPart] = []
