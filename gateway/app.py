@@ -209,7 +209,7 @@ def assemble(
     second_answers = SecondAnswers(current, database=database, metrics=metrics, clock=clock)
 
     def on_answer(attempt: Attempt, text: str) -> None:
-        judge.offer(attempt, text, paired=second_answers.offer(attempt))
+        judge.offer(attempt, text, paired=second_answers.offer(attempt, text))
 
     webhooks = Webhooks(
         lambda: current().settings.general.webhooks,

@@ -37,8 +37,8 @@ JUDGE_TENANT = "judge"
 """Tenant that pays for the gateway's own judge (gateway/turn/judge.py)."""
 SECOND = "second"
 """Origin and reason of second answers, and the beginning of their sessions' ids."""
-SECOND_TENANT = "second-answers"
-"""Tenant that pays for second answers (gateway/turn/second_answers.py)."""
+SECOND_TENANT = "second~answers"
+"""Tenant that pays for second answers (gateway/turn/second_answers.py); no client's id or name may have a `~`."""
 OWN_TENANTS = (JUDGE_TENANT, SECOND_TENANT)
 """Tenants of the gateway itself, which are no clients."""
 TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
@@ -89,7 +89,10 @@ def create_tenant(
 
     Raises InvalidRequest, also for a name or an id that is taken.
     """
-    if TENANT_ID.fullmatch(tenant_id) is None:
+    if actor not in OWN_TENANTS:
+        refuse_own(tenant_id, "tenant_id")
+        refuse_own(name, "name")
+    if TENANT_ID.fullmatch(tenant_id) is None and tenant_id not in OWN_TENANTS:
         raise InvalidRequest("tenant_id: expected 1 to 64 of A-Z a-z 0-9 . _ : -", param="tenant_id")
     values = _checked(
         connection,
@@ -106,9 +109,6 @@ def create_tenant(
         now_ms,
     )
     checked_amount(budget_nanousd, "budget_usd")
-    if actor not in OWN_TENANTS:
-        refuse_own(tenant_id, "tenant_id")
-        refuse_own(name, "name")
     taken = select(tenants.c.tenant_id).where((tenants.c.tenant_id == tenant_id) | (tenants.c.name == name))
     if connection.execute(taken).first() is not None:
         raise _name_taken(name)
@@ -259,7 +259,8 @@ def _set_budget(connection: Connection, tenant: Tenant, wanted_nanousd: int, act
 def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     """The validated columns of a change. Raises InvalidRequest."""
     columns: dict[str, Any] = dict(values)
-    if "name" in values and not (isinstance(values["name"], str) and TENANT_NAME.fullmatch(values["name"])):
+    name = values.get("name")
+    if "name" in values and not (isinstance(name, str) and (name in OWN_TENANTS or TENANT_NAME.fullmatch(name))):
         raise InvalidRequest("name: expected 1 to 128 letters, digits or . _ : @ + - without spaces", param="name")
     if "window" in values:
         columns["reset_at_ms"] = checked_window(connection, values["window"], now_ms)

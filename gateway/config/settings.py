@@ -118,6 +118,10 @@ class RateQuota:
     def __bool__(self) -> bool:
         return self.rpm is not None or self.tpm is not None or self.parallel is not None
 
+    def halved(self) -> RateQuota:
+        """Half of each limit, rounded down."""
+        return RateQuota(*(None if each is None else each // 2 for each in (self.rpm, self.tpm, self.parallel)))
+
     def within(self, default: RateQuota) -> RateQuota:
         """These limits, and `default`'s where there is none."""
         return RateQuota(

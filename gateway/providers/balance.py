@@ -39,6 +39,8 @@ class Demand(Struct, frozen=True):
     prompt_tokens: int
     answer_tokens: float = 0.0
     stream: bool = False
+    spare: bool = False
+    """Whether the call may only use room that leaves half of each limit free."""
     home: str | None = None
     """Id of the deployment that has the session's prompt in its cache."""
 
@@ -159,12 +161,15 @@ class LoadBalancer:
     def _wait_s(self, deployment: Deployment, demand: Demand) -> int:
         """Seconds until a deployment's limits admit the call; 0: now."""
         load = self._loads.get(deployment.deployment_id)
-        if load is None:
+        if load is None and not demand.spare:
             return 0
+        load = load or _Load()
         now_s, limits, tokens = int(self._clock()), deployment.limits, demand.tokens_at(deployment)
+        if demand.spare:
+            limits = limits.halved()
         seconds = load.window(now_s)
         done = counted(seconds)
-        alone = load.calls == 0 and done.tokens == 0
+        alone = load.calls == 0 and done.tokens == 0 and not demand.spare
         resource = exceeded(limits, done, load.calls, 0 if alone else tokens)
         if resource is None:
             return 0

@@ -16,6 +16,7 @@ def demand_of(context: TurnContext, estimate: Estimate) -> Demand:
         prompt_tokens=context.prompt.estimate,
         answer_tokens=answer_tokens(context, estimate),
         stream=context.chat.stream,
+        spare=context.second is not None,
         home=home_of(context.memory, model.name, context.started_ms, model.cache.ttl_s),
     )
 

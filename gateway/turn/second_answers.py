@@ -1,6 +1,6 @@
 """Second answers: another model answers some turns once more, for the judge alone.
 
-    settled answer --drawn--> bounded queue --> one turn of tenant `second-answers` --> the judge grades both answers
+    settled answer --drawn--> bounded queue --> one turn of tenant `second~answers` --> the judge grades both answers
 
 A log knows the grade of the model that served; these are grades of other models for the same turns. No client sees such
 an answer or waits for it. It is a turn through the same ledger, paid by a tenant of its own with a daily budget: one
@@ -26,7 +26,7 @@ from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.dialects.request import ChatRequest
 from gateway.dialects.schema import VENDOR_FIELDS
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, RateLimited
 from gateway.metrics import Metrics
 from gateway.turn.context import Attempt, Second
 from gateway.turn.judge import PAUSE_S
@@ -72,9 +72,12 @@ class SecondAnswers:
         self._waiting_bytes = 0
         self._budget_nanousd: int | None = None
 
-    def offer(self, attempt: Attempt) -> bool:
-        """Tell whether a settled turn is drawn; queue it if there is room. Never waits or raises."""
-        second = draw_second(attempt.choice, attempt.decision_id)
+    def offer(self, attempt: Attempt, answer: str) -> bool:
+        """Tell whether a settled turn is drawn; queue it if there is room. Never waits or raises.
+
+        A turn whose answer is empty is never drawn: the judge does not grade it.
+        """
+        second = draw_second(attempt.choice, attempt.decision_id) if answer.strip() else None
         if second is None:
             return False
         client = attempt.context.caller
@@ -102,6 +105,8 @@ class SecondAnswers:
                 continue
             try:
                 outcome = await self._answered(case, settings.second_budget_nanousd_per_day, ask)
+            except RateLimited:
+                outcome = "busy"  # the model's limits have no spare room: what they have is the clients'
             except GatewayError as error:
                 outcome = error.code
                 if error.status in (402, 503):

@@ -64,7 +64,7 @@ async def test_drawn_turns_are_answered_once_more_and_both_answers_are_graded(
         await until(lambda: len(play.rows(feedback)) == 4)
 
         firsts = {row["decision_id"]: row for row in play.rows(decisions, tenant_id=tenant_id)}
-        seconds = play.rows(decisions, tenant_id="second-answers")
+        seconds = play.rows(decisions, tenant_id="second~answers")
         assert len(firsts) == len(yes) + len(no)
         assert {row["session_id"] for row in seconds} == {f"second:{seqroute(each, 'decision-id')}" for each in yes}
         for row in seconds:
@@ -78,7 +78,7 @@ async def test_drawn_turns_are_answered_once_more_and_both_answers_are_graded(
             assert chances[row["model"]] == pytest.approx(SHARE * (1.0 - mu[row["model"]]))
             assert "second" not in row["candidates"]
         graded = [(row["tenant_id"], row["source"], row["score"]) for row in play.rows(feedback)]
-        assert sorted(graded) == sorted([(tenant_id, "judge", 0.75), ("second-answers", "judge", 0.75)] * 2)
+        assert sorted(graded) == sorted([(tenant_id, "judge", 0.75), ("second~answers", "judge", 0.75)] * 2)
 
         asked = [each.body for each in play.provider.received if each.body["messages"][0]["role"] == "user"]
         again = [body for body in asked if "user" not in body]
@@ -89,7 +89,7 @@ async def test_drawn_turns_are_answered_once_more_and_both_answers_are_graded(
             assert (body["temperature"], body["messages"]) == (0.5, asked[0]["messages"])
             assert 50 in (body.get("max_tokens"), body.get("max_completion_tokens"))
 
-        [paid] = play.rows(tenants, tenant_id="second-answers")
+        [paid] = play.rows(tenants, tenant_id="second~answers")
         assert paid["granted_nanousd"] == 250_000_000
         assert paid["spent_nanousd"] == sum(row["cost_nanousd"] for row in seconds) > 0
         [client] = play.rows(tenants, tenant_id=tenant_id)
@@ -100,7 +100,7 @@ async def test_drawn_turns_are_answered_once_more_and_both_answers_are_graded(
             async with play.gateway.http(key) as http:
                 shown = (await http.get(f"/v1/decisions/{decision_id}")).json()
             assert "second" not in json.dumps(shown)
-        assert {row["state"] for row in play.rows(sessions, tenant_id="second-answers")} == {"closed"}
+        assert {row["state"] for row in play.rows(sessions, tenant_id="second~answers")} == {"closed"}
 
         with transaction(play.url, read_only=True) as connection:
             found = report(connection)
@@ -115,9 +115,9 @@ async def test_a_spent_budget_pauses_second_answers_and_no_client_notices(tmp_pa
         _, key = await play.gateway.tenant("acme", models=["small", "big"])
         await turns(play, key, 1)
         await until(lambda: outcomes(play, "tenant_budget_exceeded") + outcomes(play, "session_budget_exceeded") == 1)
-        assert play.rows(decisions, tenant_id="second-answers") == []
+        assert play.rows(decisions, tenant_id="second~answers") == []
         await turns(play, key, 1)
-        [tenant] = play.rows(tenants, tenant_id="second-answers")
+        [tenant] = play.rows(tenants, tenant_id="second~answers")
         assert (tenant["granted_nanousd"], tenant["spent_nanousd"]) == (1_000, 0)
 
 
@@ -132,10 +132,10 @@ async def test_a_second_model_that_fails_is_called_once_and_stays_in_service(tmp
     ) as play:
         _, key = await play.gateway.tenant("acme", models=["small", "broken"])
         await turns(play, key, 2)
-        await until(lambda: len(play.rows(decisions, tenant_id="second-answers", status="failed")) == 2)
+        await until(lambda: len(play.rows(decisions, tenant_id="second~answers", status="failed")) == 2)
         calls = [each for each in play.provider.bill if each.mode == "e500"]
         assert len(calls) == 2
-        assert play.rows(feedback, tenant_id="second-answers") == []
+        assert play.rows(feedback, tenant_id="second~answers") == []
         assert {row["model"] for row in play.rows(decisions, origin=None)} == {"small"}
 
 
@@ -152,4 +152,33 @@ async def test_turns_that_another_model_cannot_be_asked_for_are_never_drawn(tmp_
                 assert answer.status_code == 200, answer.text
         for row in play.rows(decisions, origin=None):
             assert all("second" not in each for each in json.loads(row["candidates"]))
-        assert play.rows(usage_hours, tenant_id="second-answers") == []
+        assert play.rows(usage_hours, tenant_id="second~answers") == []
+
+
+@pytest.mark.parametrize("limits", [{"rpm": 1}, {"max_parallel_requests": 1}, {"tpm": 40}])
+async def test_a_second_answer_leaves_the_limits_of_its_model_to_clients(
+    tmp_path: Path, database_url: str, limits: dict[str, int]
+) -> None:
+    """The other model's limit admits one call, which is the client's."""
+    policy = {**drawing(), "exploration_floor": 0.0}
+    async with playing(
+        tmp_path, database_url, modes={"grader": "judge"}, params={"big": limits}, policy=policy,
+        infos={"big": {"quality_prior": 0.0}},
+    ) as play:  # fmt: skip
+        _, key = await play.gateway.tenant("acme", models=["small", "big"])
+        await turns(play, key, 2)
+        await until(lambda: outcomes(play, "busy") == 2)
+        assert play.rows(decisions, tenant_id="second~answers") == []
+        await until(lambda: len(play.rows(feedback)) == 2)  # the first answers, as ever
+        async with play.gateway.http(key) as http:
+            assert (await turn(http, "big", headers=session("own"))).status_code == 200
+
+
+async def test_a_clients_tenant_of_the_older_name_stays_the_clients(tmp_path: Path, database_url: str) -> None:
+    async with playing(tmp_path, database_url, modes={"grader": "judge"}, policy=drawing()) as play:
+        client, key = await play.gateway.tenant("second-answers", models=["small", "big"])
+        granted = play.rows(tenants, tenant_id=client)[0]["granted_nanousd"]
+        await turns(play, key, 1)
+        await until(lambda: outcomes(play, "answered") == 1)
+        assert play.rows(tenants, tenant_id=client)[0]["granted_nanousd"] == granted
+        assert play.rows(tenants, tenant_id="second~answers")[0]["spent_nanousd"] > 0

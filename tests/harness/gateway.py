@@ -115,10 +115,11 @@ def config(
     policy: Mapping[str, Any] | None = None,
     model_info: Mapping[str, Any] | None = None,
     infos: Mapping[str, Mapping[str, Any]] | None = None,
+    params: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write a gateway.yaml. `modes` maps model names to the provider's modes; `small` and `big` always exist.
 
-    `infos` are further `model_info` by model name.
+    `infos` and `params` are further `model_info` and `litellm_params` by model name.
     """
     deployments = {"small": "small", "big": "big"} | dict(modes or {})
     tree = {
@@ -129,7 +130,8 @@ def config(
                     "model": f"openai/{mode}",
                     "api_base": provider_url,
                     "api_key": "sk-provider-canary",
-                },
+                }
+                | dict((params or {}).get(name, {})),
                 "model_info": {
                     "input_cost_per_token": PRICES["big" if name == "big" else "small"][0],
                     "output_cost_per_token": PRICES["big" if name == "big" else "small"][1],

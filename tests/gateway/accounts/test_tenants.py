@@ -304,7 +304,12 @@ async def test_a_changed_window_ends_at_its_own_boundary(database_url: str) -> N
 
 @pytest.mark.parametrize(
     ("tenant_id", "name", "param"),
-    [("judge", "acme", "tenant_id"), ("ten_1", "judge", "name"), ("ten_1", "second-answers", "name")],
+    [
+        ("judge", "acme", "tenant_id"),
+        ("ten_1", "judge", "name"),
+        ("second~answers", "acme", "tenant_id"),
+        ("ten_1", "second~answers", "name"),
+    ],
 )
 async def test_the_gateway_s_own_tenants_are_no_client_s(
     database_url: str, tenant_id: str, name: str, param: str

@@ -192,6 +192,24 @@ def test_a_call_larger_than_the_limit_is_made_alone() -> None:
     assert isinstance(subject.take(only, Demand("s", 1)), Full)
 
 
+@pytest.mark.parametrize(
+    ("quota", "of_clients", "of_spare"),
+    [
+        (RateQuota(rpm=5), 5, 2), (RateQuota(tpm=50), 5, 2), (RateQuota(parallel=5), 5, 2), (RateQuota(rpm=1), 1, 0),
+        (RateQuota(), 9, 9),
+    ],
+)  # fmt: skip
+def test_a_call_for_spare_room_leaves_half_of_each_limit_free(quota: RateQuota, of_clients: int, of_spare: int) -> None:
+    for spare, most in ((False, of_clients), (True, of_spare)):
+        subject, only = balancer(), [deployment("only", limits=quota)]
+        taken = [subject.take(only, Demand("s", 10, spare=spare)) for _ in range(9)]
+        assert sum(not isinstance(each, Full) for each in taken) == most
+
+
+def test_a_call_for_spare_room_is_never_larger_than_half_of_the_tokens() -> None:
+    assert isinstance(balancer().take([limited(tpm=50)], Demand("s", 30, spare=True)), Full)
+
+
 def test_a_call_that_was_never_sent_counts_for_nothing() -> None:
     subject, only = balancer(), [limited(rpm=1, tpm=20, parallel=1)]
     _, slot = called(subject, only)

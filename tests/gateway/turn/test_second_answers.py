@@ -135,13 +135,20 @@ def settled(decision_id: str, text: str = "hello") -> Attempt:
 
 def test_the_queue_is_bounded_in_number_and_in_bytes_and_tells_what_is_drawn() -> None:
     few, metrics = made()
-    assert all(few.offer(settled(f"dec_{i}")) for i in range(WAITING + 2))
+    assert all(few.offer(settled(f"dec_{i}"), "four") for i in range(WAITING + 2))
     assert counted(metrics, "dropped") == 2
     large, metrics = made()
-    assert large.offer(settled("dec_1", "x" * (WAITING_BYTES // 2)))
-    assert large.offer(settled("dec_2", "x" * (WAITING_BYTES // 2)))
+    assert large.offer(settled("dec_1", "x" * (WAITING_BYTES // 2)), "four")
+    assert large.offer(settled("dec_2", "x" * (WAITING_BYTES // 2)), "four")
     assert counted(metrics, "dropped") == 1
-    assert not few.offer(attempt())
+    assert not few.offer(attempt(), "four")
+
+
+def test_a_turn_whose_answer_no_judge_can_read_is_not_drawn() -> None:
+    subject, metrics = made()
+    assert not any(subject.offer(settled("dec_1"), answer) for answer in ("", " \n"))
+    assert subject.offer(settled("dec_1"), "four")
+    assert counted(metrics, "dropped") == 0
 
 
 async def test_what_was_answered_makes_room_and_a_failure_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,11 +167,11 @@ async def test_what_was_answered_makes_room_and_a_failure_ends_nothing(monkeypat
     half = "x" * (WAITING_BYTES // 2)
     task = asyncio.create_task(subject.run(ask))
     for decision_id in ("dec_1", "dec_2"):
-        subject.offer(settled(decision_id, half))
+        subject.offer(settled(decision_id, half), "four")
         await asyncio.sleep(0.05)
     await asyncio.wait_for(done.wait(), 10)
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert asked == [("second-answers", "second:dec_1"), ("second-answers", "second:dec_2")]
+    assert asked == [("second~answers", "second:dec_1"), ("second~answers", "second:dec_2")]
     assert (counted(metrics, "fault"), counted(metrics, "answered"), counted(metrics, "dropped")) == (1, 1, 0)
