@@ -18,7 +18,7 @@ from train.evaluate import ope
 from train.evaluate.fqe import fitted_q_evaluation, values
 from train.evaluate.gate import Evidence, tails
 from train.evaluate.ope import Interval, Logged
-from train.evaluate.simulate import PlayedLog, chances, play, probabilities_as_logged
+from train.evaluate.simulate import PlayedLog, play, probabilities_as_logged
 from train.fit.network import tenant_weights
 from train.log.episodes import Episodes
 
@@ -200,7 +200,9 @@ def describe(played: PlayedLog, sequential: Mapping[str, F64], held_out: HeldOut
         cost_usd=held_out.interval(played.spent_usd),
         starved_rate=float(played.starved.mean()) if len(played.starved) else 0.0,
         effective_turns=ope.effective_sample_size(ratio),
-        overlap=ope.overlap(played.probabilities, chances(episodes), episodes.valid, 1.0 / weight_cap),
+        overlap=ope.overlap(
+            played.probabilities, episodes.probabilities.astype(np.float64), episodes.valid, 1.0 / weight_cap
+        ),
         largest_ratio=float(ratio.max(initial=0.0)),
         sequential={name: held_out.interval(per_session) for name, per_session in sequential.items()},
     )
@@ -254,7 +256,7 @@ def gain_sd(candidate: PlayedLog, incumbent: PlayedLog, held_out: HeldOut) -> fl
     noise = ope.known_noise(
         candidate.probabilities,
         incumbent.probabilities,
-        chances(untouched),
+        untouched.probabilities.astype(np.float64),
         held_out.grades,
         untouched.valid,
         held_out.config.ope.weight_cap,

@@ -64,77 +64,23 @@ def play(
         left_usd[i] = np.maximum(left_usd[i] - bill_usd, 0.0)
         answered[i, turn] = True
     logged = turnwise(episodes, probabilities, answered, grades, weight_cap)
-    correction = logged.ratio * (logged.reward - logged.q) + of_seconds(episodes, probabilities, grades, weight_cap)
-    score = np.where(episodes.valid, logged.v + correction, 0.0)
+    score = np.where(episodes.valid, logged.v + logged.ratio * (logged.reward - logged.q), 0.0)
     return PlayedLog(probabilities, score, logged, cost_usd, starved, cost_usd.sum(axis=1))
 
 
 def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F64, weight_cap: float) -> Logged:
     """Terms of the per-turn doubly robust estimate, (S, T); unanswered turns earn nothing."""
     at = episodes.action[..., None]
-    chance = episodes.propensity.astype(np.float64)
-    if episodes.second.any():
-        chance = np.take_along_axis(chances(episodes), at, axis=-1)[..., 0]
-    ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / np.where(chance > 0.0, chance, 1.0)
+    ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / episodes.propensity
     ratio = np.minimum(ratio, weight_cap)
     labelled = np.isfinite(episodes.reward) & episodes.valid
     q = np.take_along_axis(grades, at, axis=-1)[..., 0]
     reward = np.where(labelled, episodes.reward, q)
     # Only graded turns estimate the reward model's error; they are weighted to represent all.
-    reward = q + (reward - q) / graded_share(episodes)
+    share = labelled.sum() / max(episodes.valid.sum(), 1)
+    reward = q + (reward - q) / max(share, 1e-9)
     v = np.sum(probabilities * grades, axis=-1)
     return Logged(episodes.valid, np.where(answered, ratio, 0.0), reward, q, np.where(answered, v, 0.0))
-
-
-def graded_share(episodes: Episodes) -> float:
-    """Share of the turns whose first answer is graded, at least 1e-9."""
-    labelled = np.isfinite(episodes.reward) & episodes.valid
-    return max(float(labelled.sum() / max(episodes.valid.sum(), 1)), 1e-9)
-
-
-def chances(episodes: Episodes) -> F64:
-    """Probability that a candidate's grade is known, over `graded_share`, (S, T, K).
-
-        e_k = mu(k) c_k + second(k) d_k,        second(k) = (1 - mu(k)) s / (n - 1)
-
-    k served and was graded, or another served and k answered second and was graded: a turn has at most one of both, so
-    the probabilities add. c_k is the graded share of k's served answers, in turns that can have a second answer (whose
-    firsts are graded more often) and in the others apart; d_k is the number of k's graded second answers over the sum
-    of their probabilities. Without second answers and with the same c for all models this is mu.
-    """
-    mu, second = episodes.probabilities.astype(np.float64), episodes.second.astype(np.float64)
-    if not second.any():
-        return mu
-    valid, count = episodes.valid, len(episodes.models)
-    model = np.asarray(np.maximum(episodes.model, 0), np.int64)
-    served = np.take_along_axis(model, episodes.action[..., None], axis=-1)[..., 0]
-    can: Bools = np.asarray((second > 0.0).any(axis=-1))
-    graded = np.isfinite(episodes.reward) & valid
-    c = np.zeros((2, count))
-    for z, turns in enumerate((~can, can)):
-        answers = np.bincount(served[valid & turns], minlength=count)
-        c[z] = np.bincount(served[graded & turns], minlength=count) / np.maximum(answers, 1)
-    known = np.isfinite(episodes.scores) & (second > 0.0) & valid[..., None]
-    expected = np.bincount(model[valid].ravel(), second[valid].ravel(), minlength=count)
-    d = np.asarray(np.bincount(model[known], minlength=count) / np.where(expected > 0.0, expected, np.inf), np.float64)
-    served_grade, second_grade = np.where(can[..., None], c[1][model], c[0][model]), d[model]
-    e = mu * served_grade + second * second_grade
-    return np.asarray(e / graded_share(episodes), np.float64)
-
-
-def of_seconds(episodes: Episodes, probabilities: F64, grades: F64, weight_cap: float) -> F64:
-    """Corrections of the doubly robust estimate by second answers, (S, T).
-
-    With those of the first answers they are sum_k pi(k) 1(k graded) / e_k (r_k - q_k), with e_k of `chances`: every
-    term has the mean pi(k) (r_k - q_k), whatever q is. Ratios are cut like those of the first answers.
-    """
-    known = np.isfinite(episodes.scores) & (episodes.second > 0.0)
-    if not known.any():
-        return np.zeros(episodes.valid.shape)
-    chance = chances(episodes)
-    ratio = np.minimum(probabilities / np.where(chance > 0.0, chance, 1.0), weight_cap)
-    error = np.where(known, episodes.scores - grades, 0.0)
-    return np.asarray((ratio * error).sum(axis=-1) / graded_share(episodes))
 
 
 def luck(episodes: Episodes, seed: int) -> F64:

@@ -24,9 +24,9 @@ class Episodes:
     """Sessions as arrays. `actions` index the candidates; `reward` is NaN without a grade.
 
     A log knows the grade and the bill of the logged action only. Where others are known too, `scores` and `bills_usd`
-    hold them: of every candidate where every model was called, or the grade of a second answer, whose probability is in
-    `second`. `task` identifies what was asked: turns of one task are never on both sides of a
-    cross-fit, in whichever session; -1 where a session's turns are its own.
+    hold them: of every candidate where every model was called, or the grade of a second answer. `task` identifies what
+    was asked: turns of one task are never on both sides of a cross-fit, in whichever session; -1 where a session's
+    turns are its own.
     """
 
     session_ids: tuple[str, ...]
@@ -41,7 +41,6 @@ class Episodes:
     model: I32  # (S, T, K) index into `models`, -1 for padding
     prior_quality: F32  # (S, T, K) predicted by the serving policy
     probabilities: F32  # (S, T, K) of the serving policy's draw
-    second: F32  # (S, T, K) probability to answer second, unseen, before the serving policy's draw; 0: never
     action: I32  # (S, T)
     propensity: F32  # (S, T)
     reward: F32  # (S, T)
@@ -138,7 +137,6 @@ def blank_episodes(
         model=np.full((s, t, k), -1, np.int32),
         prior_quality=np.full((s, t, k), np.nan, np.float32),
         probabilities=np.zeros((s, t, k), np.float32),
-        second=np.zeros((s, t, k), np.float32),
         action=np.zeros((s, t), np.int32),
         propensity=np.ones((s, t), np.float32),
         reward=np.full((s, t), np.nan, np.float32),

@@ -168,6 +168,8 @@ class DecodedTurn(NamedTuple):
     policy_id: str
     action: int
     values: Mapping[str, Any]
+    second: list[float]
+    """Each candidate's probability to answer once more, unseen (gateway/turn/second_draw.py)."""
 
 
 def encoded_turn(row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Encoded | None:
@@ -217,7 +219,6 @@ def _decode(row: Mapping[str, Any]) -> DecodedTurn | None:
         "offered": encoded.mask,
         "mask": [c["feasible"] or c["why_not"] == NOT_AFFORDABLE for c in candidates],
         "probabilities": [candidate["probability"] or 0.0 for candidate in candidates],
-        "second": [candidate.get("second") or 0.0 for candidate in candidates],
         "prior_quality": [_number(candidate["quality"]) for candidate in candidates],
         "action": action,
         "propensity": row["propensity"],
@@ -231,7 +232,8 @@ def _decode(row: Mapping[str, Any]) -> DecodedTurn | None:
             for name in ("output_tokens", "cached_tokens")
         },
     }
-    return DecodedTurn([candidate["model"] for candidate in candidates], row["policy_id"], action, values)
+    names = [candidate["model"] for candidate in candidates]
+    return DecodedTurn(names, row["policy_id"], action, values, [c.get("second") or 0.0 for c in candidates])
 
 
 def _number(value: object) -> float:
@@ -239,8 +241,8 @@ def _number(value: object) -> float:
 
 
 OF_CANDIDATES = frozenset({
-    "candidates", "cost_quantiles_usd", "mask", "offered", "model", "prior_quality", "probabilities", "second",
-    "scores", "bills_usd",
+    "candidates", "cost_quantiles_usd", "mask", "offered", "model", "prior_quality", "probabilities", "scores",
+    "bills_usd",
 })  # fmt: skip
 """Fields of Episodes with an axis of candidates, whose number differs between turns."""
 
@@ -319,7 +321,7 @@ class Pages:
     def add_second(self, turn: DecodedTurn, model: str, score: float) -> None:
         """Add the grade of the last turn's second answer, if this model could give one."""
         page = self.pages[-1]
-        for k, chance in enumerate(turn.values["second"]):
+        for k, chance in enumerate(turn.second):
             if turn.names[k] == model and chance > 0.0 and k != turn.action:
                 page.turns.scores[page.filled - 1, 0, k] = score
 
