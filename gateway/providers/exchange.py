@@ -44,6 +44,8 @@ MAX_ANSWER_BYTES = 64 * 2**20
 
 KEPT_TAIL_BYTES = 32 * 1024
 
+STALE_S = 0.3
+"""Within a round trip to the other side of the world a server says that it had closed a connection."""
 USER_AGENT = "seqroute"
 
 _GEMINI_PATH = re.compile(r":(?:streamG|g)enerateContent\b")
@@ -191,11 +193,13 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         )
 
     async def _sent(self, request: httpx.Request, exchange: Exchange) -> httpx.Response:
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
         try:
             return await self._inner.handle_async_request(outgoing(request, exchange.organization))
         except httpx.HTTPError as error:
             repeatable = self._fresh is not None and isinstance(request.stream, httpx.ByteStream)
-            if not repeatable or not lost_unanswered(error.__cause__, exchange):
+            if not repeatable or not lost_unanswered(error.__cause__, exchange, loop.time() - started_s):
                 raise
         exchange.reused = False
         assert self._fresh is not None
@@ -308,12 +312,13 @@ def outgoing(request: httpx.Request, organization: str | None) -> httpx.Request:
     return outgoing
 
 
-def lost_unanswered(error: BaseException | None, exchange: Exchange) -> bool:
-    """True if a reused connection closed without a byte of a response.
+def lost_unanswered(error: BaseException | None, exchange: Exchange, elapsed_s: float) -> bool:
+    """True if a reused connection closed at once, without a byte of a response.
 
-    Its server had already closed it and did not process the call, which may be sent again over a new connection.
+    Its server had already closed it and did not process the call, which may be sent again over a new connection. One
+    that closes later than STALE_S may have worked on the call and bill it: that is a failed attempt with its own hold.
     """
-    if not exchange.reused:
+    if not exchange.reused or elapsed_s > STALE_S:
         return False
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return isinstance(error.message, str)  # else it is the start of a response

@@ -96,11 +96,13 @@ async def send(
     exchange.attempts += 1
     exchange.path, exchange.host = request.url.path, request.url.authority.rpartition("@")[2].encode("ascii", "replace")
     exchange.reached = True
+    loop = asyncio.get_running_loop()
+    started_s = loop.time()
     try:
         try:
             response = await _posted(connections.kept, request, exchange)
         except (aiohttp.ClientError, OSError) as error:
-            if not lost_unanswered(error, exchange):
+            if not lost_unanswered(error, exchange, loop.time() - started_s):
                 raise
             exchange.reused = False
             response = await _posted(connections.fresh, request, exchange)

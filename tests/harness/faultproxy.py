@@ -75,9 +75,12 @@ class FaultProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
-    def reset(self) -> None:
+    def reset(self, *, after_s: float = 0.0) -> None:
+        """Reset the connections whose last request is at least `after_s` old."""
+        before_s = asyncio.get_running_loop().time() - after_s
         for link in list(self._links):
-            link.reset()
+            if link.asked_s <= before_s:
+                link.reset()
 
     def half_close(self) -> None:
         for link in list(self._links):
@@ -126,6 +129,8 @@ class FaultProxy:
                     self.lost_answers += way == "reply"
                     link.reset()
                     return
+                if way == "request":
+                    link.asked_s = asyncio.get_running_loop().time()
                 sink.write(piece)
                 await sink.drain()
             if sink.can_write_eof():
@@ -137,6 +142,7 @@ class _Link:
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._client, self._server = client, server
+        self.asked_s = 0.0
 
     def reset(self) -> None:
         """The client sees a RST; the server sees the connection end only after it has done what it was asked."""

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.providers.exchange import STALE_S
 from migrations.upgrade import upgrade
 from tests.harness.client_disconnects import departures
 from tests.harness.cluster import Ground, ground
@@ -273,7 +274,8 @@ async def _harm(
         await asyncio.sleep(2.0)
         proxy.lose_answers = 0.0
     else:
-        scene.provider_proxy.reset()
+        # A call that is cut at once on a kept connection is sent again: a server cuts what it had closed before.
+        scene.provider_proxy.reset(after_s=STALE_S)
     return name
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import pytest
 
 from gateway.providers.errors import BrokenFault
+from gateway.providers.exchange import STALE_S
 from gateway.providers.providers import Call, Upstream
 from gateway.providers.transport import KEEP_ALIVE_S
 from tests.harness.lanes import LANES, OnLane
@@ -30,7 +31,7 @@ STREAM = {
 @dataclass(slots=True)
 class HangsUp:
     """A provider that answers the first request of a connection and meets the next ones with `then`: "close" ends the
-    connection without a byte, "reset" by a reset."""
+    connection without a byte, "reset" by a reset, "late" like "close" after a while."""
 
     then: str
     first: str = "answer"
@@ -68,6 +69,8 @@ class HangsUp:
                     await writer.drain()
                     what = self.then
                     continue
+                if what == "late":
+                    await asyncio.sleep(2 * STALE_S)
                 if what == "reset":
                     writer.transport.abort()
                 break
@@ -128,6 +131,21 @@ async def test_a_fresh_connection_that_ends_without_a_byte_is_the_providers_fail
             await upstream.complete(upstream.outgoing(call(provider)))
         assert caught.value.dispatched
         assert provider.requests == 1
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_kept_connection_that_ends_later_may_have_been_billed_and_is_not_sent_again(
+    upstream: Upstream, streamed: bool
+) -> None:
+    async with HangsUp("late") as provider:
+        await upstream.complete(upstream.outgoing(call(provider)))
+        with pytest.raises(BrokenFault) as caught:
+            if streamed:
+                await upstream.open_stream(upstream.outgoing(call(provider, stream=True)))
+            else:
+                await upstream.complete(upstream.outgoing(call(provider)))
+        assert caught.value.dispatched
+        assert provider.requests == 2
 
 
 async def test_there_is_no_third_attempt(upstream: Upstream) -> None:
