@@ -147,8 +147,9 @@ class PlanConfig:
     """The same for tables that stretch a bill's tail `caution` times: settings with almost no starvation."""
     caution: float = 2.0
     most_starved: float = 0.01
-    """Starved share of the calibrated setting on the training part: the target itself. The dial has one dimension and
-    falls, so what it selects starves hardly more when it serves (docs/policy-results.md)."""
+    """Starved share of the calibrated setting on the training part, by Laplace's rule: the target itself. At 1 % one
+    of 200 sessions (`ope.tuning_sessions`) may starve; of fewer than 198, none. The dial has one dimension and falls,
+    so what it selects starves hardly more when it serves (docs/policy-results.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +161,8 @@ class OpeConfig:
     weight_cap: float = 100.0
     """Cap of a single turn's importance ratio (bias towards the model, bounded variance). An action logged with a
     probability below its inverse does not count as overlap."""
-    tuning_sessions: int = 60
-    """Training sessions for tuning the rules."""
+    tuning_sessions: int = 200
+    """Training sessions for tuning the network's price of starving, the planner and the rules."""
     max_sessions: int = 5_000
     """Limit of held-out sessions to play: every policy decides one turn at a time, as it serves."""
     fqe_sessions: int = 1_000

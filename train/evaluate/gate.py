@@ -169,6 +169,8 @@ def tails(config: GateConfig, candidates: int) -> tuple[float, ...]:
     part, has half: it is what the night is for, and equal shares made it wait longer for every further candidate.
     """
     left = 1.0 - config.confidence
+    if not candidates:
+        return ()
     return (left,) if candidates < 2 else (left / 2.0, *(left / 2.0 / (candidates - 1),) * (candidates - 1))
 
 

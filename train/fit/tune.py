@@ -77,8 +77,7 @@ def propose(
     def at(penalty: float) -> Tuned:
         return try_out(replace(of_network, rule_parameters={"starved_penalty": penalty}), layers)
 
-    # With few sessions even zero starved ones exceed the limit by Laplace's rule.
-    allowed = max(config.plan.most_starved, 1.5 / (len(few) + 2.0))
+    allowed = allowed_share(config.plan.most_starved, len(few))
     dial = bisect_penalty(at, lambda trial: laplace(trial.starved, len(few)), allowed)
     tried: dict[str, list[Tuned]] = {
         "network": list(dial.tried.values()),
@@ -148,6 +147,14 @@ def laplace(share: float, sessions: int) -> float:
     A few sessions without an event do not prove a rate of zero.
     """
     return (share * sessions + 1.0) / (sessions + 2.0)
+
+
+def allowed_share(most_starved: float, sessions: int) -> float:
+    """The limit for `laplace`: `most_starved`, or what only zero starved of `sessions` meet.
+
+    With few sessions even those exceed a small limit by Laplace's rule.
+    """
+    return max(most_starved, 1.5 / (sessions + 2.0))
 
 
 def plans(

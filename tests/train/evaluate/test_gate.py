@@ -131,6 +131,7 @@ def test_a_tiny_gain_asks_for_thousands_of_sessions() -> None:
 
 
 def test_half_of_the_error_probability_is_the_first_candidate_s_and_the_others_share_the_rest() -> None:
+    assert tails(CONFIG, 0) == ()
     assert tails(CONFIG, 1) == pytest.approx((0.05,))
     assert tails(CONFIG, 3) == pytest.approx((0.025, 0.0125, 0.0125))
     assert sum(tails(CONFIG, 6)) == pytest.approx(0.05)

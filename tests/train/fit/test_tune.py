@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from train.fit.tune import PENALTIES, bisect_penalty
+from train.config import TrainConfig
+from train.fit.tune import PENALTIES, allowed_share, bisect_penalty, laplace
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,13 @@ def test_the_boldest_price_that_starves_few_enough_is_found_in_few_trials(most_s
 def test_prices_are_close_enough_to_miss_little() -> None:
     """Between 3 and 40 each is at most half as much again as the one before: one step doubled starvation."""
     assert all(after <= 1.5 * before for before, after in itertools.pairwise(PENALTIES) if before >= 3.0)
+
+
+def test_a_night_tells_the_starved_share_that_it_calibrates_to() -> None:
+    config = TrainConfig()
+    most, sessions = config.plan.most_starved, config.ope.tuning_sessions
+    assert allowed_share(most, sessions) == most
+    passing = [starved for starved in range(10) if laplace(starved / sessions, sessions) <= most]
+    assert passing == [0, 1], "more than none: another penalty than the most careful can pass"
+    few = [starved for starved in range(3) if laplace(starved / 20, 20) <= allowed_share(most, 20)]
+    assert few == [0]
