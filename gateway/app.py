@@ -28,6 +28,7 @@ from gateway.api.resources import Views
 from gateway.api.welcome import Welcome
 from gateway.catalog import build as catalog
 from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration, LiveConfiguration
 from gateway.catalog.models import Catalog
 from gateway.catalog.tokens import TokenCounter
@@ -223,6 +224,12 @@ def assemble(
     )
     held = HeldMoney(on_wait=call_left)
     tracing = _tracing(settings)
+
+    def on_end(attempt: Attempt, columns: Mapping[str, Any], bill: Settlement | None) -> None:
+        decider.settled(attempt, columns, bill)
+        if tracing is not None:
+            tracing.turn_ended(attempt, columns, bill)
+
     settling = Settlements(
         ledger=ledger,
         leases=leases,
@@ -232,7 +239,7 @@ def assemble(
         clock=steady,
         listeners=Listeners(
             on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
-            on_end=(lambda attempt, columns, bill: None) if tracing is None else tracing.turn_ended,
+            on_end=on_end,
             on_answer=on_answer,
         ),
     )

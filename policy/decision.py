@@ -39,6 +39,7 @@ def make_decision(
 
     return Decision(
         action=action,
+        best=best,
         propensity=float(probabilities[action]),
         policy_id=policy_id,
         reason=_reason(observation, len(allowed)) if action == best else "explore",

@@ -94,23 +94,22 @@ def draw(probabilities: F32, uniform: float) -> int:
 
 
 class Price(NamedTuple):
-    """Expected cost of exploring in one turn against the most probable candidate; not negative."""
+    """Expected cost of exploring in one turn against its best candidate; not negative."""
 
     extra_usd: float
     quality: float
 
 
-def price(probabilities: F32, cost_usd: Sequence[float], quality: NDArray[np.floating]) -> Price:
-    """Expected extra cost and lost quality of drawing from `probabilities`; all arguments (K,).
+def price(probabilities: F32, best: int, cost_usd: Sequence[float], quality: NDArray[np.floating]) -> Price:
+    """Expected extra cost and lost quality of drawing from `probabilities`; arrays are (K,).
 
         extra_usd = sum_a p(a) (cost(a) - cost(best))+,    quality = (sum_a p(a) (quality(best) - quality(a)))+
 
-    best = argmax p. Trying something cheaper saves no money here: a budget for exploring is not refilled by luck. Where
-    a policy predicts no quality (NaN), none is counted as lost.
+    `best` is the best by score: what a quota lacks may be more probable. Trying something cheaper saves no money here:
+    a budget for exploring is not refilled by luck. Where a policy predicts no quality (NaN), none is counted as lost.
     """
     chances: list[float] = np.asarray(probabilities).tolist()
     qualities: list[float] = np.asarray(quality).tolist()
-    best = max(range(len(chances)), key=chances.__getitem__)
     extra = sum([p * max(cost - cost_usd[best], 0.0) for p, cost in zip(chances, cost_usd, strict=True)])
     # A NaN is not greater than anything, nor less.
     worse = [p * (qualities[best] - q) for p, q in zip(chances, qualities, strict=True)]

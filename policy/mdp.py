@@ -169,12 +169,14 @@ class Observation(Struct, frozen=True, dict=True):
 class Decision(Struct, frozen=True):
     """A policy's choice. `propensity == probabilities[action]` is that of the executed draw.
 
+    `best` is the candidate that would serve without exploration.
     `reason` is one of `policy`, `explore`, `only-affordable`, `policy-fault`, `policy-off`, `pinned`, `tool-loop`,
     `capability`, `fallback`, `shadow` (some are set by the gateway).
     Arrays have shape (candidates,); `q_quality`, `q_cost_usd` are NaN for a policy without values-to-go.
     """
 
     action: int
+    best: int
     propensity: float
     policy_id: str
     reason: str

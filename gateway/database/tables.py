@@ -369,6 +369,18 @@ exploration_days = Table(
     CheckConstraint("extra_nanousd >= 0", name="exploration_days_not_negative"),
 )
 
+exploration_answers = Table(
+    "exploration_answers",
+    metadata,
+    # Answers that training reads, by model and kind of prompt, faded to `day` (UTC, days since 1970);
+    # gateway/routing/answers.py adds to them.
+    Column("model", String(256), nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("day", Integer, nullable=False),
+    Column("answers", Float, nullable=False),
+    PrimaryKeyConstraint("model", "kind"),
+)
+
 policies = Table(
     "policies",
     metadata,

@@ -5,7 +5,8 @@ lucky draws do not extend the budget. About once a second each process adds its 
 total, so the limit holds to within a second of every process's turns.
 
 Each model should answer some turns of each kind of prompt, whatever the policy thinks of it: a log without its answers
-cannot correct the policy. What a model lacks of this quota raises its probability (policy/exploration.py).
+cannot correct the policy. What a model lacks of this quota raises its probability (policy/exploration.py) while less
+than half of the day's budget is spent: the other half is left to ordinary exploration.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gateway.clock import Clock
 from gateway.database.database import Database
 from gateway.database.tables import exploration_days
 from gateway.money import NANOUSD_PER_USD
+from gateway.routing.answers import Answers
 from policy.arrays import F32
 from policy.exploration import Price, price
 from policy.features import available_usd
@@ -37,14 +39,11 @@ _ADD = text(
 
 MOST_SHARE = 0.2
 """Largest expected share of what a session has left that a model may cost to be tried for its quota."""
-KEPT_A_DAY = 0.9
-"""What remains of the counts of answers a day later: half after a week, so that models are tried again."""
+QUOTA_SHARE = 0.5
+"""Share of the day's limit up to which quotas act."""
 LONG_TOKENS = 250.0
 """Prompts of more tokens are of another kind than shorter ones."""
 _DEMANDING = [STAT_NAMES.index(name) for name in ("code_marks", "math_marks", "reasoning_words")]
-
-Kind = tuple[bool, bool]
-"""Whether a prompt is long, and whether it has code, formulas or words that ask for reasons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +65,14 @@ class ExplorationBudget:
     """Counts the expected cost of exploration by day (UTC), against a limit.
 
     `limit_nanousd()` and `quota()` return the current settings; a limit of 0 disables exploration. `quota` is a number
-    of answers of each model to each kind of prompt; they are counted in this process alone.
+    of answers of each model to each kind of prompt, counted over all replicas.
     """
 
     def __init__(self, limit_nanousd: Callable[[], int], clock: Clock, quota: Callable[[], int] = lambda: 0) -> None:
         self._limit_nanousd = limit_nanousd
         self._quota = quota
         self._clock = clock
-        self._answers: dict[tuple[str, Kind], float] = {}
-        self._counted_day = -1
+        self._answers = Answers(clock)
         self._day = ""
         self._date = (-1, "")
         self._known = Spent()
@@ -94,15 +92,15 @@ class ExplorationBudget:
     def wanted(self, turn: Observation, candidates: Sequence[CandidateView]) -> tuple[float, ...]:
         """Share of its quota that each candidate lacks, 0 to 1.
 
-        0 for one that is too expensive to be tried in this session.
+        0 for one that is too expensive to be tried in this session; empty when quotas do not act.
         """
         quota = self._quota()
-        if quota <= 0 or not turn.explore:
+        if quota <= 0 or not turn.explore or self.today.extra_nanousd >= QUOTA_SHARE * self._limit_nanousd():
             return ()
         kind, most_usd = kind_of(turn.text_stats), MOST_SHARE * available_usd(turn.session)
         return tuple(
             [
-                max(0.0, 1.0 - self._answers.get((c.name, kind), 0.0) / quota)
+                max(0.0, 1.0 - self._answers.of((c.name, kind)) / quota)
                 if mean_cost_usd(c.cost_quantiles_usd) <= most_usd
                 else 0.0
                 for c in candidates
@@ -110,17 +108,21 @@ class ExplorationBudget:
         )
 
     def charge(self, observation: Observation, decision: Decision) -> Price:
-        """Charge and count an executed decision; returns its expected cost."""
+        """Charge an executed decision; returns its expected cost."""
         paid = price_of(observation, decision)
-        self._count(observation.candidates[decision.action].name, kind_of(observation.text_stats))
         if paid.extra_usd > 0.0 or paid.quality > 0.0:
             day = self._today()
             spent = Spent(math.ceil(paid.extra_usd * NANOUSD_PER_USD), paid.quality)
             self._unwritten[day] = self._unwritten.get(day, Spent()).plus(spent)
         return paid
 
+    def count(self, observation: Observation, decision: Decision) -> None:
+        """Count the answer of a settled decision that training will read."""
+        if self._quota() > 0:
+            self._answers.add((observation.candidates[decision.action].name, kind_of(observation.text_stats)))
+
     async def share(self, database: Database) -> None:
-        """Write the unwritten part, read the day's total. Raises LedgerUnavailable."""
+        """Write the unwritten part, read the totals. Raises LedgerUnavailable."""
         day, taken = self._today(), self._unwritten
         self._unwritten = {}
         try:
@@ -133,14 +135,8 @@ class ExplorationBudget:
                 self._unwritten[when] = spent.plus(self._unwritten.get(when, Spent()))
             raise
         self._day, self._known = day, total
-
-    def _count(self, model: str, kind: Kind) -> None:
-        today = int(self._clock() // 86_400)
-        if today > self._counted_day >= 0:
-            kept = KEPT_A_DAY ** (today - self._counted_day)
-            self._answers = {key: kept * answers for key, answers in self._answers.items() if kept * answers > 0.01}
-        self._counted_day = today
-        self._answers[model, kind] = self._answers.get((model, kind), 0.0) + 1.0
+        if self._quota() > 0:
+            await self._answers.share(database)
 
     def _today(self) -> str:
         number = int(self._clock() // 86_400)
@@ -149,10 +145,13 @@ class ExplorationBudget:
         return self._date[1]
 
 
-def kind_of(text_stats: F32) -> Kind:
-    """The kind of a prompt, by its surface statistics (STATS_DIM,)."""
+def kind_of(text_stats: F32) -> int:
+    """The kind of a prompt, 0 to 3, by its surface statistics (STATS_DIM,).
+
+    2 for a long one, plus 1 for one with code, formulas or words that ask for reasons.
+    """
     shown: list[float] = text_stats.tolist()
-    return float(turn_tokens(text_stats)) > LONG_TOKENS, any(shown[at] for at in _DEMANDING)
+    return 2 * (float(turn_tokens(text_stats)) > LONG_TOKENS) + any(shown[at] for at in _DEMANDING)
 
 
 def price_of(observation: Observation, decision: Decision) -> Price:
@@ -160,7 +159,7 @@ def price_of(observation: Observation, decision: Decision) -> Price:
     chances: list[float] = decision.probabilities.tolist()
     if len(chances) - chances.count(0.0) < 2:
         return Price(0.0, 0.0)
-    return price(decision.probabilities, observation.means_usd, decision.quality)
+    return price(decision.probabilities, decision.best, observation.means_usd, decision.quality)
 
 
 def spent_on(connection: Connection, day: str) -> Spent:

@@ -167,6 +167,7 @@ def forced(observation: Observation, reason: str) -> Decision:
     unknown = np.full(len(costs), np.nan, np.float32)
     return Decision(
         action=action,
+        best=action,
         propensity=1.0,
         policy_id="rule:forced",
         reason=reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -39,6 +40,9 @@ from gateway.turn.funds import AvailableFunds, funds_of
 from gateway.turn.headers import TurnHeaders, TurnReport
 from gateway.turn.wrap_up import WRAP_UP
 from policy.mdp import Observation
+
+ORIGINS: Mapping[str, str] = {"embedding": "embed", "moderation": "moderate"}
+"""Origins of rows that contain no decision and are excluded from training, by the request's mode."""
 
 
 class Second(NamedTuple):
@@ -90,6 +94,11 @@ class TurnContext(Struct, frozen=True):
     """Place of a conversation without an id among the known ones; None when the client names its session."""
     second: Second | None = None
     """The drawn pair of a second answer, which is logged with its probability."""
+
+    @property
+    def origin(self) -> str | None:
+        """The origin of the turn's row; None: a client's turn of a conversation."""
+        return ORIGINS.get(self.chat.mode, self.caller.origin)
 
     @property
     def explores(self) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from msgspec import structs
 
 from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration
 from gateway.clock import Clock, Uniform
+from gateway.decisions.exclusion import why_excluded
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
@@ -18,11 +20,12 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.guard import Eligibility
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
-from gateway.turn.context import RoutingDecision, TurnContext
+from gateway.turn.context import Attempt, RoutingDecision, TurnContext
 from gateway.turn.fallback import FALLBACK
 from gateway.turn.funds import AvailableFunds, Shortage
 from gateway.turn.waiting import HeldMoney
 from gateway.turn.wrap_up import kept_nanousd
+from policy.facts import LOG_VERSION
 from policy.mdp import ONLY_AFFORDABLE, Observation
 
 AnswerTokens = Mapping[str, tuple[float, ...]]
@@ -208,3 +211,19 @@ class Decider:
     def executed(self, choice: RoutingDecision) -> None:
         """Charge the exploration of a decision that is carried out to the day's budget."""
         self._metrics.explored(self._exploring.charge(choice.observation, choice.routed.decision))
+
+    def settled(self, attempt: Attempt, columns: Mapping[str, Any], bill: Settlement | None) -> None:
+        """Count the answer of an ended turn towards its model's quota, if training will read it.
+
+        `columns` are those that complete its decision.
+        """
+        choice = attempt.choice
+        row = {
+            "origin": attempt.context.origin,
+            "status": columns["status"],
+            "reason": choice.routed.decision.reason,
+            "feature_version": LOG_VERSION,
+            "cost_nanousd": None if bill is None else bill.amount_nanousd,
+        }
+        if not why_excluded(row):
+            self._exploring.count(choice.observation, choice.routed.decision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -35,8 +35,6 @@ from gateway.turn.settle import Settlements
 from gateway.turn.stream import run_until_disconnect
 from gateway.turn.waiting import WAIT_S, HeldMoney
 
-ORIGINS: Mapping[str, str] = {"embedding": "embed", "moderation": "moderate"}
-"""Origins of rows that contain no decision and are excluded from training, by the request's mode."""
 RESERVE_TRIES = 4
 """Decisions of a turn that loses races for the remaining money."""
 
@@ -120,7 +118,7 @@ class Reservations:
                 request_text=log.stored_request(context.chat) if context.caller.store_text else None,
                 shadow=choice.routed.shadow,
                 now_ms=context.started_ms,
-                origin=ORIGINS.get(context.chat.mode, context.caller.origin),
+                origin=context.origin,
                 exploration_floor=policy.exploration_floor if choice.observation.explore else 0.0,
                 lowered_max_tokens=choice.estimate.max_tokens if choice.estimate.clamped else None,
                 second_chances=second_chances(choice),

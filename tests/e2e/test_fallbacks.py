@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from gateway.database.tables import decisions, holds
+from gateway.decisions.exclusion import why_excluded
 from tests.harness.gateway import config, serving
 from tests.harness.scenario import playing, seqroute, session, turn
 from tests.harness.scripted import Line, ScriptedProvider
-from train.log.read import why_excluded
 
 TO_BIG: dict[str, Any] = {"fallbacks": [{"bad": ["big"]}]}
 OVERFLOW = Line(400, {"error": {"message": "maximum context length", "code": "context_length_exceeded"}})

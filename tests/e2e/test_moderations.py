@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from gateway.database.tables import decisions, holds
+from gateway.decisions.exclusion import why_excluded
 from tests.harness.scenario import playing, session, turn
-from train.log.read import why_excluded
 
 PAID = {"mode": "moderation", "input_cost_per_token": 1e-6, "output_cost_per_token": 0}
 FREE = {"mode": "moderation", "input_cost_per_token": 0, "output_cost_per_token": 0}

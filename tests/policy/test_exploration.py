@@ -63,12 +63,26 @@ def test_a_decision_draws_from_what_it_says_with_a_quota() -> None:
 
 def test_the_price_of_exploring_by_hand() -> None:
     probabilities = np.array([0.9, 0.04, 0.06], np.float32)
-    paid = price(probabilities, [0.002, 0.012, 0.001], np.array([0.8, 0.9, 0.3]))
+    paid = price(probabilities, 0, [0.002, 0.012, 0.001], np.array([0.8, 0.9, 0.3]))
     assert paid.extra_usd == pytest.approx(0.04 * 0.010)  # the cheaper third refunds nothing
     assert paid.quality == pytest.approx(0.06 * 0.5 - 0.04 * 0.1)
-    assert price(np.array([0.0, 1.0], np.float32), [1.0, 2.0], np.array([0.1, 0.2])) == Price(0.0, 0.0)
+    assert price(np.array([0.0, 1.0], np.float32), 1, [1.0, 2.0], np.array([0.1, 0.2])) == Price(0.0, 0.0)
     unknown = np.array([np.nan, np.nan, np.nan])
-    assert price(probabilities, [0.0, 0.0, 0.0], unknown) == Price(0.0, 0.0)
+    assert price(probabilities, 0, [0.0, 0.0, 0.0], unknown) == Price(0.0, 0.0)
+
+
+@pytest.mark.parametrize("floor", [0.02, 0.34, 0.5])
+def test_what_a_quota_makes_more_probable_than_the_best_is_still_charged(floor: float) -> None:
+    seen = replace(
+        observation([candidate("a", 0.001, 0.9), candidate("b", 0.001, 0.9), candidate("c", 0.5, 0.2)]),
+        wanted=(0.0, 0.0, 1.0),
+    )
+    made = Strongest(exploration=Exploration(floor=floor)).decide(seen, 0.999)
+    chance, mean = float(made.probabilities[2]), seen.means_usd
+    assert (made.action, made.best) == (2, 0)
+    paid = price(made.probabilities, made.best, mean, np.array([0.9, 0.9, 0.2]))
+    assert paid.extra_usd == pytest.approx(chance * (mean[2] - mean[0]))
+    assert paid.quality == pytest.approx(chance * 0.7, rel=1e-5)
 
 
 def test_a_turn_that_opted_out_takes_the_best_with_probability_one() -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import orjson
 
+from gateway.decisions.exclusion import why_excluded
 from gateway.money import NANOUSD_PER_USD
 from policy.arrays import I32
 from policy.facts import LOG_VERSION, Circumstances, Facts, observation_of, unpack
@@ -29,12 +30,6 @@ from train.log.source import Log, Score
 MS_PER_DAY = 86_400_000
 PAGE_TURNS = 4_096
 KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
-PINNED_REASONS = frozenset({"pinned", "fallback"})
-"""Reasons of turns whose executed model was not the policy's draw; they carry no propensity."""
-
-
-KNOWN_VERSIONS = (1, LOG_VERSION)
-"""Layouts of the log; version 1 has encoded features instead of facts."""
 
 
 @dataclass(frozen=True)
@@ -112,21 +107,6 @@ def _report(episodes: Episodes, kinds: I32, excluded: Mapping[str, int]) -> LogR
 
 def _counts_by_name(names: tuple[str, ...], counts: np.ndarray[Any, Any]) -> dict[str, int]:
     return {name: int(count) for name, count in zip(names, counts, strict=False) if count}
-
-
-def why_excluded(row: Mapping[str, Any]) -> str:
-    """Reason to exclude this turn from training, or ""."""
-    if row["origin"] is not None:
-        return str(row["origin"])
-    if row["status"] != "completed":
-        return str(row["status"])
-    if row["reason"] in PINNED_REASONS:
-        return str(row["reason"])
-    if row["feature_version"] not in KNOWN_VERSIONS:
-        return f"log of version {row['feature_version']}"
-    if row["cost_nanousd"] is None:
-        return "no bill"
-    return ""
 
 
 def _signals(scores: Iterable[Score]) -> tuple[dict[str, list[Signal]], dict[tuple[str, str], list[Signal]]]:

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import orjson
 
+from gateway.decisions.exclusion import KNOWN_VERSIONS
 from gateway.money import NANOUSD_PER_USD
 from policy.arrays import F32, F64
 from policy.facts import CANDIDATE_FACTS
 from policy.features import SESSION_FEATURES, expected_cost_usd
 from policy.text import STAT_NAMES, TEXT_DIM
-from train.log.read import KNOWN_VERSIONS, encoded_turn, facts_of
+from train.log.read import encoded_turn, facts_of
 from train.log.source import Log, Row
 
 MS_PER_DAY = 86_400_000

@@ -52,25 +52,82 @@ def test_a_quota_lacks_what_was_not_answered_to_this_kind_of_prompt() -> None:
     seen, made = decision(1.0, 0.0, 0.0)
     assert budget.wanted(seen, seen.candidates) == (1.0, 1.0, 1.0)
     for _ in range(3):
-        budget.charge(seen, made)
+        budget.count(seen, made)
     assert budget.wanted(seen, seen.candidates) == (0.25, 1.0, 1.0)
     stats = seen.text_stats.copy()
     stats[STAT_NAMES.index("code_marks")] = 1.0 - stats[STAT_NAMES.index("code_marks")]
     assert budget.wanted(replace(seen, text_stats=stats), seen.candidates) == (1.0, 1.0, 1.0), "another kind"
     for _ in range(9):
-        budget.charge(seen, made)
+        budget.count(seen, made)
     assert budget.wanted(seen, seen.candidates) == (0.0, 1.0, 1.0)
 
 
-def test_a_quota_is_lacking_again_after_weeks() -> None:
+async def test_a_quota_is_of_all_replicas_and_restarts_and_is_lacking_again_after_weeks(
+    database_url: str,
+) -> None:
     clock = Time()
-    budget = ExplorationBudget(lambda: 10**9, clock, lambda: 4)
     seen, made = decision(1.0, 0.0, 0.0)
-    for _ in range(4):
-        budget.charge(seen, made)
-    clock.now_s += 7 * DAY_S
-    budget.charge(seen, made)  # 4 * .9^7 + 1 = 2.913
-    assert budget.wanted(seen, seen.candidates)[0] == pytest.approx(1 - 2.9132 / 4, abs=1e-4)
+    one, other = (ExplorationBudget(lambda: 10**9, clock, lambda: 4) for _ in range(2))
+    database = Database(database_url)
+    await database.start()
+    try:
+        one.count(seen, made)
+        other.count(seen, made)
+        for budget in (one, other, one):
+            await budget.share(database)
+        again = ExplorationBudget(lambda: 10**9, clock, lambda: 4)
+        await again.share(database)
+        for budget in (one, other, again):
+            assert budget.wanted(seen, seen.candidates) == (0.5, 1.0, 1.0)
+        clock.now_s += 7 * DAY_S
+        lacking = pytest.approx((1 - 2 * 0.9**7 / 4, 1.0, 1.0))
+        assert one.wanted(seen, seen.candidates) == lacking
+        await other.share(database)
+        assert other.wanted(seen, seen.candidates) == lacking
+        one.count(seen, made)
+        for budget in (one, other):
+            await budget.share(database)
+            assert budget.wanted(seen, seen.candidates)[0] == pytest.approx(1 - (2 * 0.9**7 + 1) / 4)
+    finally:
+        await database.close()
+
+
+async def test_answers_that_could_not_be_written_are_kept(sqlite_url: str) -> None:
+    budget = ExplorationBudget(lambda: 10**9, Time(), lambda: 4)
+    seen, made = decision(1.0, 0.0, 0.0)
+    budget.count(seen, made)
+    database = Database(sqlite_url)
+    await database.start()
+
+    class Away:
+        read = database.read
+
+        async def write(self, run: object) -> None:
+            raise ConnectionError
+
+    away: Any = Away()
+    try:
+        with pytest.raises(ConnectionError):
+            await budget.share(away)
+        assert budget.wanted(seen, seen.candidates) == (0.75, 1.0, 1.0)
+        for _ in range(2):
+            await budget.share(database)
+        assert budget.wanted(seen, seen.candidates) == (0.75, 1.0, 1.0)
+    finally:
+        await database.close()
+
+
+def test_quotas_leave_half_of_the_day_s_budget_to_ordinary_exploration() -> None:
+    clock = Time()
+    budget = ExplorationBudget(lambda: 600_000, clock, lambda: 4)
+    seen, made = decision(0.9, 0.05, 0.05)  # 150,000 nano-USD
+    budget.charge(seen, made)
+    assert budget.wanted(seen, seen.candidates) == (1.0, 1.0, 1.0)
+    budget.charge(seen, made)
+    assert budget.wanted(seen, seen.candidates) == ()
+    assert budget.allows()
+    clock.now_s += DAY_S
+    assert budget.wanted(seen, seen.candidates) == (1.0, 1.0, 1.0)
 
 
 def test_no_quota_tries_what_would_take_more_than_a_fifth_of_the_session_s_money() -> None:

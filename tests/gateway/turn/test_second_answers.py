@@ -38,7 +38,7 @@ CANDIDATES = [
 
 def choice(share: float, mu: tuple[float, ...], action: int, reason: str = "policy") -> RoutingDecision:
     unknown = np.full(len(mu), np.nan, np.float32)
-    decision = Decision(action, mu[action], "p", reason, np.array(mu), unknown, unknown, unknown)
+    decision = Decision(action, action, mu[action], "p", reason, np.array(mu), unknown, unknown, unknown)
     return RoutingDecision(
         observation(CANDIDATES), Routed(decision, None), attempt().choice.estimate, 0.5, second_share=share
     )

@@ -1,0 +1,28 @@
+"""The rule which turns of the decision log training leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from policy.facts import LOG_VERSION
+
+PINNED_REASONS = frozenset({"pinned", "fallback"})
+"""Reasons of turns whose executed model was not the policy's draw; they carry no propensity."""
+KNOWN_VERSIONS = (1, LOG_VERSION)
+"""Layouts of the log; version 1 has encoded features instead of facts."""
+
+
+def why_excluded(row: Mapping[str, Any]) -> str:
+    """Reason to exclude this turn from training, or ""."""
+    if row["origin"] is not None:
+        return str(row["origin"])
+    if row["status"] != "completed":
+        return str(row["status"])
+    if row["reason"] in PINNED_REASONS:
+        return str(row["reason"])
+    if row["feature_version"] not in KNOWN_VERSIONS:
+        return f"log of version {row['feature_version']}"
+    if row["cost_nanousd"] is None:
+        return "no bill"
+    return ""

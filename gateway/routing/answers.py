@@ -1,0 +1,89 @@
+"""Counts of each model's answers to each kind of prompt, shared by all replicas.
+
+About once a second each process adds its answers to one row per model and kind, and reads all of them. A row's count
+is that of its day; later days keep a part of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, select, text
+
+from gateway.clock import Clock
+from gateway.database.database import Database
+from gateway.database.tables import exploration_answers
+
+KEPT_A_DAY = 0.9
+"""What remains of a count a day later: half after a week, so that models are tried again."""
+Key = tuple[str, int]
+"""A model, and a kind of prompt."""
+
+_AGE = text(
+    "UPDATE exploration_answers SET answers = answers * :kept, day = :day "
+    "WHERE model = :model AND kind = :kind AND day = :old"
+)
+_ADD = text(
+    "INSERT INTO exploration_answers (model, kind, day, answers) VALUES (:model, :kind, :day, :answers) "
+    "ON CONFLICT (model, kind) DO UPDATE SET answers = exploration_answers.answers + excluded.answers"
+)
+
+
+class Answers:
+    """Counts answers; `share` exchanges them with the other replicas."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._day = 0
+        self._known: Mapping[Key, float] = {}
+        self._unwritten: Counter[Key] = Counter()
+
+    def add(self, key: Key) -> None:
+        """Count an answer."""
+        self._unwritten[key] += 1
+
+    def of(self, key: Key) -> float:
+        """Today's count: of all replicas at the last read, plus this one's unwritten answers."""
+        return _kept(self._today() - self._day) * self._known.get(key, 0.0) + self._unwritten[key]
+
+    async def share(self, database: Database) -> None:
+        """Write the new answers, read all counts.
+
+        Raises LedgerUnavailable, and keeps what was not written then.
+        """
+        day, taken = self._today(), self._unwritten
+        self._unwritten = Counter()
+        try:
+            if taken:
+                known = await database.write(lambda c: _written(c, taken, day))
+            else:
+                known = await database.read(lambda c: _counts(c, day))
+        except BaseException:
+            self._unwritten.update(taken)
+            raise
+        self._day, self._known = day, known
+
+    def _today(self) -> int:
+        return int(self._clock() // 86_400)
+
+
+def _kept(days: int) -> float:
+    return KEPT_A_DAY ** max(0, days)
+
+
+def _counts(connection: Connection, day: int) -> dict[Key, float]:
+    return {
+        (row.model, row.kind): row.answers * _kept(day - row.day)
+        for row in connection.execute(select(exploration_answers))
+    }
+
+
+def _written(connection: Connection, taken: Mapping[Key, int], day: int) -> dict[Key, float]:
+    days = {(row.model, row.kind): row.day for row in connection.execute(select(exploration_answers))}
+    for key in sorted(taken):  # in one order, so that no two replicas wait for each other
+        place, old = {"model": key[0], "kind": key[1], "day": day}, days.get(key, day)
+        if old < day:  # no effect when another replica was first
+            connection.execute(_AGE, {**place, "old": old, "kept": _kept(day - old)})
+        connection.execute(_ADD, {**place, "answers": float(taken[key])})
+    return _counts(connection, day)
