@@ -26,12 +26,11 @@ from typing import Any, Literal
 
 import httptools
 import orjson
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gateway.api.one_response import Departure, LingeringTransport, UndelimitedResponse, tell_departure
 from gateway.api.refusals import body_of
 from gateway.api.whole_request import whole_request
 from gateway.errors import (
@@ -42,7 +41,7 @@ from gateway.errors import (
     RequestTimeout,
     http_status,
 )
-from gateway.http import WATCH, OnLeave
+from gateway.http import WATCH
 
 STATE_KEY = "http_limits"
 """Key of `HttpLimits` in the lifespan state, from which every connection of every worker reads it."""
@@ -130,7 +129,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._wait_for(None)
         self._stop_watching_writes()
         super().connection_lost(exc)
-        _tell_departure(self.cycle)
+        tell_departure(self.cycle)
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes, within the limits of the head."""
@@ -383,11 +382,11 @@ class BoundedHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         # uvicorn's cycle calls only the three methods of a transport that this one has.
-        cycle.transport = _Lingering(self.transport, cycle, self._linger)  # type: ignore[assignment]
-        departure: Any = _Departure(cycle.flow, cycle.disconnected)
+        cycle.transport = LingeringTransport(self.transport, cycle, self._linger)  # type: ignore[assignment]
+        departure: Any = Departure(cycle.flow, cycle.disconnected)
         cycle.scope["extensions"] = {WATCH: departure}
         if cycle.scope["http_version"] == "1.0":
-            app = _Undelimited(app, cycle)
+            app = UndelimitedResponse(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def _refuse(self, error: GatewayError) -> None:
@@ -408,7 +407,7 @@ class BoundedHttp(HttpToolsProtocol):
             else:
                 broken.disconnected = True
                 broken.message_event.set()
-                _tell_departure(broken)
+                tell_departure(broken)
                 self._answer(error)
         elif self._running is not None and not self._running.response_complete:
             self._running.keep_alive = False
@@ -456,79 +455,3 @@ def _answer_of(error: GatewayError, path: str, more: Iterable[tuple[bytes, bytes
 def _shed_answer(error: GatewayError, url: bytes) -> tuple[bytes, bytes]:
     """The answer to a shed request; under overload the same few are sent thousands of times a second."""
     return _answer_of(error, url.decode("ascii"), [(n.encode(), v.encode()) for n, v in error.headers.items()])
-
-
-@dataclass(slots=True)
-class _Departure:
-    """Watches for the disconnect of one request's client (`gateway.http.Watch`)."""
-
-    flow: FlowControl
-    gone: bool
-    on_leave: OnLeave | None = None
-
-    def __call__(self, on_leave: OnLeave) -> Callable[[], None]:
-        self.flow.resume_reading()  # a disconnect is read too
-        self.on_leave = on_leave
-        if self.gone:
-            asyncio.get_running_loop().call_soon(self.tell)
-        return self.stop
-
-    def stop(self) -> None:
-        self.on_leave = None
-
-    def tell(self) -> None:
-        self.gone = True
-        on_leave, self.on_leave = self.on_leave, None
-        if on_leave is not None:
-            on_leave()
-
-
-def _tell_departure(cycle: RequestResponseCycle | None) -> None:
-    if cycle is not None and cycle.disconnected:
-        departure: Any = (cycle.scope.get("extensions") or {}).get(WATCH)
-        if departure is not None:
-            departure.tell()
-
-
-@dataclass(frozen=True, slots=True)
-class _Lingering:
-    """The transport of one response; a response to a body that is still arriving is not cut off by its end."""
-
-    transport: asyncio.Transport
-    cycle: RequestResponseCycle
-    linger: Callable[[], None]
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
-
-    def is_closing(self) -> bool:
-        return self.transport.is_closing()
-
-    def close(self) -> None:
-        if self.cycle.more_body and self.cycle.response_complete:
-            self.linger()
-        else:
-            self.transport.close()
-
-
-class _Undelimited:
-    """A response without chunks for HTTP/1.0: its end is the end of the connection (RFC 9112, 6.1)."""
-
-    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
-        self._app = app
-        self._cycle = cycle
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cycle, undelimited = self._cycle, False
-
-        async def send_whole(message: Message) -> None:
-            nonlocal undelimited
-            if message["type"] == "http.response.start":
-                undelimited = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
-                if undelimited:
-                    cycle.chunked_encoding = False
-            elif undelimited:
-                cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        await self._app(scope, receive, send_whole)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -103,15 +103,7 @@ class Judge:
             settings = self._settings()
             if settings is None:
                 continue
-            try:
-                outcome = await self._grade(case, settings, ask)
-            except GatewayError as error:
-                outcome = error.code
-                if error.status in (402, 503):
-                    await asyncio.sleep(PAUSE_S)
-            except Exception:  # noqa: BLE001 - a case that cannot be graded must not end the judge
-                _log.exception("a response could not be graded")
-                outcome = "fault"
+            outcome = await outcome_of(self._grade(case, settings, ask))
             self._metrics.judged.labels(outcome).inc()
 
     async def _grade(self, case: Case, settings: JudgeSettings, ask: Ask) -> str:
@@ -135,6 +127,19 @@ class Judge:
         except NotFound:
             return "gone"
         return "graded"
+
+
+async def outcome_of(work: Awaitable[str]) -> str:
+    """The outcome of a background turn, failed or not; pauses after a spent budget or an outage."""
+    try:
+        return await work
+    except GatewayError as error:
+        if error.status in (402, 503):
+            await asyncio.sleep(PAUSE_S)
+        return error.code
+    except Exception:  # noqa: BLE001 - a turn that fails must not end those that wait
+        _log.exception("a turn in the background failed")
+        return "fault"
 
 
 def transcript(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,6 @@ and its session, `second:ID`, names the first answer's decision.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,13 +25,12 @@ from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.dialects.request import ChatRequest
 from gateway.dialects.schema import VENDOR_FIELDS
-from gateway.errors import GatewayError, RateLimited
+from gateway.errors import RateLimited
 from gateway.metrics import Metrics
 from gateway.turn.context import Attempt, Second
-from gateway.turn.judge import PAUSE_S
+from gateway.turn.judge import outcome_of
 from gateway.turn.second_draw import draw_second
 
-_log = logging.getLogger("seqroute.second")
 AskSecond = Callable[[Caller, ChatRequest, str, Second], Coroutine[Any, Any, bytes]]
 """(caller, request, session id, drawn model) -> the response body; `Turns.second_turn`."""
 
@@ -103,17 +101,7 @@ class SecondAnswers:
             settings = self._configuration().settings.policy.judge
             if settings is None or settings.second_answers == 0.0:
                 continue
-            try:
-                outcome = await self._answered(case, settings.second_budget_nanousd_per_day, ask)
-            except RateLimited:
-                outcome = "busy"  # the model's limits have no spare room: what they have is the clients'
-            except GatewayError as error:
-                outcome = error.code
-                if error.status in (402, 503):
-                    await asyncio.sleep(PAUSE_S)
-            except Exception:  # noqa: BLE001 - a turn that cannot be answered must not end the others
-                _log.exception("a second answer failed")
-                outcome = "fault"
+            outcome = await outcome_of(self._answered(case, settings.second_budget_nanousd_per_day, ask))
             self._metrics.second_answers.labels(outcome).inc()
 
     async def _answered(self, case: _Case, budget_nanousd: int, ask: AskSecond) -> str:
@@ -122,7 +110,10 @@ class SecondAnswers:
             await self._database.write(lambda c: tenants.ensure_own(c, tenants.SECOND_TENANT, budget_nanousd, at_ms))
             self._budget_nanousd = budget_nanousd
         caller = replace(case.caller, max_session_nanousd=budget_nanousd)
-        await ask(caller, case.chat, f"{tenants.SECOND}:{case.decision_id}"[:128], case.second)
+        try:
+            await ask(caller, case.chat, f"{tenants.SECOND}:{case.decision_id}"[:128], case.second)
+        except RateLimited:
+            return "busy"  # the model's limits have no spare room: what they have is the clients'
         return "answered"
 
 

@@ -18,7 +18,7 @@ from gateway.config.settings import JudgeSettings, PolicySettings, Settings
 from gateway.metrics import Metrics
 from gateway.routing.guard import RequestedModel
 from gateway.routing.router import Routed
-from gateway.turn import second_answers
+from gateway.turn import judge
 from gateway.turn.context import Attempt, RoutingDecision
 from gateway.turn.fallback import FALLBACK
 from gateway.turn.second_answers import WAITING, WAITING_BYTES, SecondAnswers, repeated
@@ -152,7 +152,7 @@ def test_a_turn_whose_answer_no_judge_can_read_is_not_drawn() -> None:
 
 
 async def test_what_was_answered_makes_room_and_a_failure_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_answers, "PAUSE_S", 0.0)
+    monkeypatch.setattr(judge, "PAUSE_S", 0.0)
     subject, metrics = made()
     asked: list[tuple[str, str]] = []
     done = asyncio.Event()
