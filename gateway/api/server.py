@@ -50,6 +50,9 @@ LINGER_S = 1.0
 UNREAD_S = 0.05
 """Time for the event loop to read what has arrived, before a client is judged late."""
 WRITE_STALL_S = 60.0
+PIPELINE_CHECK_S = 0.25
+"""How often the client of waiting requests is looked after."""
+_LEFT: int = getattr(select, "POLLRDHUP", select.POLLHUP)  # Linux reports an end that unread bytes precede
 _SEPARATORS = 4  # ": " and the line's end
 _ONCE = (b"host", b"content-length", b"transfer-encoding")
 _HOP_BY_HOP = (b"upgrade", b"http2-settings")
@@ -107,6 +110,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._shed_at_s = -math.inf
         self._deaf = False
         self._lingering = False
+        self._pipeline_watched = False
         self._refusal: GatewayError | None = None
         self._running: RequestResponseCycle | None = None
         self._phase: Phase | None = None
@@ -125,11 +129,15 @@ class BoundedHttp(HttpToolsProtocol):
         self._wait_for("silent")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timers."""
+        """Stop the timers, and tell the running request, which need not be the last one received."""
         self._wait_for(None)
         self._stop_watching_writes()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
-        tell_departure(self.cycle)
+        tell_departure(running)
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes, within the limits of the head."""
@@ -214,6 +222,18 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = self._begun = False
         if not self._refused_unread():
             super().on_headers_complete()
+            if self.pipeline and not self._pipeline_watched:
+                self._pipeline_watched = True
+                self.loop.call_later(PIPELINE_CHECK_S, self._check_pipeline)
+
+    def _check_pipeline(self) -> None:
+        """End the connection of a client that has left: while a request waits, nothing is read."""
+        self._pipeline_watched = bool(self.pipeline) and not self.transport.is_closing()
+        if not self._pipeline_watched:
+            return
+        if self._arrived(_LEFT):
+            self.transport.close()
+        self.loop.call_later(PIPELINE_CHECK_S, self._check_pipeline)
 
     def on_body(self, body: bytes) -> None:
         """Pass on a part of the body, unless the request was refused."""
@@ -336,8 +356,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _unread(self) -> bool:
         """Whether bytes, or the connection's end, wait to be read."""
+        return self._arrived(select.POLLIN)
+
+    def _arrived(self, events: int) -> bool:
         arrived = select.poll()
-        arrived.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        arrived.register(self.transport.get_extra_info("socket").fileno(), events)
         return bool(arrived.poll(0))
 
     def pause_writing(self) -> None:

@@ -561,6 +561,36 @@ async def test_a_watch_is_told_once_that_the_client_left_whatever_the_size_of_it
     assert told == ["/watched"]
 
 
+@pytest.mark.parametrize("waiting", [1, 3])
+async def test_the_running_request_is_told_when_a_client_leaves_that_sent_more_requests(waiting: int) -> None:
+    """While requests wait nothing is read, so that the connection's end must be looked for."""
+    started: list[str] = []
+    told: list[str] = []
+    reading, left = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        started.append(scope["path"])
+
+        def on_leave() -> None:
+            told.append(scope["path"])
+            left.set()
+
+        scope["extensions"][WATCH](on_leave)
+        reading.set()
+        await asyncio.wait_for(left.wait(), 10)
+        assert (await receive())["type"] == "http.request"
+        assert (await receive())["type"] == "http.disconnect"
+
+    async with connected(app=app) as (_, writer):
+        writer.write(post("/running", b"x"))
+        await asyncio.wait_for(reading.wait(), 10)
+        writer.write(b"".join(post(f"/waiting{number}", b"y" * 30_000) for number in range(waiting)))
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        await asyncio.wait_for(left.wait(), 10)
+    assert (started, told) == (["/running"], ["/running"])
+
+
 async def test_a_watch_that_has_ended_is_told_nothing() -> None:
     told: list[str] = []
     ended = asyncio.Event()
