@@ -8,6 +8,7 @@ gateway would notice still needs a revision.
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -100,16 +101,19 @@ def current_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+@cache
+def revisions() -> tuple[str, ...]:
+    """The revisions that this code knows, the newest first."""
+    script = ScriptDirectory.from_config(configuration())
+    return tuple(revision.revision for revision in script.walk_revisions())
+
+
 def newest_revision() -> str:
     """The revision that this code expects."""
-    head = ScriptDirectory.from_config(configuration()).get_current_head()
-    assert head is not None
-    return head
+    return revisions()[0]
 
 
 def is_behind(connection: Connection) -> bool:
     """True when `upgrade` has work to do; False for the unknown revision of a newer version."""
     found = current_revision(connection)
-    script = ScriptDirectory.from_config(configuration())
-    known = {revision.revision for revision in script.walk_revisions()}
-    return found is None or found in LAST_WITH_REVISION or (found in known and found != script.get_current_head())
+    return found is None or found in LAST_WITH_REVISION or found in revisions()[1:]

@@ -111,14 +111,13 @@ def build_catalog(
     return catalog
 
 
-def bundled_price_map() -> Mapping[str, Any]:
+def bundled_price_map() -> Mapping[str, msgspec.Raw]:
     """LiteLLM's price map of the installed version; empty when LiteLLM is not installed."""
     spec = importlib.util.find_spec("litellm")
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         file = Path(folder) / PRICE_MAP_FILE
         if file.is_file():
-            decoder = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
-            return decoder.decode(file.read_bytes())
+            return msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
     return {}
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
+
+import msgspec
 
 _BEDROCK_ROUTES = ("bedrock/", "chat_completions/", "converse/", "invoke/", "openai/", "mantle/", "nova-2/", "nova/")
 _BEDROCK_REGION_GROUPS = frozenset({"global", "us", "eu", "apac", "jp", "au", "us-gov"})
@@ -24,7 +27,10 @@ _ALIASES: Mapping[str, str] = {"vertex_ai_beta": "vertex_ai", "cohere": "cohere_
 
 
 class PriceMap:
-    """The price map, with case-insensitive keys."""
+    """The price map, with case-insensitive keys.
+
+    An entry may be JSON that is not yet read: a gateway needs a few of the map's thousands.
+    """
 
     def __init__(self, entries: Mapping[str, Any]) -> None:
         self._entries = entries
@@ -57,6 +63,8 @@ class PriceMap:
         entry = self._entries.get(name)
         if entry is None:
             entry = self._entries.get(self._folded.get(name.lower(), ""))
+        if isinstance(entry, msgspec.Raw):
+            entry = msgspec.json.Decoder(float_hook=Decimal).decode(entry)
         return entry if isinstance(entry, Mapping) else None
 
 

@@ -21,7 +21,7 @@ def migrate(url: str) -> None:
         shutil.copyfile(_template().path, file)
         return
     with transaction(url) as connection:
-        migrated = current_revision(connection) == _newest()
+        migrated = current_revision(connection) == newest_revision()
     if not migrated:
         upgrade(url)
 
@@ -39,8 +39,3 @@ class _Template:
 @functools.cache
 def _template() -> _Template:
     return _Template()
-
-
-@functools.cache
-def _newest() -> str:
-    return newest_revision()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.catalog.build import bundled_price_map
@@ -23,7 +24,7 @@ MAKERS = ("perplexity/perplexity/",)
 
 @pytest.fixture(scope="module")
 def entries() -> dict[str, Any]:
-    return dict(bundled_price_map())
+    return {name: msgspec.json.decode(entry) for name, entry in bundled_price_map().items()}
 
 
 def names(entries: dict[str, Any]) -> Iterator[str]:
