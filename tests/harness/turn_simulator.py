@@ -378,11 +378,16 @@ class TurnSimulation:
                 assert posted == last.billed_nanousd, f"{seen.tag}: posted {posted}, billed {last.billed_nanousd}"
 
 
+async def _interrupted(work: Coroutine[Any, Any, T], at: int | None, interrupt: Callable[[], object], seen: Seen) -> T:
+    """Runs `work`, and calls `interrupt` when it suspends for the `at`-th time: the cancellation meets that await."""
+    return await _stepped(work, at, interrupt, seen)
+
+
 @types.coroutine
-def _interrupted(
+def _stepped(
     work: Coroutine[Any, Any, T], at: int | None, interrupt: Callable[[], object], seen: Seen
 ) -> Generator[Any, Any, T]:
-    """Runs `work`, and calls `interrupt` when it suspends for the `at`-th time: the cancellation meets that await."""
+    """The steps of `_interrupted`: since Python 3.12 a task takes no generator."""
     error: BaseException | None = None
     value: Any = None
     while True:
