@@ -69,7 +69,13 @@ class GatewayError(Exception):
 
 
 class InternalError(GatewayError):
-    """A bug in the gateway, never caused by a client's input alone."""
+    """A bug in the gateway, never caused by a client's input alone.
+
+    The server closes the connection after it, so a client must not use it again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("internal error", headers={"Connection": "close"})
 
 
 class InvalidRequest(GatewayError):

@@ -89,7 +89,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 async def _answer_crash(request: Request, error: Exception) -> Response:
     """An unexpected exception: the client gets a plain 500, the log the traceback."""
-    refused = InternalError("internal error")
+    refused = InternalError()
     _count(request, refused)
     return refusal(request.url.path, refused)
 

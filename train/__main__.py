@@ -11,10 +11,9 @@ import typer
 
 from train.cli.data import export, import_logs, replay, retain, rollout
 from train.cli.learn import evaluate, fit, frontier, nightly, pretrain
-from train.cli.options import database_errors, problem_of
+from train.cli.options import BAD_INPUT, database_errors, problem_of
 from train.errors import InputError
 
-BAD_INPUT = 2
 OF_TRAINING = ("jsonschema", "matplotlib", "optax", "pyarrow")
 """Packages of the extra `train`: a gateway that only serves may lack them."""
 

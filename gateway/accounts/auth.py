@@ -26,6 +26,7 @@ from gateway.config.values import Secret
 from gateway.database.database import Database
 from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable, Overloaded
 from gateway.http import read_budget
+from gateway.request_ids import note_tenant
 
 DEFAULT_TENANT = "default"
 MASTER_KEY_ID = "key_master"
@@ -124,6 +125,11 @@ class Authenticator:
 
     async def reader(self, headers: Mapping[str, str]) -> Caller:
         """A caller of any role, acting for another tenant when a service key's headers name one."""
+        caller = await self._payer(headers)
+        note_tenant(caller.tenant_id)
+        return caller
+
+    async def _payer(self, headers: Mapping[str, str]) -> Caller:
         caller = await self._own(headers)
         wanted = headers.get("x-tenant-id")
         budget_nanousd = read_budget(headers, "X-Tenant-Budget-USD")

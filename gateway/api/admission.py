@@ -8,7 +8,6 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from types import MappingProxyType
 
 from starlette.middleware.cors import CORSMiddleware
@@ -29,6 +28,7 @@ from gateway.errors import (
     Overloaded,
     RateLimited,
 )
+from gateway.request_ids import REQUEST, REQUEST_ID_HEADER, RequestIds
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 TenantOf = Callable[[Mapping[str, str]], str]
@@ -122,7 +122,7 @@ class Admission:
             await refusal(scope["path"], error)(scope, receive, send)
             return
         endpoint = self._direct.get((scope["method"], scope["path"]))
-        _VISIT.set(visit)
+        REQUEST.set(visit)
         try:
             await visit.begin()
             if endpoint is None:
@@ -151,7 +151,7 @@ class Admission:
             answer = refusal(scope["path"], error)
         except Exception:
             self._on_refusal(InternalError.code)
-            await refusal(scope["path"], InternalError("internal error"))(scope, receive, send)
+            await refusal(scope["path"], InternalError())(scope, receive, send)
             raise  # the server logs it
         await answer(scope, receive, send)
 
@@ -228,7 +228,7 @@ class _NotBegun(Exception):
         self.error = error
 
 
-class _Visit:
+class _Visit(RequestIds):
     """One request: takes a slot when its body has arrived, counts its bytes, returns both at its end."""
 
     __slots__ = (
@@ -246,6 +246,7 @@ class _Visit:
     )
 
     def __init__(self, scope: Scope, receive: Receive, places: Places, bodies: Bodies, tenant_of: TenantOf) -> None:
+        super().__init__((scope.get("extensions") or {}).get(REQUEST_ID_HEADER))
         self._scope = scope
         self._receive = receive
         self._places = places
@@ -312,14 +313,10 @@ class _Visit:
         return self._tenant
 
 
-_VISIT: ContextVar[_Visit | None] = ContextVar("visit", default=None)
-"""The request served by this task or by its parent task."""
-
-
 def call_left() -> None:
     """Report that the current request's call was sent, so that the next request may start."""
-    visit = _VISIT.get()
-    if visit is not None:
+    visit = REQUEST.get()
+    if isinstance(visit, _Visit):
         visit.call_left()
 
 

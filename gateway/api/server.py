@@ -20,7 +20,7 @@ import asyncio
 import math
 import select
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ from gateway.errors import (
     http_status,
 )
 from gateway.http import WATCH
+from gateway.request_ids import REQUEST_ID_HEADER, id_of, numbered_ids
 
 STATE_KEY = "http_limits"
 """Key of `HttpLimits` in the lifespan state, from which every connection of every worker reads it."""
@@ -82,6 +83,7 @@ class HttpLimits:
     shedding: Shedding | None = None
     on_refusal: Callable[[str], None] = lambda code: None
     """Called with the code of every error that is sent without the application."""
+    new_request_id: Callable[[], str] = field(default_factory=numbered_ids)
 
 
 class _Refused(ValueError):
@@ -406,8 +408,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._running = cycle
         # uvicorn's cycle calls only the three methods of a transport that this one has.
         cycle.transport = LingeringTransport(self.transport, cycle, self._linger)  # type: ignore[assignment]
-        departure: Any = Departure(cycle.flow, cycle.disconnected)
-        cycle.scope["extensions"] = {WATCH: departure}
+        departure = Departure(cycle.flow, cycle.disconnected)
+        request_id = id_of(cycle.scope["headers"], self._limits.new_request_id)
+        extensions: Any = {WATCH: departure, REQUEST_ID_HEADER: request_id}
+        cycle.scope["extensions"] = extensions
+        cycle.default_headers = [*cycle.default_headers, (REQUEST_ID_HEADER.encode(), request_id.encode())]
         if cycle.scope["http_version"] == "1.0":
             app = UndelimitedResponse(app, cycle)
         super()._start_asgi_task(cycle, app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging.config
 import math
 import os
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.console import (
+    BAD_INPUT,
     BROKEN,
     DEFAULT_CONFIG,
     CommandError,
@@ -29,6 +32,7 @@ from gateway.cli.console import (
     show,
     show_one,
 )
+from gateway.logs import logging_config
 from gateway.wording import counted
 
 if TYPE_CHECKING:
@@ -49,27 +53,59 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 4000,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; more than one needs Postgres.")] = 1,
     log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "info",
+    log_format: Annotated[
+        str | None, typer.Option(help="text, or json: one object a line (default: general_settings.log_format).")
+    ] = None,
 ) -> None:
     """Serve the gateway until SIGTERM or SIGINT; running turns finish first."""
     # Threads for a decision's small products cost more than they save, and compete with the event loop. Every worker
     # inherits this, and NumPy reads it when it is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    import logging.config
+    from gateway.config.reader import SettingsError
+    from gateway.config.settings import LOG_FORMATS
 
-    from gateway.cli.logs import logging_config
-
+    if log_format not in (None, *LOG_FORMATS):
+        raise CommandError(f'--log-format: expected text or json, got "{log_format[:40]}"')
     if log_level not in ("critical", "error", "warning", "info", "debug"):
         raise CommandError(f'--log-level: expected critical, error, warning, info or debug, got "{log_level[:40]}"')
     if threading.current_thread() is threading.main_thread():
         # No turn is running yet. An exception could be swallowed by an import or a destructor.
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
-    logging.config.dictConfig(logging_config(log_level))
-    log = logging.getLogger("seqroute.serve")
+    log = _LogLines(log_level, log_format or environment().get("SEQROUTE_LOG_FORMAT") or LOG_FORMATS[0])
+    try:
+        _serve(config, host, port, workers, log, fixed=log_format is not None)
+    except (CommandError, SettingsError) as error:
+        if log.format != "json":
+            raise
+        found = error.problems if isinstance(error, SettingsError) else error.lines
+        for line in found:
+            log.logger.critical("%s", line)
+        raise typer.Exit(BAD_INPUT if isinstance(error, SettingsError) else error.status) from error
 
+
+class _LogLines:
+    """How this process and its workers write log lines."""
+
+    def __init__(self, level: str, log_format: str) -> None:
+        self.level = level
+        self.logger = logging.getLogger("seqroute.serve")
+        self.use(log_format)
+
+    def use(self, log_format: str) -> None:
+        """Write lines in this format from now on."""
+        self.format = log_format
+        self.config = logging_config(self.level, log_format)
+        logging.config.dictConfig(self.config)
+
+
+def _serve(config: Path, host: str, port: int, workers: int, told: _LogLines, *, fixed: bool) -> None:
     from gateway.catalog.build import load
     from gateway.config.master_key import with_stored_master_key
 
     settings, catalog = load(config, environment())
+    if not fixed:
+        told.use(settings.general.log_format)
+    log = told.logger
     on_sqlite = settings.general.database_url.reveal().startswith("sqlite:")
     if workers > 1 and on_sqlite:
         raise CommandError(
@@ -87,9 +123,9 @@ def serve(
         if keyed.made and keyed.file is not None:
             log.info("a master key for this gateway was created and written to %s", keyed.file)
         if on_sqlite:
-            _upgrade(settings)
+            _upgrade(settings, log.info)
         os.environ["SEQROUTE_CONFIG"] = str(settings.path)
-        _run(settings, listener, workers, log_level)
+        _run(settings, listener, workers, told)
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -131,20 +167,19 @@ def _check_alone(settings: Settings) -> None:
     lock.release()
 
 
-def _run(settings: Settings, listener: socket.socket, workers: int, log_level: str) -> None:
+def _run(settings: Settings, listener: socket.socket, workers: int, log: _LogLines) -> None:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
     from gateway.api.server import BoundedHttp
-    from gateway.cli.logs import logging_config
     from gateway.lifespan import CONNECTIONS_END_SHARE
 
     config = uvicorn.Config(
         "gateway.app:from_environment",
         factory=True,
         workers=workers,
-        log_level=log_level,
-        log_config=logging_config(log_level),
+        log_level=log.level,
+        log_config=log.config,
         access_log=False,
         lifespan="on",
         ws="none",
@@ -216,7 +251,7 @@ def migrate(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) 
         print(f"the database is at revision {revision}")
 
 
-def _upgrade(settings: Settings) -> str:
+def _upgrade(settings: Settings, tell: Callable[[str], None] = say) -> str:
     from alembic.util.exc import CommandError as AlembicError
     from sqlalchemy.exc import DBAPIError
 
@@ -228,7 +263,7 @@ def _upgrade(settings: Settings) -> str:
         folder = Path(url.removeprefix("sqlite:///")).parent
         if not folder.exists():
             folder.mkdir(parents=True)
-            say(f"created the folder {folder} for the database")
+            tell(f"created the folder {folder} for the database")
     try:
         return upgrade(url)
     except DatabaseStartError as error:

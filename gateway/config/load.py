@@ -20,6 +20,7 @@ from gateway.config.model_list import read_model_list
 from gateway.config.reader import Findings, Located, Section, SettingsError
 from gateway.config.settings import (
     DEFAULT_DATABASE_URL,
+    LOG_FORMATS,
     PRESETS,
     GeneralSettings,
     JudgeSettings,
@@ -43,6 +44,7 @@ ENVIRONMENT_OVERRIDES: Mapping[str, str] = {
     "SEQROUTE_UPSTREAM_IDLE_SECONDS": "upstream_idle_seconds",
     "SEQROUTE_MASTER_KEY": "master_key",
     "SEQROUTE_DATABASE_URL": "database_url",
+    "SEQROUTE_LOG_FORMAT": "log_format",
 }
 """Environment variable -> key of `general_settings` that it overrides (SEQROUTE_CONFIG names the file)."""
 MAX_RUBRIC_CHARS = 20_000
@@ -77,10 +79,12 @@ def read_settings(path: Path | str, environ: Mapping[str, str]) -> Draft:
     unreadable = bool(findings.problems) and not document.entries
     models = () if unreadable else read_model_list(document)
     general_section = _with_overrides(document.section("general_settings"), environ)
-    general = _read_general(general_section, file.parent)
+    litellm = document.section("litellm_settings")
+    json_logs = litellm.flag("json_logs", default=False) is True
+    general = _read_general(general_section, file.parent, LOG_FORMATS[json_logs])
     timings, limits = _read_timings(general_section), _read_limits(general_section)
     finish_litellm_block(general_section, "general_settings")
-    router = read_router(document.section("router_settings"), document.section("litellm_settings"))
+    router = read_router(document.section("router_settings"), litellm)
     session = _read_session(document.section("session_settings"))
     policy = _read_policy(document.section("policy_settings"), file.parent)
     finish_litellm_block(document, "top_level", known=("include",))
@@ -127,7 +131,7 @@ def _with_overrides(section: Section, environ: Mapping[str, str]) -> Section:
     return section
 
 
-def _read_general(section: Section, folder: Path) -> GeneralSettings:
+def _read_general(section: Section, folder: Path, log_format: str) -> GeneralSettings:
     master_key = section.secret("master_key")
     if master_key is not None:
         weakness = problem_of_master_key(master_key.reveal())
@@ -148,6 +152,7 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
         jwt=_read_jwt(section, folder),
         tracing=_read_tracing(section),
         retention=_read_retention(section.section("retention"), folder),
+        log_format=section.choice("log_format", log_format, LOG_FORMATS),
     )
 
 

@@ -23,6 +23,9 @@ STRATEGIES = (
 """LiteLLM's names of the ways to balance a group; the first is the default."""
 
 
+LOG_FORMATS = ("text", "json")
+
+
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
     """Session budgets and limits; `id_headers` are tried in order before the built-in aliases."""
@@ -184,6 +187,7 @@ class GeneralSettings:
     retention: RetentionSettings = RetentionSettings()
     tracing: bool = False
     """Send OpenTelemetry spans to the endpoint of the OTEL_* variables."""
+    log_format: str = LOG_FORMATS[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from contextvars import Context
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
@@ -247,7 +248,8 @@ class Ledger:
             return
         self._unresolved[op.hold_id] = op
         if self._repeater is None or self._repeater.done():
-            self._repeater = asyncio.get_running_loop().create_task(self._repeat_until_done())
+            # An empty context: its lines are not of the turn that happens to start it.
+            self._repeater = asyncio.get_running_loop().create_task(self._repeat_until_done(), context=Context())
 
     async def _repeat_until_done(self) -> None:
         while self._unresolved:

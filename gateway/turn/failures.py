@@ -22,8 +22,7 @@ def failed_attempt(attempt: Attempt, fault: UpstreamFault, at_ms: int) -> Failed
     reported, deployment = fault.reported, attempt.deployment
     code = reported.code or fault.code
     _log.warning(
-        "attempt failed: decision=%s model=%s deployment=%s status=%s reason=%s type=%s code=%s param=%s address=%s",
-        attempt.decision_id,
+        "attempt failed: model=%s deployment=%s status=%s reason=%s type=%s code=%s param=%s address=%s",
         attempt.model,
         deployment.deployment_id,
         fault.status or "-",

@@ -23,6 +23,7 @@ from gateway.ledger.types import MAX_DEPTH, IdempotencyClaim, SessionTerms
 from gateway.money import usd_string
 from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
+from gateway.request_ids import note_session
 from gateway.routing import guard
 from gateway.routing import session as sessions
 from gateway.routing.conversations import Conversations, Place, conversation
@@ -107,6 +108,7 @@ class Preparation:
             place = self._conversations.new_place(place.conversation)
             session_id = place.session_id
             accounts = AccountSnapshot(accounts.tenant, None, accounts.at_ms)
+        note_session(caller.tenant_id, session_id)
         row = accounts.session
         parent_id, chain = await self._parent(caller, session_id, row, asked, outage)
         memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()

@@ -22,6 +22,7 @@ from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Refused, Reserve, Reserved, ReserveOutcome
 from gateway.providers.balance import Full, LoadBalancer
+from gateway.request_ids import note_decision
 from gateway.routing import guard
 from gateway.turn.context import Attempt, RoutingDecision, TurnContext
 from gateway.turn.decide import Decider
@@ -109,6 +110,7 @@ class Reservations:
             if share := second_share(policy.judge, context):
                 choice = structs.replace(choice, second_share=share)
             decision_id = self._new_id("dec")
+            note_decision(decision_id)
             row = pending_row(
                 choice.observation,
                 choice.routed.decision,

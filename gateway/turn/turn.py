@@ -32,6 +32,7 @@ from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.errors import SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.http import Watch, header_map, read_body
+from gateway.request_ids import REQUEST, RequestIds
 from gateway.routing import guard
 from gateway.routing import session as sessions
 from gateway.tasks import Background
@@ -126,6 +127,7 @@ class Turns:
         return await self._own(caller, chat, session_id, second)
 
     async def _own(self, caller: Caller, chat: ChatRequest, session_id: str, second: Second | None) -> bytes:
+        REQUEST.set(RequestIds())  # for the lines of this task, until its next turn
         headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
         dialect = ChatDialect(chat.include_usage)
         context = await self._preparation.prepare(

@@ -172,6 +172,7 @@ def test_the_chart_renders_every_object_with_its_default_values() -> None:
     (container,) = pod["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert {"name": "SEQROUTE_LOG_FORMAT", "value": "json"} in container["env"]
     (policy,) = [each for each in made if each["kind"] == "NetworkPolicy"]
     assert [port["port"] for port in policy["spec"]["egress"][0]["ports"]] == [53, 53, 443, 5432]
 

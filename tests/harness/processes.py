@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -212,6 +212,7 @@ class Fleet:
         ready: bool = True,
         config: Path | None = None,
         limits: Mapping[str, int] | None = None,
+        options: Sequence[str] = (),
     ) -> Replica:
         """Start a replica, on a fresh port unless it comes back on its old one."""
         self._number += 1
@@ -220,6 +221,7 @@ class Fleet:
         arguments = ["serve", "--config", str(config or self._config), "--port", str(port), "--log-level", "warning"]
         if workers > 1:
             arguments += ["--workers", str(workers)]
+        arguments += options
         process_id = self._nursery.start(arguments, self._environ, log, limits)
         replica = Replica(self._nursery, process_id, port, log)
         self.replicas.append(replica)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from train.cli.options import (
+    BAD_INPUT,
     AsJson,
     Config,
     DataFolder,
@@ -26,12 +30,14 @@ from train.cli.options import (
     tenant_named,
     training_settings,
 )
-from train.cli.progress import Bar
+from train.cli.progress import Bar, line_writer
 from train.errors import InputError
 
 if TYPE_CHECKING:
     from gateway.config.settings import Settings
     from train.nightly.nightly import Nightly
+
+_log = logging.getLogger("seqroute.train")
 
 
 def nightly(
@@ -53,7 +59,8 @@ def nightly(
     from gateway.config.settings import RetentionSettings
     from train.nightly.nightly import Nightly, run
 
-    with Bar(lines=sys.stderr if as_json else sys.stdout) as progress:
+    say = line_writer(settings.general.log_format, sys.stderr if as_json else sys.stdout)
+    with _told_as(settings.general.log_format), Bar(say) as progress:
         job = Nightly(
             database_url=settings.general.database_url.reveal(),
             policies=settings.policy,
@@ -68,6 +75,8 @@ def nightly(
         status = 0
         if settings.general.retention != RetentionSettings() and not report["outcome"].startswith("already"):
             report["retention"], status = _retain(job, settings, progress)
+            if status:
+                _complain(settings, f"the log was not archived and thinned out: {report['retention']['problem']}")
     show(report, as_json)
     return status
 
@@ -84,8 +93,32 @@ def _retain(job: Nightly, settings: Settings, progress: Bar) -> tuple[dict[str, 
         problem = problem_of(error)
     else:
         return done, 0
-    print(f"seqroute-train: the log was not archived and thinned out: {problem}", file=sys.stderr)
     return {"problem": problem}, 1
+
+
+def _complain(settings: Settings, problem: str) -> None:
+    if settings.general.log_format == "text":
+        print(f"seqroute-train: {problem}", file=sys.stderr)
+    else:
+        _log.error("%s", problem)
+
+
+@contextmanager
+def _told_as(log_format: str) -> Iterator[None]:
+    """Log what ends a run as one object a line where the gateway's lines are; as text `run_command` prints it."""
+    if log_format == "text":
+        yield
+        return
+    try:
+        yield
+    except InputError as error:
+        problem = str(error)
+    except database_errors() as error:  # evaluated only when there is one
+        problem = problem_of(error)
+    else:
+        return
+    _log.critical("%s", problem)
+    raise typer.Exit(BAD_INPUT)
 
 
 def fit(

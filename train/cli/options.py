@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gateway.config.settings import Settings
     from train.config import TrainConfig
 
+BAD_INPUT = 2
+"""Exit status of a command that cannot run as it was asked."""
 Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.yaml.")]
 Training = Annotated[Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed of the split and the fit (default 0).")]

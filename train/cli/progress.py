@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import logging.config
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from gateway.logs import logging_config
+
+
+def line_writer(log_format: str, text_to: TextIO) -> Callable[[str], None]:
+    """Write lines like the gateway does: as JSON on standard error, or as plain text."""
+    if log_format == "text":
+        return lambda line: print(line, file=text_to, flush=True)
+    logging.config.dictConfig(logging_config("info", log_format))
+    return logging.getLogger("seqroute.train").info
+
 
 class Bar:
     """Progress bar on a terminal; elsewhere lines at the start and end of a step, or nothing."""
 
-    def __init__(self, lines: TextIO | None = None, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._lines = lines
+    def __init__(self, say: Callable[[str], None] | None = None, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
         self._clock_s = clock_s
         self._started_s = 0.0
         self._bar: Any = None
@@ -36,10 +47,10 @@ class Bar:
     def show(self, step: str, done: int, total: int) -> None:
         """Show that `done` of `total` parts of a step are finished."""
         if self._bar is None:
-            if self._lines is not None and step != self._step:
+            if self._say is not None and step != self._step:
                 self._end(failed=False)
                 self._step, self._started_s = step, self._clock_s()
-                print(f"{step} ...", file=self._lines, flush=True)
+                self._say(f"{step} ...")
             return
         if step != self._step:
             if self._task is not None:
@@ -49,7 +60,7 @@ class Bar:
 
     def _end(self, failed: bool) -> None:
         """Report that the running step has ended."""
-        if self._bar is None and self._lines is not None and self._step:
+        if self._bar is None and self._say is not None and self._step:
             took_s = self._clock_s() - self._started_s
-            print(f"{self._step} {'failed' if failed else 'done'} after {took_s:.0f} s", file=self._lines, flush=True)
+            self._say(f"{self._step} {'failed' if failed else 'done'} after {took_s:.0f} s")
             self._step = ""

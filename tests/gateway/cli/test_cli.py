@@ -23,8 +23,8 @@ from gateway.__main__ import run
 from gateway.api.server import BoundedHttp
 from gateway.cli import commands
 from gateway.cli.console import ago
-from gateway.cli.logs import OURS
 from gateway.database.sqlite_connection import FileLock
+from gateway.logs import OURS
 from train import __main__ as train_commands
 
 CONFIG = """

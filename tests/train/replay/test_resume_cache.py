@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -97,9 +96,9 @@ def test_a_pipe_gets_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_night_in_a_pipe_says_when_a_step_starts_and_ends() -> None:
-    written = io.StringIO()
+    written: list[str] = []
     times = iter([10.0, 22.4, 30.0, 31.0])
-    with Bar(lines=written, clock_s=lambda: next(times)) as progress:
+    with Bar(written.append, clock_s=lambda: next(times)) as progress:
         for step, done in (("read", 0), ("read", 5), ("fit", 0)):
             progress.show(step, done, 10)
-    assert written.getvalue().splitlines() == ["read ...", "read done after 12 s", "fit ...", "fit done after 1 s"]
+    assert written == ["read ...", "read done after 12 s", "fit ...", "fit done after 1 s"]
