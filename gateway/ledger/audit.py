@@ -1,12 +1,14 @@
 """Audit of the ledger's invariants, for `seqroute audit` and GET /admin/audit.
 
-Each check is a query for the rows that violate an invariant; all run in one snapshot, so they hold while turns go on.
+Each check queries for the rows that violate an invariant, reading the entries once for all invariants of a kind of
+account. All run in one snapshot, so they hold while turns go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import ne
 from typing import Any
 
 from sqlalchemy import Connection, Select, Table, and_, case, exists, func, literal, or_, select
@@ -26,7 +28,7 @@ from gateway.database.tables import (
 from gateway.ledger.records import CHARGE_PREFIX
 
 MAX_LISTED = 50
-"""Violations listed per invariant: the first few show what is wrong."""
+"""Rows listed per query: the first few show what is wrong."""
 
 TURN_START_MS = 3_600_000
 """The longest time between a turn's start, which is its decision's time, and its first hold."""
@@ -49,7 +51,7 @@ class Violation:
 
 
 def audit(connection: Connection, *, now_ms: int | None = None, grace_ms: int | None = None) -> list[Violation]:
-    """All violations, at most MAX_LISTED per invariant; an empty list is a sound ledger.
+    """Violations of at most MAX_LISTED rows per query; an empty list is a sound ledger.
 
     With `now_ms` and `grace_ms`, also checks that no hold is open longer than `grace_ms` (two sweeps) after its lease
     ran out, by Postgres' clock or by `now_ms` on SQLite.
@@ -87,17 +89,24 @@ def _accounts(connection: Connection) -> Iterator[Violation]:
             .subquery()
         )
         joined = table.outerjoin(sums, and_(*(table.c[name] == sums.c[name] for name in identity)))
-        for column in _COLUMNS:
-            held, entered = table.c[f"{column}_nanousd"], func.coalesce(sums.c[column], 0)
-            query = select(*(table.c[name] for name in identity), held, entered).select_from(joined)
-            for row in connection.execute(query.where(held != entered).limit(MAX_LISTED)):
-                yield Violation(
-                    f"{kind}: {column} equals the sum of its entries", "/".join(row[:-2]), str(row[-2]), str(row[-1])
-                )
+        found = [table.c[f"{column}_nanousd"] for column in _COLUMNS]
+        expected = [func.coalesce(sums.c[column], 0) for column in _COLUMNS]
         over = table.c.reserved_nanousd + table.c.spent_nanousd - table.c.overage_nanousd
-        query = select(*(table.c[name] for name in identity), over, table.c.granted_nanousd)
-        for row in connection.execute(query.where(over > table.c.granted_nanousd).limit(MAX_LISTED)):
-            yield Violation(f"{kind}: never overspent", "/".join(row[:-2]), str(row[-2]), f"at most {row[-1]}")
+        query = (
+            select(*(table.c[name] for name in identity), *found, *expected)
+            .select_from(joined)
+            .where(or_(over > table.c.granted_nanousd, *map(ne, found, expected)))
+            .limit(MAX_LISTED)
+        )
+        for row in connection.execute(query):
+            subject, amounts = "/".join(row[: len(identity)]), row[len(identity) :]
+            for column, held, entered in zip(_COLUMNS, amounts, amounts[len(_COLUMNS) :], strict=False):
+                if held != entered:
+                    yield Violation(f"{kind}: {column} equals the sum of its entries", subject, str(held), str(entered))
+            granted, reserved, spent, overage = amounts[: len(_COLUMNS)]
+            if reserved + spent - overage > granted:
+                total = str(reserved + spent - overage)
+                yield Violation(f"{kind}: never overspent", subject, total, f"at most {granted}")
         unowned = select(*(sums.c[name] for name in identity)).select_from(
             sums.outerjoin(table, and_(*(table.c[name] == sums.c[name] for name in identity)))
         )
@@ -158,10 +167,13 @@ def _holds(connection: Connection) -> Iterator[Violation]:
         ("late posts and refunds", func.coalesce(p.lates, 0), h.late),
     ]
     joined = holds.outerjoin(per_hold, p.hold_id == h.hold_id)
-    for name, found, expected in invariants:
-        query = select(h.hold_id, found, expected).select_from(joined).where(found != expected).limit(MAX_LISTED)
-        for row in connection.execute(query):
-            yield Violation(f"hold: {name}", row[0], str(row[1]), str(row[2]))
+    pairs = [value for _, found, expected in invariants for value in (found, expected)]
+    broken = or_(*(found != expected for _, found, expected in invariants))
+    query = select(h.hold_id, *pairs).select_from(joined).where(broken).limit(MAX_LISTED)
+    for hold_id, *values in connection.execute(query):
+        for (name, _, _), is_found, is_expected in zip(invariants, values[::2], values[1::2], strict=True):
+            if is_found != is_expected:
+                yield Violation(f"hold: {name}", hold_id, str(is_found), str(is_expected))
     orphans = (
         select(p.hold_id).select_from(per_hold.outerjoin(holds, p.hold_id == h.hold_id)).where(h.hold_id.is_(None))
     )
