@@ -28,7 +28,7 @@ from gateway.accounts.budgets import (
     stored_models,
 )
 from gateway.config.settings import NO_LIMITS, RateQuota
-from gateway.database.tables import tenants
+from gateway.database.tables import audit_trail, tenants
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance
 
@@ -41,6 +41,8 @@ SECOND_TENANT = "second~answers"
 """Tenant that pays for second answers (gateway/turn/second_answers.py); no client's id or name may have a `~`."""
 OWN_TENANTS = (JUDGE_TENANT, SECOND_TENANT)
 """Tenants of the gateway itself, which are no clients."""
+OWN_NAME = "~gateway"
+"""End of an own tenant's name where a client's tenant has the plain one."""
 TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
 """Letters of any script, usable in a shell and a header."""
 OUTAGE_MODES = ("closed", "open")
@@ -129,14 +131,27 @@ def create_tenant(
 
 def refuse_own(name: str, param: str) -> None:
     """Raise InvalidRequest if a client's tenant would be the gateway's own."""
-    if name in OWN_TENANTS:
+    if name.removesuffix(OWN_NAME) in OWN_TENANTS:
         raise InvalidRequest(f'{param}: "{name}" is a tenant of the gateway itself', param=param)
 
 
 def ensure_own(connection: Connection, tenant_id: str, budget_nanousd: int, now_ms: int) -> None:
-    """Create or update one of OWN_TENANTS with its daily budget."""
+    """Create or update one of OWN_TENANTS with its daily budget.
+
+    Raises InvalidRequest if a client has its id, from before such ids were refused.
+    """
+    trail = audit_trail.c
+    by = select(trail.actor).where(trail.subject == tenant_id, trail.action == "tenant.create").limit(1)
+    if connection.execute(by).scalar_one_or_none() not in (None, tenant_id):
+        raise InvalidRequest(
+            f'tenant_id: "{tenant_id}" was given to a client, and the gateway\'s own turns would spend its budget; '
+            "move the client to a tenant with another id and remove this one",
+            param="tenant_id",
+        )
+    other = find_tenant_by_name(connection, tenant_id)
+    name = tenant_id if other is None or other.tenant_id == tenant_id else tenant_id + OWN_NAME
     made: dict[str, Any] = {"budget_nanousd": budget_nanousd, "actor": tenant_id, "now_ms": now_ms}
-    found = ensure_tenant(connection, tenant_id, tenant_id, window="1d", **made)
+    found = ensure_tenant(connection, tenant_id, name, window="1d", **made)
     if found.balance.granted_nanousd != budget_nanousd:
         patch_tenant(connection, tenant_id, {"budget_nanousd": budget_nanousd}, actor=tenant_id, now_ms=now_ms)
 
@@ -260,7 +275,9 @@ def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> 
     """The validated columns of a change. Raises InvalidRequest."""
     columns: dict[str, Any] = dict(values)
     name = values.get("name")
-    if "name" in values and not (isinstance(name, str) and (name in OWN_TENANTS or TENANT_NAME.fullmatch(name))):
+    if "name" in values and not (
+        isinstance(name, str) and (name.removesuffix(OWN_NAME) in OWN_TENANTS or TENANT_NAME.fullmatch(name))
+    ):
         raise InvalidRequest("name: expected 1 to 128 letters, digits or . _ : @ + - without spaces", param="name")
     if "window" in values:
         columns["reset_at_ms"] = checked_window(connection, values["window"], now_ms)

@@ -216,7 +216,7 @@ class AnswerParts:
         if not call.id:
             call.id = f"call_{self._suffix}_{number}"
         elif call.id == call.name or call.id.isdecimal() or any(part.id == call.id for part in self.parts):
-            call.id = f"{call.id}__sr_{self._suffix}_{number}"
+            call.id = extended_id(call.id, self._suffix, number)
         if call.extra:
             self._state({"extra_content": {call.id: call.extra}}, events)
         call.part = self._new(AnswerPart(len(self.parts), "tool", id=call.id, name=call.name), events)
@@ -243,6 +243,11 @@ def whole_parts(body: Mapping[str, Any], id_suffix: str) -> list[AnswerPart]:
             parts.feed({**message, "tool_calls": calls})
     parts.finish()
     return parts.parts
+
+
+def extended_id(call_id: str, suffix: str, number: int) -> str:
+    """An id of a call that no other call has; `suffix` is made of letters, digits and dashes."""
+    return f"{call_id}__sr_{suffix}_{number}"
 
 
 def provider_id(call_id: str) -> str:

@@ -1,7 +1,8 @@
 """A tolerant JSON reader for providers' responses; its values are valid in strict JSON.
 
 `read_json` uses orjson for valid text. Otherwise it also accepts NaN and infinities, other spellings of numbers, halves
-of surrogate pairs, bytes that are not UTF-8, raw control characters and a byte-order mark. Other text is a ValueError.
+of surrogate pairs, bytes that are not UTF-8, raw control characters, a byte-order mark, and commas before a closing
+bracket. Other text is a ValueError.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ _INT_BITS = 63
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[^\s"{}\[\]:,]+', re.DOTALL)
 """A string that is cut off is one token: its escaped quotes begin no others, so that each character is read once."""
 _SPACE = re.compile(r"\s*")
+_LAST_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"?|,(?=\s*[}\]])', re.DOTALL)
+_AROUND = b" \t\r\n,;"
+"""What servers write around the values of a list that they send one by one."""
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORDS = {
     "nan": "null", "none": "null", "undefined": "null", "true": "true", "false": "false", "null": "null",
@@ -51,11 +55,21 @@ def read_loosely(data: bytes | bytearray) -> Any:
         try:
             value = _parsed(text)
         except ValueError:
-            value = _parsed(_TOKEN.sub(lambda match: _respelled(match[0]), text))
+            respelled = _TOKEN.sub(lambda match: _respelled(match[0]), text)
+            value = _parsed(_LAST_COMMA.sub(lambda match: "" if match[0] == "," else match[0], respelled))
         check_depth(data, strict_value(value))
     except RecursionError:
         raise ValueError("expected JSON that is not nested so deeply") from None
     return value
+
+
+def without_list(data: bytes) -> bytes:
+    """A value without the separators and the one bracket of the list that it is sent in."""
+    data = data.strip(_AROUND)
+    begins, ends = data.startswith(b"["), data.endswith(b"]")
+    if begins != ends:
+        data = (data[1:] if begins else data[:-1]).strip(_AROUND)
+    return data
 
 
 def read_values(data: bytes | bytearray) -> tuple[list[Any], str]:

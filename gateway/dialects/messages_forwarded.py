@@ -10,6 +10,7 @@ import orjson
 
 from gateway.catalog.hosted_tools import WEB_SEARCH, HostedTools, kind_of, run_by_provider
 from gateway.dialects import carried
+from gateway.dialects.claude_blocks import OpenBlock
 from gateway.dialects.fields import objects, read, refused, unknown
 from gateway.dialects.forwarded import (
     FORWARDED,
@@ -103,14 +104,16 @@ class MessagesReader:
     """Reads the events of one stream."""
 
     _calls: dict[str, int] = field(default_factory=dict)
+    _open: OpenBlock = field(default_factory=OpenBlock)
     _heard: dict[str, int] = field(default_factory=dict)
     _steps: int = 0
 
     def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        """The chat chunks of an event, the first of them with the event."""
+        """The chat chunks of an event, the first of them with the event; the end of a block before it if missing."""
+        end = self._open.missing_end(payload)
         made = self._chunks(payload)
         made[0][FORWARDED] = payload
-        return made
+        return made if end is None else [silent_chunk() | {FORWARDED: end}, *made]
 
     def failure(self, payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The error object of an event that reports one."""

@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 
 import orjson
 
+from gateway.dialects.answer_parts import extended_id
+
 _NO_FINISH = ("", "null", "None")
 """Values that some servers send instead of a missing finish reason."""
 _FINISHES: Mapping[str, tuple[str, ...]] = {
@@ -68,9 +70,11 @@ def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
         _repair_texts(message)
         message.setdefault("content", None)
         calls = _repaired_calls(message)
+        given: set[str] = set()
         for call in calls:
             call.pop("index", None)
             _complete_call(call, new_call_id)
+            call["id"] = _unique(call["id"], given, new_call_id)
             if isinstance(function := call.get("function"), dict) and not function.get("arguments"):
                 function["arguments"] = "{}"
         if choice.get("finish_reason") is None:
@@ -139,7 +143,7 @@ class StreamRepair:
                 placed.add(call["index"])
                 if is_new:
                     _complete_call(call, self._new_call_id)
-                    numbers.name(call)
+                    numbers.name(call, self._new_call_id)
                     if isinstance(function := call.get("function"), dict) and function.get("arguments") is None:
                         function["arguments"] = ""
                 else:
@@ -155,6 +159,7 @@ class _CallNumbers:
         self._by_id: dict[str, int] = {}
         self._ids: dict[int, str] = {}
         self._names: dict[int, str] = {}
+        self._given: set[str] = set()
         self._taken: set[int] = set()
         self._last = 0
 
@@ -188,11 +193,12 @@ class _CallNumbers:
     def _free(self) -> int:
         return max(self._taken, default=-1) + 1
 
-    def name(self, call: dict[str, Any]) -> None:
-        """Record the id of a new call."""
-        self._by_id[str(call["id"])] = call["index"]
-        self._ids[call["index"]] = str(call["id"])
+    def name(self, call: dict[str, Any], new_call_id: NewCallId) -> None:
+        """Record the id of a new call, and give it another one if it has that of an earlier call."""
+        self._by_id[call["id"]] = call["index"]
+        self._ids[call["index"]] = call["id"]
         self._names[call["index"]] = _function_name(call)
+        call["id"] = _unique(call["id"], self._given, new_call_id)
 
     def shorten(self, call: dict[str, Any]) -> None:
         """Remove what repeats the start of a call: clients append each piece to what they have."""
@@ -352,6 +358,14 @@ def _function_name(call: dict[str, Any]) -> str:
     function = call.get("function") or call.get("custom")
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) else ""
+
+
+def _unique(call_id: str, given: set[str], new_call_id: NewCallId) -> str:
+    """The id, extended if an earlier call of the answer has it: clients match results by ids."""
+    if call_id in given:
+        call_id = extended_id(call_id, new_call_id().rpartition("_")[2], len(given))
+    given.add(call_id)
+    return call_id
 
 
 def _complete_call(call: dict[str, Any], new_call_id: NewCallId) -> None:

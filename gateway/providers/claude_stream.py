@@ -1,7 +1,7 @@
-"""Streams of Claude's dialect whose blocks come whole, as compatible servers send them.
+"""Streams of Claude's dialect whose blocks come whole or do not end, as compatible servers send them.
 
-Anthropic begins a block empty and fills it by deltas. LiteLLM reads the input of a tool and the thinking from deltas
-alone, and a text from both.
+Anthropic begins a block empty, fills it by deltas and ends it. LiteLLM reads the input of a tool and the thinking from
+deltas alone, and a text from both.
 """
 
 from __future__ import annotations
@@ -10,12 +10,33 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.dialects.claude_blocks import OpenBlock
+
 
 def read_whole_blocks(parser_class: Any) -> None:
-    """Let LiteLLM's parser of Claude's events also read what the start of a block brings."""
-    inner = parser_class.chunk_parser
+    """Let LiteLLM's parser of Claude's events also read what the start of a block brings, and end each block."""
+    if hasattr(parser_class, "parsed_alone"):
+        return  # done before
+    inner, following = parser_class.chunk_parser, parser_class.__anext__
+
+    async def next_chunk(self: Any) -> Any:
+        waiting: dict[str, Any] | None = getattr(self, "waiting_event", None)
+        if waiting is None:
+            return await following(self)
+        self.waiting_event = None
+        return parsed_block(self, waiting)
 
     def parsed(self: Any, chunk: dict[str, Any]) -> Any:
+        if not hasattr(self, "open_block"):
+            self.open_block = OpenBlock()
+        end = self.open_block.missing_end(chunk)
+        # One event is one chunk: the other waits for the next one, where chunks are taken one by one.
+        if end is None or not hasattr(self, "async_response_iterator"):
+            return parsed_block(self, chunk)
+        self.waiting_event = chunk
+        return parsed_block(self, end)
+
+    def parsed_block(self: Any, chunk: dict[str, Any]) -> Any:
         kind = chunk.get("type")
         if kind == "content_block_start":
             made = inner(self, chunk)
@@ -33,7 +54,8 @@ def read_whole_blocks(parser_class: Any) -> None:
         inner(self, chunk)
         return made
 
-    parser_class.chunk_parser = parsed
+    parser_class.parsed_alone, parser_class.chunk_parser = inner, parsed
+    parser_class.__anext__ = next_chunk
 
 
 def _whole(block: object) -> tuple[str | None, dict[str, Any] | None]:

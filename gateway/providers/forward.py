@@ -19,7 +19,7 @@ from yarl import URL
 from gateway.catalog.price_map import RESPONSES_ROUTE
 from gateway.catalog.usage import usage_from_openai
 from gateway.dialects.forwarded import ForwardedRequest
-from gateway.dialects.loose_json import check_depth
+from gateway.dialects.loose_json import check_depth, read_json, without_list
 from gateway.dialects.sse import EventReader, EventTooLarge
 from gateway.dialects.usage_report import take_usage
 from gateway.providers.answers import ChunkSource
@@ -40,6 +40,7 @@ from gateway.providers.replies import Reply, chat_reply
 from gateway.providers.reported_error import NO_REPORT
 from gateway.providers.transport import Connections, DirectRequest, send
 from gateway.providers.waiting import Patience
+from gateway.providers.wire_source import WORDS
 
 ANTHROPIC_ADDRESS = "https://api.anthropic.com"
 ANTHROPIC_VERSION = "2023-06-01"
@@ -132,6 +133,13 @@ class ForwardedCall:
             raise seen
 
 
+def _read_loosely(data: bytes) -> Any:
+    try:
+        return read_json(data)
+    except ValueError:
+        return None
+
+
 def _is_page(exchange: Exchange) -> bool:
     """True for a whole page, as servers show it at every address that they do not know."""
     return exchange.body.lstrip()[:1] == b"<"
@@ -219,7 +227,10 @@ class ForwardedSource:
             payload = orjson.loads(data)
             check_depth(data, payload)
         except ValueError:
-            payload = None
+            data = without_list(data)
+            if not data or WORDS.fullmatch(data):
+                return  # a sign of life
+            payload = _read_loosely(data)
         if not isinstance(payload, dict):
             self._chunks.append(BrokenFault("the provider sent an event that is not JSON"))
             return

@@ -18,7 +18,14 @@ import orjson
 
 from gateway.catalog.usage import usage_from_openai
 from gateway.dialects.assembly import chunks_of
-from gateway.dialects.loose_json import SurrogateJoiner, check_depth, read_json, read_loosely, read_values
+from gateway.dialects.loose_json import (
+    SurrogateJoiner,
+    check_depth,
+    read_json,
+    read_loosely,
+    read_values,
+    without_list,
+)
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.usage_report import has_usage, take_usage
@@ -30,7 +37,7 @@ from gateway.providers.waiting import Patience
 _HEARTBEATS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive", b"comment"})
 _ERROR_KEYS = frozenset({"error", "Error", "errors", "fault", "base_resp"})
 _ANSWER_KEYS = frozenset({"id", "choices"})
-_WORDS = re.compile(rb"[\s\[<|/]*[A-Za-z][\w .:-]{0,99}[\s\]>|/]*")
+WORDS = re.compile(rb"[\s\[<|/]*[A-Za-z][\w .:-]{0,99}[\s\]>|/]*")
 """A sign of life or an end in words: "keep-alive", "[END]"."""
 _AGAIN = re.compile(rb"\s*data:\s*")
 _FIELDS = re.compile(rb"^(?:data:[ \t]*|(?:event|id|retry)?:[^\r\n]*)", re.MULTILINE)
@@ -70,7 +77,7 @@ def document_payloads(data: bytes | bytearray) -> list[Any]:
         lines = [line for line in bytes(data).splitlines() if line.strip()]
         if len(lines) > 1:
             with contextlib.suppress(ValueError):
-                return [read_json(line) for line in lines]
+                return [read_json(line.strip(b" \t,;")) for line in lines]
         # Behind a first value that has no field's name, events may follow.
         return _values_and_more(_FIELDS.sub(b"", data))
 
@@ -238,15 +245,17 @@ class WireSource:
 
     def _read_loosely(self, event: Event) -> Iterator[Any]:
         """The values of an event that is not strict JSON."""
+        data = without_list(_AGAIN.sub(b"", event.data, count=1))
         try:
-            yield read_loosely(_AGAIN.sub(b"", event.data, count=1))
+            if data:
+                yield read_loosely(data)
             return
         except ValueError:
             lines = event.data.split(b"\n")
         if len(lines) == 1:
             if event.name == b"error":
                 yield {"error": event.data.decode("utf-8", "replace")}
-            elif not _WORDS.fullmatch(event.data):
+            elif not WORDS.fullmatch(event.data):
                 raise BrokenFault("the provider sent an event that is not JSON")
             return
         # Events without a blank line between them arrive as one.
@@ -255,7 +264,7 @@ class WireSource:
                 self._events.extendleft(Event(event.name, left) for left in reversed(lines[number:]))
                 return
             try:
-                yield read_loosely(line)
+                yield read_loosely(without_list(line))
             except ValueError:
                 yield from self._read_printed(event.name, b"\n".join(lines[number:]))
                 return
@@ -320,7 +329,7 @@ class WireSource:
 
 
 def _is_done(data: bytes) -> bool:
-    return data.strip().strip(b'"').upper() == b"[DONE]"
+    return data.strip(b' \t\r\n",;.').upper() == b"[DONE]"
 
 
 def _has_error(choices: Any) -> bool:

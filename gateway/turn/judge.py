@@ -26,7 +26,7 @@ from gateway.config.settings import JudgeSettings
 from gateway.database.database import Database
 from gateway.decisions import feedback
 from gateway.dialects.request import message_text
-from gateway.errors import GatewayError, NotFound
+from gateway.errors import GatewayError, InvalidRequest, NotFound
 from gateway.metrics import Metrics
 from gateway.routing.router import share
 from gateway.turn.context import Attempt
@@ -136,6 +136,8 @@ async def outcome_of(work: Awaitable[str]) -> str:
     except GatewayError as error:
         if error.status in (402, 503):
             await asyncio.sleep(PAUSE_S)
+        elif isinstance(error, InvalidRequest):
+            _log.warning("a turn in the background was refused: %s", error)
         return error.code
     except Exception:  # noqa: BLE001 - a turn that fails must not end those that wait
         _log.exception("a turn in the background failed")

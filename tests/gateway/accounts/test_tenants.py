@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import update as sa_update
 
 from gateway.accounts import keys, tenants
 from gateway.accounts import sessions as session_accounts
 from gateway.database.database import transaction
+from gateway.database.tables import audit_trail
 from gateway.database.tables import keys as keys_table
+from gateway.database.tables import tenants as tenants_table
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance, Refused, Reserved
 from gateway.money import MAX_NANOUSD
@@ -32,6 +35,29 @@ async def write(bench: Bench, function: Callable[..., Any], *arguments: Any, **m
 
 def by(actor: str = "key_admin") -> dict[str, Any]:
     return {"actor": actor, "now_ms": START_MS}
+
+
+async def test_the_gateway_s_own_tenant_takes_neither_a_client_s_name_nor_its_money(database_url: str) -> None:
+    """Clients may have had the name or the id before they were refused."""
+
+    def named_before(connection: Connection) -> None:
+        connection.execute(sa_update(tenants_table).where(tenants_table.c.tenant_id == "acme").values(name="judge"))
+
+    own = tenants.JUDGE_TENANT
+    async with open_bench(database_url, budget_nanousd=1_000) as bench:
+        await write(bench, named_before)
+        await write(bench, tenants.ensure_own, own, 500, START_MS)
+        await write(bench, tenants.ensure_own, own, 700, START_MS)
+        assert (await bench.show()).balance.granted_nanousd == 1_000
+        made = await bench.database.read(lambda connection: tenants.get_tenant(connection, own))
+        assert (made.name, made.balance.granted_nanousd) == ("judge~gateway", 700)
+        with pytest.raises(InvalidRequest, match="tenant of the gateway itself"):
+            await write(bench, tenants.patch_tenant, "acme", {"name": "judge~gateway"}, **by())
+        theirs = tenants.SECOND_TENANT
+        trail = {"actor": "key_admin", "action": "tenant.create", "subject": theirs, "created_at_ms": START_MS}
+        await write(bench, lambda connection: connection.execute(insert(audit_trail).values(**trail)))
+        with pytest.raises(InvalidRequest, match="was given to a client"):
+            await write(bench, tenants.ensure_own, theirs, 500, START_MS)
 
 
 async def test_every_change_of_a_budget_is_an_entry_and_leaves_a_trail(database_url: str) -> None:

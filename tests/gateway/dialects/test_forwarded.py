@@ -10,7 +10,7 @@ from gateway.catalog.hosted_tools import PROVIDER_FILES
 from gateway.catalog.tokens import TokenCounter
 from gateway.dialects import carried, messages_request, responses_request
 from gateway.dialects.dialect import AnswerIdentity
-from gateway.dialects.forwarded import ForwardedRequest
+from gateway.dialects.forwarded import FORWARDED, ForwardedRequest
 from gateway.dialects.request import with_forwarded
 from gateway.dialects.responses import ForwardedStream
 from gateway.dialects.responses_answer import ResponseObject, ResponsesStream
@@ -163,8 +163,19 @@ def test_a_stream_says_which_calls_it_brought() -> None:
     failed = {"type": "web_search_tool_result", "content": {"type": "web_search_tool_result_error"}}
     ran = {"type": "bash_code_execution_tool_result", "content": {}}
     for block in (found, failed, ran):
-        (chunk,) = reader.chunks({"type": "content_block_start", "index": 0, "content_block": block})
+        *_, chunk = reader.chunks({"type": "content_block_start", "index": 0, "content_block": block})
     assert chunk["usage"] == {"heard_calls": {"web_search": 1, "steps": 3}}
+
+
+def test_blocks_that_a_server_does_not_end_are_ended_for_the_client() -> None:
+    begin = {"type": "content_block_start", "content_block": {"type": "text", "text": ""}}
+    events: list[dict[str, Any]] = [begin | {"index": 0}, begin | {"index": 1}, {"type": "message_delta", "delta": {}}]
+    reader = messages([WEB]).reader()
+    sent = [chunk[FORWARDED] for event in events for chunk in reader.chunks(event) if FORWARDED in chunk]
+    ends = [{"type": "content_block_stop", "index": index} for index in (0, 1)]
+    assert sent == [events[0], ends[0], events[1], ends[1], events[2]]
+    whole = messages([WEB]).reader()
+    assert [chunk[FORWARDED] for event in sent for chunk in whole.chunks(event) if FORWARDED in chunk] == sent
 
 
 def test_the_client_s_own_words_are_echoed() -> None:

@@ -207,6 +207,24 @@ async def test_a_closing_request_calls_no_tool() -> None:
         assert closing.tools.asked_calls == 0
 
 
+async def test_odd_events_of_a_forwarded_stream_are_read(upstream: Upstream) -> None:
+    item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]}
+    answer = {"id": "resp_1", "status": "completed", "model": "m", "output": [item], "usage": {
+        "input_tokens": 50, "output_tokens": 9, "total_tokens": 59,
+    }}  # fmt: skip
+    said = {"type": "response.output_text.delta", "delta": "hi", "logprobs": [{"logprob": "x"}]}
+    odd = json.dumps(said).replace('"x"', "-Infinity"), json.dumps({"type": "response.completed", "response": answer})
+    body = "data:\n\ndata: ping\n\n: c\n\n" + "".join(f"data: {event},\n\n" for event in odd) + "data: [DONE]\n\n"
+    forwarded = responses_request.to_chat({"model": "m", "input": "hello", "tools": SEARCH}).forwarded
+    async with CannedProvider(raw_answer(body.encode(), "text/event-stream")) as canned:
+        asked = Call("openai/m", [], api_base=canned.address, api_key="k", forwarded=forwarded)
+        opened = await upstream.open_stream(upstream.outgoing(asked))
+        sent = [chunk[FORWARDED]["type"] async for chunk in opened if FORWARDED in chunk]
+    assert sent == ["response.output_text.delta", "response.completed"]
+    assert isinstance(opened.usage, Usage)
+    assert opened.usage.output_tokens == 9
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_with_the_label_of_a_page_is_an_answer(upstream: Upstream, stream: bool) -> None:
     """Its bill was paid: only a page itself tells that a server lacks the route."""

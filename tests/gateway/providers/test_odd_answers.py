@@ -354,6 +354,27 @@ async def test_a_whole_answer_in_another_encoding_is_read() -> None:
     assert (text_of(chunks), usages_of(chunks)) == ("hi", [U])
 
 
+FIRST, LAST = json.dumps(delta("hi")).encode(), json.dumps(finish()).encode()
+LISTS = {
+    "commas behind": b"data: %b,\n\ndata: %b , \n\ndata: [DONE],\n\n" % (FIRST, LAST),
+    "commas before": b"data: %b\n\ndata: ,%b\n\ndata: [DONE]\n\n" % (FIRST, LAST),
+    "semicolons": b"data: %b;\n\ndata: %b;\n\ndata: [DONE].\n\n" % (FIRST, LAST),
+    "no blank lines": b"data: %b,\ndata: %b,\ndata: [DONE]\n\n" % (FIRST, LAST),
+    "a list in events": b"data: [%b,\n\ndata: %b]\n\n" % (FIRST, LAST),
+    "brackets alone": b"data: [\n\ndata: %b,\n\ndata: %b\n\ndata: ]\n\n" % (FIRST, LAST),
+    "JSON lines": b"%b,\n%b,\n" % (FIRST, LAST),
+    "before a bracket": b"data: %b,}\n\ndata: %b,]}\n\n" % (FIRST[:-1], LAST[:-2]),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("step", [0, 1])
+async def test_stray_commas_and_the_brackets_of_a_list_do_not_matter(kind: str, step: int) -> None:
+    chunks = await streamed(LISTS[kind], step=step)
+    assert text_of(chunks) == "hi"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
 async def test_chunks_without_anything_between_them_are_read() -> None:
     chunks = b"".join(json.dumps(chunk).encode() for chunk in (delta("h"), delta("i"), finish(usage=U)))
     assert (await whole(chunks)).body["choices"][0]["message"]["content"] == "hi"
@@ -1024,7 +1045,7 @@ async def test_tool_calls_are_numbered_where_the_provider_does_not() -> None:
 async def test_parallel_calls_with_one_id_stay_two() -> None:
     """Some servers use the function's name as the id, or "0" for each call."""
     for name in ("f", "0"):
-        two = {0: (name, "f", "{1}"), 1: (name, "f", "{2}")}
+        two = {0: (name, "f", "{1}"), 1: (f"{name}__sr_1_1", "f", "{2}")}
         numbered = [called(piece("{1}", "f", id=name, index=0)), called(piece("{2}", "f", id=name, index=1))]
         assert await placed(*numbered) == two
         in_pieces = [called(piece("{", "f", id=name, index=0)), called(piece("1}", id=name, index=0))]
@@ -1037,6 +1058,11 @@ async def test_parallel_calls_with_one_id_stay_two() -> None:
         sent = await streamed(events(*crossed, finish("tool_calls")))
         later = [choice["delta"].get("tool_calls", ()) for chunk in sent[1:] for choice in chunk["choices"]]
         assert not any("id" in call for calls in later for call in calls)
+        answer = {"choices": [{"index": 0, "message": {"tool_calls": [
+            {"id": name, "function": {"name": "f", "arguments": text}} for text in ("{1}", "{2}")
+        ]}}]}  # fmt: skip
+        calls = (await whole(answer)).body["choices"][0]["message"]["tool_calls"]
+        assert {at: (call["id"], "f", call["function"]["arguments"]) for at, call in enumerate(calls)} == two
 
 
 async def test_a_call_without_an_id_is_given_one_and_keeps_it() -> None:

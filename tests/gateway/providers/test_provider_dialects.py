@@ -153,6 +153,35 @@ async def test_a_tool_s_input_is_read_from_the_start_of_its_block_or_from_deltas
     assert stream.usage == CLAUDE_BILL
 
 
+@pytest.mark.parametrize("deltas", [True, False])
+async def test_blocks_that_never_end_are_ended_by_what_follows(upstream: Upstream, deltas: bool) -> None:
+    written = json.dumps(WEATHER["input"])
+    events: list[dict[str, Any]] = [CLAUDE_START]
+    thought = {"type": "thinking", "thinking": "Let me see", "signature": "sig=="}
+    events.append({"type": "content_block_start", "index": 0, "content_block": thought})
+    events += [{**event, "index": 1} for event in CLAUDE_TEXT]
+    for index, name in ((2, "toolu_1"), (3, "toolu_2")):
+        block = WEATHER | {"id": name} | ({"input": {}} if deltas else {})
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += [tool_delta(part) | {"index": index} for part in (written[:5], written[5:]) if deltas]
+    events += CLAUDE_END[1:]
+    async with CannedProvider(event_answer(*events)) as provider:
+        stream = await upstream.open_stream(
+            upstream.outgoing(call(provider, "anthropic/claude-sonnet-4-5", stream=True))
+        )
+        whole = Assembly()
+        async for chunk in stream:
+            whole.add(chunk)
+    message = whole.body()["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("Hello", "Let me see")
+    assert [(each["id"], json.loads(each["function"]["arguments"])) for each in message["tool_calls"]] == [
+        ("toolu_1", WEATHER["input"]), ("toolu_2", WEATHER["input"]),
+    ]  # fmt: skip
+    assert any(block.get("signature") == "sig==" for block in message["thinking_blocks"])
+    assert isinstance(stream.usage, Usage)
+    assert (stream.usage.prompt_tokens, stream.usage.output_tokens) == (1_477, 7)
+
+
 async def test_thinking_that_comes_whole_is_read_with_its_signature(upstream: Upstream) -> None:
     block = {"type": "thinking", "thinking": "Let me see", "signature": "sig=="}
     begin = {"type": "content_block_start", "index": 0, "content_block": block}
