@@ -17,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
-from gateway.database.database import DatabaseStartError, transaction
+from gateway.database.database import DatabaseStartError, dialect_of, parse_url, sqlite_path, transaction
 from gateway.database.partitions import Month, make_partition, missing_months
 from gateway.database.tables import metadata
 
@@ -29,6 +29,10 @@ LAST_WITH_REVISION = {f"{number:04d}": "7f86350" for number in range(1, 8)} | {
 }
 """Revisions before the first release that became part of 0008 and 0026: the last commit that upgrades them."""
 PERCENT = "%"
+
+
+class NotMigrated(DatabaseStartError):
+    """The database has not the tables of this code; the message says what to run."""
 
 
 def configuration(connection: Connection | None = None) -> Config:
@@ -64,6 +68,14 @@ def upgrade(url: str, revision: str = "head") -> str:
         with transaction(url) as connection:
             make_partition(connection, month)
     return reached
+
+
+def expect_file(url: str) -> None:
+    """Raise NotMigrated for an SQLite file that is not there: opening it would make an empty one."""
+    parsed = parse_url(url)
+    path = "" if dialect_of(parsed) == "postgresql" else sqlite_path(parsed)
+    if path and not Path(path).exists():
+        raise NotMigrated(f"{Path(path).name} does not exist yet: run `seqroute migrate` or `seqroute serve`")
 
 
 def check_tables(connection: Connection) -> None:
@@ -117,3 +129,10 @@ def is_behind(connection: Connection) -> bool:
     """True when `upgrade` has work to do; False for the unknown revision of a newer version."""
     found = current_revision(connection)
     return found is None or found in LAST_WITH_REVISION or found in revisions()[1:]
+
+
+def expect_migrated(connection: Connection) -> None:
+    """Raise NotMigrated when `upgrade` has work to do; a newer version's database is used as it is."""
+    if is_behind(connection):
+        found = current_revision(connection) or "an empty database"
+        raise NotMigrated(f"expected revision {newest_revision()}, got {found}: run `seqroute migrate`")

@@ -26,7 +26,6 @@ DEFAULT_CONFIG = Path("gateway.yaml")
 BAD_INPUT, BROKEN = 2, 1
 """Exit codes: the request is invalid; the installation or its data is broken."""
 
-SQLITE_PREFIX = "sqlite:///"
 _OPTIONS: Mapping[str, str] = {
     "budget_duration": "--window",
     "budget_usd": "--budget-usd",
@@ -114,19 +113,16 @@ def opened(config: Path, *, read_only: bool = False) -> Iterator[Connection]:
     from gateway.config.load import read_database_url
     from gateway.database.database import DatabaseStartError, transaction
     from gateway.errors import GatewayError
-    from migrations.upgrade import current_revision, newest_revision
+    from migrations.upgrade import NotMigrated, expect_file, expect_migrated
 
     url = read_database_url(config, environment()).reveal()
-    file = Path(url.removeprefix(SQLITE_PREFIX))
-    if url.startswith(SQLITE_PREFIX) and not file.exists():
-        raise CommandError(f"database: {file.name} does not exist yet: run `seqroute migrate` or `seqroute serve`")
     try:
+        expect_file(url)
         with transaction(url, read_only=read_only) as connection:
-            found, expected = current_revision(connection), newest_revision()
-            if found != expected:
-                at = found or "an empty database"
-                raise CommandError(f"database: expected revision {expected}, got {at}: run `seqroute migrate`")
+            expect_migrated(connection)
             yield connection
+    except NotMigrated as error:
+        raise CommandError(f"database: {error}") from error
     except DatabaseStartError as error:
         raise CommandError(f"database: {error}", status=BROKEN) from error
     except GatewayError as error:

@@ -18,6 +18,7 @@ from train.cli.options import (
     InvalidOption,
     Seed,
     Training,
+    database_of,
     database_url,
     gateway_settings,
     now_ms,
@@ -224,11 +225,11 @@ def retain(config: Config = Path("gateway.yaml"), as_json: AsJson = False) -> in
     from train.log.retention import Retention
     from train.log.retention import retain as run
 
-    settings = gateway_settings(config).general
-    if settings.retention == RetentionSettings():
+    settings = gateway_settings(config)
+    if settings.general.retention == RetentionSettings():
         raise InvalidOption("general_settings.retention: expected decisions, archive or both; see docs/operating.md")
     with Bar() as progress:
-        done = run(Retention(settings.database_url.reveal(), settings.retention, now_ms()), progress.show)
+        done = run(Retention(database_of(settings), settings.general.retention, now_ms()), progress.show)
     if as_json:
         print(json.dumps(done, indent=1, sort_keys=True))
         return 0
@@ -267,7 +268,7 @@ def import_logs(
         settings, catalog = load(config, os.environ)
     except SettingsError as error:
         raise InvalidOption("\n".join(error.problems)) from error
-    url = settings.general.database_url.reveal()
+    url = database_of(settings)
     with Bar() as progress:
         job = Import(file, catalog, url, settings.policy.directory, now_ms(), shadow)
         report = run(job, training_settings(training, seed), progress.show)

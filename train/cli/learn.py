@@ -22,6 +22,7 @@ from train.cli.options import (
     Seed,
     Training,
     database_errors,
+    database_of,
     gateway_settings,
     now_ms,
     problem_of,
@@ -62,7 +63,7 @@ def nightly(
     say = line_writer(settings.general.log_format, sys.stderr if as_json else sys.stdout)
     with _told_as(settings.general.log_format), Bar(say) as progress:
         job = Nightly(
-            database_url=settings.general.database_url.reveal(),
+            database_url=database_of(settings),
             policies=settings.policy,
             runs=runs or settings.path.parent / "runs",
             run_date=run_date(date),
@@ -228,5 +229,5 @@ def _step_job(config: Path, runs: Path, log: str | None, data: Path | None, prog
     if data is not None:
         return Nightly("", PolicySettings(), runs, "", now_ms, progress=progress.show)
     settings = gateway_settings(config)
-    url = settings.general.database_url.reveal()
+    url = database_of(settings) if log is None else settings.general.database_url.reveal()
     return Nightly(url, settings.policy, runs, "", now_ms, log=log, progress=progress.show)

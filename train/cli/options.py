@@ -50,14 +50,33 @@ def gateway_settings(path: Path) -> Settings:
 
 
 def database_url(path: Path) -> str:
-    """Read only the database's URL: an export needs none of the providers' keys."""
+    """URL of a migrated database, read alone: an export needs none of the providers' keys."""
     from gateway.config.load import read_database_url
     from gateway.config.reader import SettingsError
 
     try:
-        return read_database_url(path, os.environ).reveal()
+        return migrated(read_database_url(path, os.environ).reveal())
     except SettingsError as error:
         raise InvalidOption("\n".join(error.problems)) from error
+
+
+def database_of(settings: Settings) -> str:
+    """URL of the gateway's database. Raises InvalidOption unless it is migrated."""
+    return migrated(settings.general.database_url.reveal())
+
+
+def migrated(url: str) -> str:
+    """The URL of a database with the tables of this code. Raises InvalidOption for another one."""
+    from gateway.database.database import transaction
+    from migrations.upgrade import NotMigrated, expect_file, expect_migrated
+
+    try:
+        expect_file(url)
+        with transaction(url, read_only=True) as connection:
+            expect_migrated(connection)
+    except NotMigrated as error:
+        raise InvalidOption(f"database: {error}") from error
+    return url
 
 
 def training_settings(path: Path | None, seed: int | None, data: Path | None = None) -> TrainConfig:

@@ -1,0 +1,73 @@
+"""The training commands on a database that is not there, or not migrated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from gateway.database.database import transaction
+from migrations.upgrade import downgrade, newest_revision, upgrade
+from train.__main__ import run_command
+
+COMMANDS = {
+    "nightly": ["nightly"],
+    "fit": ["fit", "--run", "run"],
+    "evaluate": ["evaluate", "--run", "run"],
+    "frontier": ["frontier", "--out", "front"],
+    "export": ["export", "--out", "log"],
+    "retain": ["retain"],
+    "import-logs": ["import-logs", "spend.jsonl"],
+}
+CONFIGURATION = """
+model_list:
+  - model_name: small
+    litellm_params: {model: openai/small, api_base: "http://127.0.0.1:1/v1", api_key: none}
+    model_info: {input_cost_per_token: 0.000001, output_cost_per_token: 0.000002}
+general_settings: {database_url: "sqlite:///gateway.db", retention: {decisions: 30d}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gateway.yaml").write_text(CONFIGURATION)
+    (tmp_path / "spend.jsonl").write_text("{}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_database_that_is_not_there_is_named_and_not_made(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = run_command(COMMANDS[command])
+    told = capsys.readouterr()
+    assert (status, told.out) == (2, "")
+    assert told.err.endswith("database: gateway.db does not exist yet: run `seqroute migrate` or `seqroute serve`\n")
+    assert not (folder / "gateway.db").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_database_of_another_revision_is_refused_with_the_command_that_migrates_it(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{folder}/gateway.db"
+    upgrade(url)
+    downgrade(url, "-1")
+    status = run_command(COMMANDS[command])
+    told = capsys.readouterr()
+    assert (status, told.out) == (2, "")
+    assert f"database: expected revision {newest_revision()}, got " in told.err
+    assert told.err.endswith(": run `seqroute migrate`\n")
+
+
+def test_a_newer_versions_database_is_read_during_a_rolling_upgrade(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{folder}/gateway.db"
+    upgrade(url)
+    with transaction(url) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert run_command(["nightly"]) == 0
+    assert "not enough data" in capsys.readouterr().out
