@@ -132,7 +132,7 @@ def is_behind(connection: Connection) -> bool:
 
 
 def expect_migrated(connection: Connection) -> None:
-    """Raise NotMigrated when `upgrade` has work to do; a newer version's database is used as it is."""
+    """Raise NotMigrated when `upgrade` has work to do; a newer version's database passes."""
     if is_behind(connection):
         found = current_revision(connection) or "an empty database"
         raise NotMigrated(f"expected revision {newest_revision()}, got {found}: run `seqroute migrate`")
