@@ -1,4 +1,4 @@
-"""The order of Claude's events: every block ends before the next one and before the message does."""
+"""The order of Claude's events: a block ends before the next one and before the message."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class MessagesReader:
     _steps: int = 0
 
     def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        """The chat chunks of an event, the first of them with the event; the end of a block before it if missing."""
+        """The chat chunks of an event, the first of them with it; before them a block's missing end."""
         end = self._open.missing_end(payload)
         made = self._chunks(payload)
         made[0][FORWARDED] = payload

@@ -1,4 +1,4 @@
-"""Streams of Claude's dialect whose blocks come whole or do not end, as compatible servers send them.
+"""Streams in Claude's dialect of compatible servers: whole blocks, blocks without an end.
 
 Anthropic begins a block empty, fills it by deltas and ends it. LiteLLM reads the input of a tool and the thinking from
 deltas alone, and a text from both.
@@ -14,7 +14,7 @@ from gateway.dialects.claude_blocks import OpenBlock
 
 
 def read_whole_blocks(parser_class: Any) -> None:
-    """Let LiteLLM's parser of Claude's events also read what the start of a block brings, and end each block."""
+    """Let LiteLLM's parser of Claude's events read the start of a block too, and end each."""
     if hasattr(parser_class, "parsed_alone"):
         return  # done before
     inner, following = parser_class.chunk_parser, parser_class.__anext__

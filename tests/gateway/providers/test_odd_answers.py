@@ -354,16 +354,16 @@ async def test_a_whole_answer_in_another_encoding_is_read() -> None:
     assert (text_of(chunks), usages_of(chunks)) == ("hi", [U])
 
 
-FIRST, LAST = json.dumps(delta("hi")).encode(), json.dumps(finish()).encode()
+TEXT_CHUNK, END_CHUNK = json.dumps(delta("hi")).encode(), json.dumps(finish()).encode()
 LISTS = {
-    "commas behind": b"data: %b,\n\ndata: %b , \n\ndata: [DONE],\n\n" % (FIRST, LAST),
-    "commas before": b"data: %b\n\ndata: ,%b\n\ndata: [DONE]\n\n" % (FIRST, LAST),
-    "semicolons": b"data: %b;\n\ndata: %b;\n\ndata: [DONE].\n\n" % (FIRST, LAST),
-    "no blank lines": b"data: %b,\ndata: %b,\ndata: [DONE]\n\n" % (FIRST, LAST),
-    "a list in events": b"data: [%b,\n\ndata: %b]\n\n" % (FIRST, LAST),
-    "brackets alone": b"data: [\n\ndata: %b,\n\ndata: %b\n\ndata: ]\n\n" % (FIRST, LAST),
-    "JSON lines": b"%b,\n%b,\n" % (FIRST, LAST),
-    "before a bracket": b"data: %b,}\n\ndata: %b,]}\n\n" % (FIRST[:-1], LAST[:-2]),
+    "commas behind": b"data: %b,\n\ndata: %b , \n\ndata: [DONE],\n\n" % (TEXT_CHUNK, END_CHUNK),
+    "commas before": b"data: %b\n\ndata: ,%b\n\ndata: [DONE]\n\n" % (TEXT_CHUNK, END_CHUNK),
+    "semicolons": b"data: %b;\n\ndata: %b;\n\ndata: [DONE].\n\n" % (TEXT_CHUNK, END_CHUNK),
+    "no blank lines": b"data: %b,\ndata: %b,\ndata: [DONE]\n\n" % (TEXT_CHUNK, END_CHUNK),
+    "a list in events": b"data: [%b,\n\ndata: %b]\n\n" % (TEXT_CHUNK, END_CHUNK),
+    "brackets alone": b"data: [\n\ndata: %b,\n\ndata: %b\n\ndata: ]\n\n" % (TEXT_CHUNK, END_CHUNK),
+    "JSON lines": b"%b,\n%b,\n" % (TEXT_CHUNK, END_CHUNK),
+    "before a bracket": b"data: %b,}\n\ndata: %b,]}\n\n" % (TEXT_CHUNK[:-1], END_CHUNK[:-2]),
 }
 
 
