@@ -1,6 +1,6 @@
 """The served network policy: this turn computed exactly, later turns by the network.
 
-    argmax_k  Q_quality(k) - lambda Q_spend(k) - penalty P(starved | k)          (policy/value_curves.py)
+    argmax_k  Q_quality(k) - lambda Q_spend(k) - penalty P(starved | k)          (policy/value_backup.py)
 
 This turn's quality is the reward model's less a margin of its posterior deviation: a lower confidence bound (Jin, Yang,
 Wang 2021, arXiv 2012.15085), which is where conservatism was found to pay (docs/policy-design.md). It needs no shield:
@@ -28,7 +28,8 @@ from policy.planned import TIE_BREAK
 from policy.quality import PriorQuality, QualityModel
 from policy.residual import Residual
 from policy.residual import inputs as residual_inputs
-from policy.value_curves import Backup, Catalogue, Forward, Later, q_values
+from policy.value_backup import Backup, q_values
+from policy.value_curves import Catalogue, Forward, Later
 from policy.value_curves_once import q_values_of_turn
 from policy.valuetable import context_tokens
 

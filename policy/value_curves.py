@@ -1,12 +1,9 @@
 """Value curves of the later turns over the money left: the served network minus its layers.
 
-    Q(s, k) = sum_l mass_l [bill_kl <= m] (quality_k answer_kl + G(m - bill_kl))
-              - lambda E[min(bill_k, m) + [fits] S(m - bill_k)] - penalty P(session ends starved)
-
-This turn is computed exactly (`q_values`). The network (policy/value_network.py) predicts only the values to go: G
-(quality), S (spend) and P (chance of ending starved), given the later turns, the tokens of conversation, the model with
-the warm prompt cache, lambda and the penalty. Curves are monotone by construction (`monotone`), and every input is a
-ratio: multiplying prices, budgets and 1 / lambda by c changes nothing.
+The network (policy/value_network.py) predicts the values to go: quality, spend and the chance of ending starved, given
+the later turns, the tokens of conversation, the model with the warm prompt cache, lambda and the penalty. Curves are
+monotone by construction (`monotone`), and every input is a ratio: multiplying prices, budgets and 1 / lambda by c
+changes nothing. This turn is computed exactly (policy/value_backup.py).
 
 NumPy or traced by JAX, from the same lines (`xp`), as in policy/features.py: training differentiates what serves.
 """
@@ -19,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policy.budgeting import CACHE_MIN_TOKENS
-from policy.mdp import COST_MASSES
-from policy.value_network_shapes import KNOTS, TURNS
+from policy.value_network_shapes import KNOTS
 
 Forward = Callable[[Any, Any, Any], Any]
 """rows (..., K, ROW_DIM), mask (..., K), state (..., STATE_DIM) -> raw curves (..., CURVES, KNOTS + 1)."""
@@ -84,18 +80,6 @@ class Curves(NamedTuple):
     quality: Any
     spend_usd: Any
     starved: Any
-
-
-class Backup(NamedTuple):
-    """Expected quality, spend and chance of ending starved from this turn on, each (...)."""
-
-    quality: Any
-    spend_usd: Any
-    starved: Any
-
-    def worth(self, lambda_per_usd: Any, penalty: Any) -> Any:
-        """Return quality - lambda spend - penalty P(starved)."""
-        return self.quality - lambda_per_usd * self.spend_usd - penalty * self.starved
 
 
 def session_usd(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any, Any]:
@@ -231,57 +215,6 @@ def read(known: Curves, money_usd: Any, xp: Any = np) -> tuple[Any, Any, Any]:
     first, empty = values[..., :1], EMPTY.reshape(-1, *(1,) * at.ndim)
     found = xp.where(short, empty + (first - empty) * scarce, inside)
     return found[0], found[1], found[2]
-
-
-def after_bill(
-    answers: Any, bills_usd: Any, money_usd: Any, later_turns: Any, to_go: tuple[Any, Any, Any], xp: Any = np
-) -> Backup:
-    """Expectation over this turn's whole cost distribution.
-
-    Answers, bills and values to go at money - bill are (..., L), the rest (...). An answer more expensive than the
-    money left is lost, and the money with it: the session ends starved. This is the exact transition of hindsight
-    budget relabeling (arXiv 2605.25424), summed over the quantiles instead of drawn.
-    """
-    money, n = money_usd[..., None], later_turns[..., None]
-    fits = bills_usd <= money
-    quality, spend_usd, starved = to_go
-    return Backup(
-        xp.sum(COST_MASSES * xp.where(fits, answers + n * quality, 0.0), axis=-1),
-        xp.sum(COST_MASSES * (xp.minimum(bills_usd, money) + xp.where(fits, n * spend_usd, 0.0)), axis=-1),
-        xp.sum(COST_MASSES * xp.where(fits, xp.where(n > 0.0, starved, 0.0), 1.0), axis=-1),
-    )
-
-
-def q_values(
-    forward: Forward,
-    catalogue: Catalogue,
-    answers: Any,
-    bills_usd: Any,
-    money_usd: Any,
-    later: Later,
-    xp: Any = np,
-) -> Backup:
-    """Values of every candidate, (..., K), from this turn on.
-
-    Answers (quality by bill) and bills are (..., K, L), money and `later` (...). `later.last` is ignored. Less than one
-    later turn counts as that share of one; more than TURNS as TURNS, repeated.
-    """
-    k, known_turns = catalogue.quality.shape[-1], xp.clip(later.turns, 1.0, TURNS)
-    # Where no cache holds the conversation, later turns are the same after every candidate: one curve is enough.
-    alike = xp is np and not (later.context_tokens >= CACHE_MIN_TOKENS).any()
-    served = np.array([k] if alike else range(k), np.float32)
-    nothing = np.zeros(served.shape, np.float32)
-    each = Later(*(x[..., None] + nothing for x in later._replace(turns=known_turns, last=nothing[0])))
-    each = each._replace(last=served + 0.0 * each.turns)
-    known = curves(forward, catalogue.at_each_candidate(), each, xp)
-    share = (xp.maximum(later.turns, 1e-6) / known_turns)[..., None, None]
-    left = xp.maximum(money_usd[..., None, None] - bills_usd, 0.0) / share
-    if alike:
-        to_go = tuple(x.reshape(left.shape) for x in read(known, left.reshape(*left.shape[:-2], 1, -1), xp))
-    else:
-        to_go = read(known, left, xp)
-    money, turns = money_usd[..., None], later.turns[..., None]
-    return after_bill(answers, bills_usd, money, turns, (to_go[0], to_go[1], to_go[2]), xp)
 
 
 def _in_quality(cost: Any, xp: Any) -> Any:

@@ -1,8 +1,9 @@
-"""One turn's form of `value_curves.q_values`: what the gateway calls at every decision.
+"""One turn's form of `value_backup.q_values`: what the gateway calls at every decision.
 
-The equations are those of value_curves.py, which training traces and replay calls for many turns; a test checks that
-both agree. On arrays of a few numbers the calls are the cost, not the arithmetic, so this form makes a third of them:
-what all candidates share (the money axis, the cold costs) is computed once, and sigmoids replace sums of softplus.
+The equations are those of value_curves.py and value_backup.py, which training traces and replay calls for many turns; a
+test checks that both agree. On arrays of a few numbers the calls are the cost, not the arithmetic, so this form makes a
+third of them: what all candidates share (the money axis, the cold costs) is computed once, and sigmoids replace sums of
+softplus.
 
     exp(-softplus(-x)) = sigmoid(x) = (1 + tanh(x / 2)) / 2,    exp(-sum softplus(x)) = prod (1 - sigmoid(x))
 """
@@ -17,8 +18,10 @@ import numpy as np
 
 from policy.arrays import F32
 from policy.budgeting import CACHE_MIN_TOKENS
+from policy.fixed_plans import LEAST_USD, LOST
 from policy.mdp import COST_MASSES
-from policy.value_curves import EMPTY, HEADROOM, HIGH, LEAST_SPAN, LOW, STEPS, Backup, Catalogue, Forward, Later
+from policy.value_backup import Backup
+from policy.value_curves import EMPTY, HEADROOM, HIGH, LEAST_SPAN, LOW, STEPS, Catalogue, Forward, Later
 from policy.value_network_shapes import KNOTS, ROW_DIM, TURNS
 
 
@@ -50,7 +53,7 @@ class PlainTurn(NamedTuple):
 def q_values_of_turn(
     forward: Forward, catalogue: Catalogue, answers: F32, bills_usd: F32, money_usd: float, later: Later
 ) -> Backup:
-    """Values of every candidate from this turn on: `value_curves.q_values` of one turn.
+    """Values of every candidate from this turn on: `value_backup.q_values` of one turn.
 
     The catalogue's columns are lists and the later turns plain numbers; answers and bills are (K, L).
     """
@@ -64,6 +67,8 @@ def q_values_of_turn(
     if after != turn.turns:
         left_usd *= turn.turns / max(after, 1e-6)
     to_go = read_of_turn(values, axis_usd, left_usd)
+    if turn.cached:
+        raise_to_plans(to_go, catalogue, turn, left_usd)
     mass = COST_MASSES * (bills_usd <= money_usd)
     to_go *= mass
     expected = np.add.reduce(to_go, -1)
@@ -217,6 +222,49 @@ def read_of_turn(values: F32, axis_usd: F32, left_usd: F32) -> F32:
         at = at + (KNOTS + 1) * np.arange(len(left_usd))[:, None]
     below = flat.take(at, axis=1)
     return np.asarray(below + share * (flat.take(at + 1, axis=1) - below))
+
+
+def raise_to_plans(to_go: F32, catalogue: Catalogue, turn: PlainTurn, left_usd: F32) -> None:
+    """`fixed_plans.at_least`, in place: values to go (3, K, L) after each of K candidates.
+
+    After each candidate only its own plan differs, by what its warm cache saves on the first of the later turns.
+    """
+    n, price, context = turn.turns, turn.lambda_per_usd, turn.context_tokens
+    longest = context + turn.grown_tokens * n
+    read = catalogue.cached_usd if turn.halfway_tokens >= CACHE_MIN_TOKENS else catalogue.input_usd
+    warm = [mean + turn.halfway_tokens * usd for mean, usd in zip(catalogue.mean_usd, read, strict=True)]
+    cheapest = min(compress(range(len(warm)), turn.shown), key=warm.__getitem__)
+    rest, rest_usd = catalogue.quality[cheapest], warm[cheapest]
+    switch_usd = longest * (catalogue.input_usd[cheapest] - read[cheapest])
+    columns = zip(turn.shown, warm, turn.cold_usd, *catalogue[:7], strict=True)
+    plans, saved, after = [], [], []
+    for k, (shown, warm_usd, stay_usd, quality, _, mean, q95, _, usd, cached) in enumerate(columns):
+        if shown:
+            start = context * usd + mean - warm_usd + switch_usd + n * rest_usd
+            tail = math.sqrt(n) * max(q95 - mean, 0.0)
+            plans.append((start + tail, max(warm_usd - rest_usd, LEAST_USD), stay_usd - start, quality - rest, start))
+            saved.append(context * (usd - cached))
+            after.append(k)
+    need, each, stay, gain, start_usd = np.array(plans, np.float32).T[..., None, None]
+    spare, own = left_usd - need, (np.arange(len(after)), after)  # (plans, K, L)
+    spare[own] += np.array(saved, np.float32)[:, None]
+    turns = np.minimum(spare / each, n - 1.0)
+    stays = spare >= stay
+    cost = start_usd + np.where(stays, stay, turns * each)
+    cost[own] -= np.array(saved, np.float32)[:, None]
+    turns[stays] = n
+    worth = turns * gain
+    if price > 0.0:
+        worth -= price * cost
+    worth[turns < 1.0] = -np.inf
+    best = worth.argmax(0)[None]
+    gained, cost = np.take_along_axis(worth, best, 0)[0], np.take_along_axis(cost, best, 0)[0]
+    quality, spend, starved = to_go
+    known = n * (quality - rest) - price * n * spend - turn.penalty * starved
+    better = gained - turn.penalty * LOST > known
+    quality[better] = rest + (gained[better] + price * cost[better]) / n
+    spend[better] = cost[better] / n
+    starved[better] = LOST
 
 
 def _in_quality(cost: float) -> float:

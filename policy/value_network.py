@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from policy.value_curves import Backup, Catalogue, Curves, Forward, Later
+from policy.value_backup import Backup
+from policy.value_backup import q_values as q_values_by
+from policy.value_curves import Catalogue, Curves, Forward, Later
 from policy.value_curves import curves as curves_by
-from policy.value_curves import q_values as q_values_by
 from policy.value_network_shapes import CURVES, KNOTS, ROW_DIM, STATE_DIM, Sizes
 
 Array = jax.Array
@@ -63,5 +64,5 @@ def curves(params: Params, catalogue: Catalogue, later: Later) -> Curves:
 def q_values(
     params: Params, catalogue: Catalogue, answers: Any, bills_usd: Any, money_usd: Any, later: Later
 ) -> Backup:
-    """`value_curves.q_values`, to be compiled."""
+    """`value_backup.q_values`, to be compiled."""
     return q_values_by(forward_of(params), catalogue, answers, bills_usd, money_usd, later, jnp)

@@ -11,7 +11,8 @@ import pytest
 
 from policy import value_curves, value_layers, value_network
 from policy.mdp import COST_LEVELS, COST_MASSES
-from policy.value_curves import Catalogue, Curves, Later, after_bill, inputs, money_axis, monotone, q_values, read
+from policy.value_backup import after_bill, q_values
+from policy.value_curves import Catalogue, Curves, Later, inputs, money_axis, monotone, read
 from policy.value_network_shapes import CURVES, KNOTS, ROW_DIM, STATE_DIM, TURNS, Sizes, parameter_shapes
 from tests.policy.networks import SMALL, layers
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy import network_policy, value_curves, value_network
+from policy import network_policy, value_backup, value_curves, value_network
 from policy.batch import score_batch, stack_observations
 from policy.budgeting import CACHE_MIN_TOKENS
 from policy.mdp import COST_LEVELS
@@ -59,7 +59,7 @@ def test_one_turn_has_the_values_of_the_reference() -> None:
     for _ in range(300):
         catalogue, answers, bills, money, later = random_turn(rng)
         served = q_values_of_turn(policy.forward, plain(catalogue), answers, bills, money, plain(later))
-        known = value_curves.q_values(policy.forward, catalogue, answers, bills, np.asarray(money, F32), later)
+        known = value_backup.q_values(policy.forward, catalogue, answers, bills, np.asarray(money, F32), later)
         assert served.quality == pytest.approx(known.quality, abs=2e-4)
         assert served.spend_usd == pytest.approx(known.spend_usd, rel=2e-4)
         assert served.starved == pytest.approx(known.starved, abs=2e-4)
@@ -85,7 +85,7 @@ def test_decisions_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch) -
     def reference(forward: Any, catalogue: Any, answers: Any, bills: Any, money: float, later: Later) -> Any:
         numbers = Later(*(np.asarray(x, F32) for x in later._replace(last=0.0)))
         columns = Catalogue._make([*(np.asarray(x, F32) for x in catalogue[:7]), np.array(catalogue.mask)])
-        return value_curves.q_values(forward, columns, answers, bills, np.asarray(money, F32), numbers)
+        return value_backup.q_values(forward, columns, answers, bills, np.asarray(money, F32), numbers)
 
     monkeypatch.setattr(network_policy, "q_values_of_turn", reference)
     for view, mine in zip(views, served, strict=True):

@@ -28,7 +28,8 @@ from jax.sharding import NamedSharding
 
 from policy.budgeting import CACHE_MIN_TOKENS
 from policy.catalogue_statistics import CatalogueStatistics
-from policy.value_curves import Backup, Curves, Later, after_bill, money_axis, read
+from policy.value_backup import Backup, after_bill
+from policy.value_curves import Curves, Later, money_axis, read
 from policy.value_network import Params, curves
 from policy.value_network_shapes import KNOTS
 from train.config import FitConfig, PlanConfig, RelabelConfig
