@@ -45,6 +45,7 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
         latency_buffer=arguments.number("lowest_latency_buffer", default.latency_buffer),
         deployment_parallel=router.optional_integer("default_max_parallel_requests", minimum=1),
     )
+    router.skip("default_litellm_params")  # read with each deployment
     for key in arguments.unread():
         arguments.ignore(key, "an argument of LiteLLM's strategies that is not supported here; it is ignored")
     for key in ("callbacks", "success_callback", "failure_callback"):

@@ -51,7 +51,10 @@ def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
         document.findings.problem(document.path("model_list"), "expected at least one model, got nothing")
     elif not located:
         document.findings.problem(document.path("model_list"), "expected at least one model")
-    entries = [_read_entry(document, item, credentials) for item in located]
+    defaults = document.section("router_settings").section("default_litellm_params")
+    if defaults.has("model"):
+        defaults.ignore("model", "not a default: every entry names its own model; it is ignored")
+    entries = [_read_entry(document, item, credentials, defaults) for item in located]
     good = tuple(entry for entry in entries if entry is not None)
     _check_ids(good, document.findings)
     return good
@@ -71,7 +74,9 @@ def _per_organization(item: Located) -> list[Located]:
     ]
 
 
-def _read_entry(document: Section, located: Located, credentials: Mapping[str, Section]) -> ModelEntry | None:
+def _read_entry(
+    document: Section, located: Located, credentials: Mapping[str, Section], defaults: Section
+) -> ModelEntry | None:
     if not isinstance(located.raw, dict):
         document.nested(located)
         return None
@@ -80,6 +85,7 @@ def _read_entry(document: Section, located: Located, credentials: Mapping[str, S
     if name is None and not section.has("model_name"):
         section.findings.problem(section.path("model_name"), "expected a text, got nothing")
     params_section = section.section("litellm_params")
+    _add_defaults(params_section, defaults)
     info_section = section.section("model_info")
     limits = {key: section.optional_integer(key, minimum=1) for key in ("rpm", "tpm")}
     params = _read_params(params_section, credentials)
@@ -114,6 +120,14 @@ def _read_entry(document: Section, located: Located, credentials: Mapping[str, S
     if name is None or params is None or not _is_one_model(section, name, params):
         return None
     return ModelEntry(located.where, name, params, info)
+
+
+def _add_defaults(params: Section, defaults: Section) -> None:
+    """Add the defaults of all deployments that this one does not state itself, each with its own path."""
+    limited = any(params.has(limit) for limit in _LIMITS)
+    for key in defaults.unread():
+        if not params.has(key) and not (limited and key in _LIMITS):
+            params.entries[key] = defaults.entries[key]
 
 
 def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:

@@ -292,6 +292,33 @@ def test_what_public_litellm_files_hold_reads_unchanged(write: Write) -> None:
     ]  # fmt: skip
 
 
+def test_defaults_of_all_deployments_are_those_of_each_that_states_none(write: Write) -> None:
+    settings = settings_of(
+        write(
+            """
+            model_list:
+              - {model_name: a, litellm_params: {model: openai/gpt-4o, max_completion_tokens: 7, timeout: 9}}
+              - {model_name: b, litellm_params: {model: openai/gpt-4o, temperature: 0.1, extra_body: {top_k: 1}}}
+            router_settings:
+              default_litellm_params:
+                {max_tokens: 100, temperature: 0.5, timeout: 3, max_retries: 2, model: x, extra_body: {top_k: 2}}
+            """
+        )
+    )
+    a, b = (entry.params for entry in settings.models)
+    assert a.request_defaults == {"max_completion_tokens": 7, "temperature": 0.5, "extra_body": {"top_k": 2}}
+    assert b.request_defaults == {"max_tokens": 100, "temperature": 0.1, "extra_body": {"top_k": 1}}
+    assert (a.model, a.timeout_s, b.timeout_s) == ("openai/gpt-4o", 9.0, 3.0)
+    where = "gateway.yaml: router_settings.default_litellm_params"
+    assert [warning.partition(": ")[2].partition(": ")[0] for warning in settings.warnings] == [
+        f"{where}.{key}".partition(": ")[2] for key in ("model", "max_retries")
+    ]
+    bad = write(f"{MINIMAL}router_settings: {{default_litellm_params: {{max_tokens: many, extra_body: {{n: 2}}}}}}\n")
+    assert [problem.partition(": expected")[0].partition(": cannot")[0] for problem in problems_of(bad)] == [
+        f"{where}.extra_body.n", f"{where}.max_tokens",
+    ]  # fmt: skip
+
+
 _LIMITS_OF_LITELLM = {
     "top_level": ("guardrails", "policies", "policy_attachments"),
     "litellm_settings": (
