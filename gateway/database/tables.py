@@ -372,8 +372,8 @@ exploration_days = Table(
 exploration_answers = Table(
     "exploration_answers",
     metadata,
-    # Answers that training reads, by model and kind of prompt, faded to `day` (UTC, days since 1970);
-    # gateway/routing/answers.py adds to them.
+    # Answers that training reads, and a share of every turn begun for them, by model and kind of prompt, faded to `day`
+    # (UTC, days since 1970); gateway/routing/answers.py adds to them.
     Column("model", String(256), nullable=False),
     Column("kind", Integer, nullable=False),
     Column("day", Integer, nullable=False),

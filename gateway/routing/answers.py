@@ -6,7 +6,7 @@ is that of its day; later days keep a part of it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 from sqlalchemy import Connection, select, text
@@ -37,15 +37,15 @@ class Answers:
         self._clock = clock
         self._day = 0
         self._known: Mapping[Key, float] = {}
-        self._unwritten: Counter[Key] = Counter()
+        self._unwritten: defaultdict[Key, float] = defaultdict(float)
 
-    def add(self, key: Key) -> None:
-        """Count an answer."""
-        self._unwritten[key] += 1
+    def add(self, key: Key, share: float = 1.0) -> None:
+        """Count an answer, or a share of one."""
+        self._unwritten[key] += share
 
     def of(self, key: Key) -> float:
         """Today's count: of all replicas at the last read, plus this one's unwritten answers."""
-        return _kept(self._today() - self._day) * self._known.get(key, 0.0) + self._unwritten[key]
+        return _kept(self._today() - self._day) * self._known.get(key, 0.0) + self._unwritten.get(key, 0.0)
 
     async def share(self, database: Database) -> None:
         """Write the new answers, read all counts.
@@ -53,14 +53,15 @@ class Answers:
         Raises LedgerUnavailable, and keeps what was not written then.
         """
         day, taken = self._today(), self._unwritten
-        self._unwritten = Counter()
+        self._unwritten = defaultdict(float)
         try:
             if taken:
                 known = await database.write(lambda c: _written(c, taken, day))
             else:
                 known = await database.read(lambda c: _counts(c, day))
         except BaseException:
-            self._unwritten.update(taken)
+            for key, share in taken.items():
+                self._unwritten[key] += share
             raise
         self._day, self._known = day, known
 
@@ -79,11 +80,11 @@ def _counts(connection: Connection, day: int) -> dict[Key, float]:
     }
 
 
-def _written(connection: Connection, taken: Mapping[Key, int], day: int) -> dict[Key, float]:
+def _written(connection: Connection, taken: Mapping[Key, float], day: int) -> dict[Key, float]:
     days = {(row.model, row.kind): row.day for row in connection.execute(select(exploration_answers))}
     for key in sorted(taken):  # in one order, so that no two replicas wait for each other
         place, old = {"model": key[0], "kind": key[1], "day": day}, days.get(key, day)
         if old < day:  # no effect when another replica was first
             connection.execute(_AGE, {**place, "old": old, "kept": _kept(day - old)})
-        connection.execute(_ADD, {**place, "answers": float(taken[key])})
+        connection.execute(_ADD, {**place, "answers": taken[key]})
     return _counts(connection, day)

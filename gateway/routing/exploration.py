@@ -41,6 +41,9 @@ MOST_SHARE = 0.2
 """Largest expected share of what a session has left that a model may cost to be tried for its quota."""
 QUOTA_SHARE = 0.5
 """Share of the day's limit up to which quotas act."""
+ATTEMPT = 0.2
+"""What a turn that a quota wanted counts before it is answered. So a model that never answers is tried at most five
+times as often as one that does."""
 LONG_TOKENS = 250.0
 """Prompts of more tokens are of another kind than shorter ones."""
 _DEMANDING = [STAT_NAMES.index(name) for name in ("code_marks", "math_marks", "reasoning_words")]
@@ -119,7 +122,15 @@ class ExplorationBudget:
     def count(self, observation: Observation, decision: Decision) -> None:
         """Count the answer of a settled decision that training will read."""
         if self._quota() > 0:
-            self._answers.add((observation.candidates[decision.action].name, kind_of(observation.text_stats)))
+            self._add(observation, decision, 1.0 - ATTEMPT if _is_wanted(observation, decision) else 1.0)
+
+    def tried(self, observation: Observation, decision: Decision) -> None:
+        """Count the beginning of a drawn decision, if a quota wanted its model."""
+        if _is_wanted(observation, decision):
+            self._add(observation, decision, ATTEMPT)
+
+    def _add(self, observation: Observation, decision: Decision, share: float) -> None:
+        self._answers.add((observation.candidates[decision.action].name, kind_of(observation.text_stats)), share)
 
     async def share(self, database: Database) -> None:
         """Write the unwritten part, read the totals. Raises LedgerUnavailable."""
@@ -152,6 +163,10 @@ def kind_of(text_stats: F32) -> int:
     """
     shown: list[float] = text_stats.tolist()
     return 2 * (float(turn_tokens(text_stats)) > LONG_TOKENS) + any(shown[at] for at in _DEMANDING)
+
+
+def _is_wanted(observation: Observation, decision: Decision) -> bool:
+    return bool(observation.wanted) and observation.wanted[decision.action] > 0.0
 
 
 def price_of(observation: Observation, decision: Decision) -> Price:

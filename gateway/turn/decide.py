@@ -11,7 +11,7 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration
 from gateway.clock import Clock, Uniform
-from gateway.decisions.exclusion import why_excluded
+from gateway.decisions.exclusion import PINNED_REASONS, why_excluded
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
@@ -209,8 +209,11 @@ class Decider:
         return self._estimator.shortage(context, funds, self._answer_tokens(context, self._observed(context, funds)))
 
     def executed(self, choice: RoutingDecision) -> None:
-        """Charge the exploration of a decision that is carried out to the day's budget."""
-        self._metrics.explored(self._exploring.charge(choice.observation, choice.routed.decision))
+        """Charge the exploration of an executed decision to the day's budget, and count its attempt."""
+        decision = choice.routed.decision
+        self._metrics.explored(self._exploring.charge(choice.observation, decision))
+        if decision.reason not in PINNED_REASONS:
+            self._exploring.tried(choice.observation, decision)
 
     def settled(self, attempt: Attempt, columns: Mapping[str, Any], bill: Settlement | None) -> None:
         """Count the answer of an ended turn towards its model's quota, if training will read it.

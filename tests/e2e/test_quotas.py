@@ -1,12 +1,15 @@
-"""Quotas of exploration over HTTP: the answers that count towards them are those that training reads."""
+"""Quotas of exploration over HTTP: what counts are the answers that training reads, and a little every attempt."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+
+import pytest
 
 from gateway.database.tables import decisions, exploration_answers
 from gateway.decisions.exclusion import why_excluded
+from gateway.routing.exploration import ATTEMPT
 from tests.harness.money import until
 from tests.harness.scenario import playing, session, turn
 
@@ -35,11 +38,12 @@ async def test_an_answer_counts_towards_a_quota_when_training_will_read_it(tmp_p
         async with play.gateway.http(other) as http:
             for n in range(3):
                 assert (await turn(http, "auto", headers=session(f"auto{n}"))).status_code == 200
-        await until(lambda: sum(row["answers"] for row in play.rows(exploration_answers)) >= 3, seconds=30)
+        await until(lambda: sum(row["answers"] for row in play.rows(exploration_answers)) >= 3.3, seconds=30)
         rows = play.rows(decisions)
         assert {"pinned", "fallback", "failed", "judge", ""} <= {why_excluded(row) for row in rows}
         read = Counter(row["model"] for row in rows if not why_excluded(row))
-        counted: Counter[str] = Counter()
+        counted: defaultdict[str, float] = defaultdict(float)
         for row in play.rows(exploration_answers):
             counted[row["model"]] += row["answers"]
-        assert counted == read == Counter(small=3)
+        assert read == Counter(small=3)
+        assert counted == pytest.approx({"small": 3.0, "bad": 2 * ATTEMPT}), "the drawn model failed twice"

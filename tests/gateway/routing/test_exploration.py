@@ -62,6 +62,28 @@ def test_a_quota_lacks_what_was_not_answered_to_this_kind_of_prompt() -> None:
     assert budget.wanted(seen, seen.candidates) == (0.0, 1.0, 1.0)
 
 
+def test_a_model_that_never_answers_is_tried_for_its_quota_five_times_as_often_at_most() -> None:
+    budget = ExplorationBudget(lambda: 10**9, Time(), lambda: 4)
+    seen, made = decision(1.0, 0.0, 0.0)
+
+    def begun() -> Observation:
+        turn = replace(seen, wanted=budget.wanted(seen, seen.candidates))
+        budget.tried(turn, made)
+        return turn
+
+    for _ in range(10):
+        begun()
+    assert budget.wanted(seen, seen.candidates)[0] == pytest.approx(0.5)
+    budget.count(begun(), made)  # answered: one whole answer
+    assert budget.wanted(seen, seen.candidates)[0] == pytest.approx(0.25)
+    for _ in range(30):
+        begun()
+    assert budget.wanted(seen, seen.candidates)[0] == pytest.approx(0.0)
+    before = budget.wanted(seen, seen.candidates)
+    begun()  # nothing is wanted of it any more: nothing is counted
+    assert budget.wanted(seen, seen.candidates) == before
+
+
 async def test_a_quota_is_of_all_replicas_and_restarts_and_is_lacking_again_after_weeks(
     database_url: str,
 ) -> None:
