@@ -6,6 +6,8 @@ disk, and no test survives the machine.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import shutil
 import sys
@@ -16,7 +18,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from gateway.app import tune_garbage_collection
 from migrations.upgrade import upgrade
 from tests.harness.browser import find_chromium
 from tests.harness.migrated import migrate
@@ -96,7 +97,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """As in a gateway, what imports made is not searched for garbage again and again: a quarter of the time."""
-    tune_garbage_collection()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -113,18 +116,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_databases() -> Iterator[TestDatabases]:
-    given = os.environ.get(POSTGRES_URL)
-    if given:
+    with contextlib.ExitStack() as cleanup:
+        given = os.environ.get(POSTGRES_URL)
+        if given is None:
+            server = PostgresServer({"fsync": "off", "full_page_writes": "off"})  # it is never crashed
+            cleanup.callback(server.destroy)
+            server.start()
+            given = server.url("postgres")
         databases = TestDatabases(given.replace("+psycopg", ""), upgrade)
+        cleanup.callback(databases.close)
         yield databases
-        databases.close()
-        return
-    server = PostgresServer({"fsync": "off", "full_page_writes": "off"})  # it is never crashed
-    try:
-        server.start()
-        yield TestDatabases(server.url("postgres"), upgrade)
-    finally:
-        server.destroy()
 
 
 @pytest.fixture
