@@ -31,7 +31,7 @@ from gateway.catalog.cache_hits import CacheTerms
 from gateway.catalog.efforts import quality_prior
 from gateway.catalog.hosted_tools import WEB_SEARCH, searching
 from gateway.catalog.models import Catalog, Deployment, Model
-from gateway.catalog.own_api import own_api, runs_tools, states_api
+from gateway.catalog.own_api import calls_functions_in_own_api, own_api, runs_tools, states_api
 from gateway.catalog.price_map import RESPONSES_ROUTE, PriceMap
 from gateway.catalog.price_reading import (
     DatedPrices,
@@ -271,6 +271,8 @@ def _model(
                 tool_prices_usd=_tool_prices(entry, known),
                 api_stated=own is not None and (states_api(entry) or is_openai_address(params.api_base)),
                 own_api_only=own == "responses_api" and (mode == "responses" or RESPONSES_ROUTE in params.model),
+                functions_in_own_api=own == "responses_api"
+                and calls_functions_in_own_api(info.base_model or params.model),
                 runs_tools=own is not None and runs_tools(entry, own),
             ),
         ),

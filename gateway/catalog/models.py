@@ -63,6 +63,8 @@ class Deployment:
     """Whether its provider's own dialect is certain: at OpenAI's address, or by the operator's word."""
     own_api_only: bool = False
     """Whether its provider answers in that dialect alone (gpt-5-codex, o3-pro)."""
+    functions_in_own_api: bool = False
+    """Whether it calls functions while it reasons in that dialect alone (gpt-5.4 and later)."""
     runs_tools: bool = False
     """Whether it is certain that its servers run the hosted tools of that dialect: at the provider's own address."""
 
@@ -105,6 +107,11 @@ class Model:
     def own_api_only(self) -> bool:
         """True if its provider answers in its own dialect alone."""
         return all(deployment.own_api_only for deployment in self.deployments)
+
+    @property
+    def in_own_api(self) -> bool:
+        """True if requests may need its provider's own dialect without a hosted tool."""
+        return all(each.own_api_only or each.functions_in_own_api for each in self.deployments)
 
     @property
     def action(self) -> str:

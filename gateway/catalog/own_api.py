@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from gateway.catalog.addresses import is_anthropic_address, is_openai_address, provider_of
 from gateway.catalog.hosted_tools import WEB_SEARCH, Api
 from gateway.config.model_entry import ModelEntry
+
+_VERSION = re.compile(r"\bgpt-(\d+)(?:\.(\d+))?(?![\d.])(?!.*search)")
+_FUNCTIONS_ELSEWHERE = (5, 4)
+"""From this version on OpenAI's models call functions while they reason at /v1/responses alone."""
 
 
 def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
@@ -26,6 +31,12 @@ def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
         return "responses_api" if any(path.endswith("/responses") for path in info.supported_endpoints) else None
     ours = known.get("litellm_provider") == "openai" and known.get("mode") in ("chat", "responses")
     return "responses_api" if states_api(entry) or ours or is_openai_address(entry.params.api_base) else None
+
+
+def calls_functions_in_own_api(model: str) -> bool:
+    """True for a model that, while it reasons, calls functions only in OpenAI's Responses."""
+    version = _VERSION.search(model)
+    return version is not None and (int(version[1]), int(version[2] or 0)) >= _FUNCTIONS_ELSEWHERE
 
 
 def runs_tools(entry: ModelEntry, own: Api) -> bool:

@@ -187,9 +187,22 @@ def is_forwarded(chat: ChatRequest, model: Model) -> bool:
     forwarded = chat.forwarded
     if forwarded is None or not forwarded.needs <= model.capabilities:
         return False
-    if forwarded.required or model.own_api_only:
+    if forwarded.required or model.own_api_only or _needs_own_api(chat, model):
         return True
     return not forwarded.plain and all(deployment.api_stated for deployment in model.deployments)
+
+
+def _needs_own_api(chat: ChatRequest, model: Model) -> bool:
+    """True for functions and reasoning, where chat completions have one of them at a time."""
+    if not all(deployment.functions_in_own_api for deployment in model.deployments):
+        return False
+    asked = chat.params.get("reasoning_effort") or model.effort
+    efforts = [asked or deployment.request_defaults.get("reasoning_effort") for deployment in model.deployments]
+    reasons = all(
+        effort != "none" and (effort or deployment.api_stated)
+        for effort, deployment in zip(efforts, model.deployments, strict=True)
+    )
+    return reasons and any(tool["type"] == "function" for tool in chat.params.get("tools") or ())
 
 
 def _safe_room(room: int, prompt_tokens: int) -> int:

@@ -129,7 +129,7 @@ class Endpoints:
                 raise NotFound(f"{where}: no such response, or it was not stored", param=where) from None
             earlier, session_id = list(stored.items), stored.session_id
         fields = fields | {"input": await self._resolved(caller, fields)}
-        whole = any(model.own_api_only for model in self._configuration().catalog.chat_models)
+        whole = any(model.in_own_api for model in self._configuration().catalog.chat_models)
         read = responses_request.to_chat(fields, earlier, whole=whole)
         if session_id is not None and "session_id" not in read.chat:
             read.chat["session_id"] = session_id

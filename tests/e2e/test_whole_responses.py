@@ -64,7 +64,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         path = config(
             tmp_path,
             provider.address + "/v1",
-            modes={"codex": "gpt-5-codex", "other": "responses/gpt-5-mini"},
+            modes={"codex": "gpt-5-codex", "other": "responses/gpt-5-mini", "later": "gpt-5.4"},
             model_info={"supports_reasoning": True},
             router={"fallbacks": [{"codex": ["small"]}]},
         )
@@ -76,7 +76,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             await gateway.audit()
 
 
-@pytest.mark.parametrize("model", ["codex", "other"])
+@pytest.mark.parametrize("model", ["codex", "other", "later"])
 async def test_tools_and_reasoning_arrive_and_return_as_they_are(scene: Scene, model: str) -> None:
     asked: dict[str, Any] = {
         "model": model, "input": "patch it", "tools": [PATCH, SPACE], "reasoning": {"effort": "high"},
@@ -126,3 +126,20 @@ async def test_models_that_answer_chats_get_the_translation_also_as_a_fallback(s
     )
     made = await scene.client.responses.create(model="codex", **asked)
     assert (made.output_text, made.model) == ("Chat.", "small")
+
+
+async def test_functions_of_later_models_go_whole_while_they_reason_and_are_translated_else(scene: Scene) -> None:
+    function: Any = {"type": "function", "name": "read", "parameters": {"type": "object", "properties": {}}}
+    asked: dict[str, Any] = {"model": "later", "input": "read it"}
+    include: Any = ["reasoning.encrypted_content"]
+    whole = await scene.client.responses.create(
+        **asked, tools=[function], reasoning={"effort": "low", "summary": "auto"}, include=include
+    )
+    sent = scene.provider.asked[-1]
+    assert sent.path == "/v1/responses"
+    assert (sent.body["reasoning"], sent.body["include"]) == ({"effort": "low", "summary": "auto"}, include)
+    assert whole.output[0].to_dict()["encrypted_content"] == "gAAA"
+    plain: list[dict[str, Any]] = [{"tools": [function]}, {"tools": [function], "reasoning": {"effort": "none"}}]
+    for others in (*plain, {"reasoning": {"effort": "low"}}):
+        assert (await scene.client.responses.create(**asked, **others)).output_text == "Chat."
+        assert scene.provider.asked[-1].path == "/v1/chat/completions"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 from pydantic.warnings import PydanticDeprecatedSince211
 
 from gateway.catalog.build import bundled_price_map
+from gateway.catalog.own_api import calls_functions_in_own_api
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.usage import Usage
+from gateway.providers.acompletion import import_litellm
 from gateway.providers.errors import BrokenFault, CallRefused, UpstreamFault
 from gateway.providers.providers import Call, Upstream
 from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
@@ -159,3 +162,19 @@ def test_a_name_with_the_route_has_the_model_s_prices() -> None:
     prices = PriceMap(bundled_price_map())
     assert prices.find("openai/responses/gpt-5-mini") == prices.find("openai/gpt-5-mini") != {}
     assert prices.find("azure/responses/gpt-5-codex") == prices.find("azure/gpt-5-codex") != {}
+
+
+def test_the_catalogue_knows_which_models_litellm_calls_there_for_functions() -> None:
+    """At OpenAI's address; elsewhere only when an effort is asked for."""
+    litellm: Any = import_litellm()
+    bridged: Any = importlib.import_module("litellm.main").responses_api_bridge_check
+    names = [name for name, known in litellm.model_cost.items() if known.get("litellm_provider") == "openai"]
+    chats = [name for name in names if litellm.model_cost[name].get("mode") == "chat"]
+    found = {
+        name
+        for name in chats
+        if bridged(model=name, custom_llm_provider="openai", tools=TOOLS, reasoning_effort="low")[0].get("mode")
+        == "responses"
+    }
+    assert found == {name for name in chats if calls_functions_in_own_api(name)}
+    assert {"gpt-5.4", "gpt-5.4-mini"} < found
