@@ -71,7 +71,7 @@ def upgrade(url: str, revision: str = "head") -> str:
 
 
 def expect_file(url: str) -> None:
-    """Raise NotMigrated for an SQLite file that is not there: opening it would make an empty one."""
+    """Raise NotMigrated for an SQLite file that is not there: opening it would make one."""
     parsed = parse_url(url)
     path = "" if dialect_of(parsed) == "postgresql" else sqlite_path(parsed)
     if path and not Path(path).exists():

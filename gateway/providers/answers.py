@@ -15,6 +15,7 @@ import orjson
 
 from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, counts_output, usage_from_openai, with_facts
 from gateway.dialects.loose_json import SurrogateJoiner, read_json
+from gateway.dialects.older_functions import call_functions
 from gateway.dialects.raw_answer import ollama_report
 from gateway.dialects.repair import StreamRepair
 from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage, with_cached_audio
@@ -32,12 +33,13 @@ class UpstreamStream:
     everything else raises an UpstreamFault. `aclose` releases the connection at once and may be called repeatedly.
     """
 
-    def __init__(self, source: ChunkSource, exchange: Exchange) -> None:
+    def __init__(self, source: ChunkSource, exchange: Exchange, *, older_functions: bool = False) -> None:
         self.finish_reason: str | None = None
         self.provider_model: str | None = None
         self.ended_properly = False
         self._source = source
         self._exchange = exchange
+        self._older_functions = older_functions
         self._repair = StreamRepair(lambda: exchange.new_id("call"))
         self._ahead: list[dict[str, Any]] = []
         self._unfinished: set[int] = set()
@@ -118,6 +120,8 @@ class UpstreamStream:
     def _noted(self, chunk: dict[str, Any]) -> bool:
         """Repair a chunk and record its finish and usage; False when nothing is left to pass on."""
         choices = self._repair.repair(chunk)
+        if self._older_functions:
+            call_functions(choices)
         report = take_usage(chunk)
         self._tier = reported_tier(chunk) or self._tier
         self._searches = self._searches or cited_searches(choices)

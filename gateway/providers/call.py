@@ -72,6 +72,8 @@ class Call(Struct, frozen=True):
     """Calls of hosted tools that the hold covers; the provider is told so where it has a limit."""
     notes: Sequence[str] = ()
     """Lines for the system prompt of a forwarded request; `messages` have them already."""
+    older_functions: bool = False
+    """Whether the caller's `functions` are sent as tools, so that calls come back as its function calls."""
     is_chat: bool = True
     """False: inputs to embed or to moderate, in `params`."""
 

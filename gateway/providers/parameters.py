@@ -86,20 +86,9 @@ _TAKES_ALL = _SERVERS | {"openai", "azure", "openrouter", "vercel_ai_gateway"}
 _AZURE_V1 = frozenset({"v1", "preview", "latest"})
 """Values of `api_version` for Azure's current API; dated ones may refuse `prompt_cache_key`."""
 _KNOWS_ALLOWED_TOOLS = frozenset({"openai", "openai_compatible", "azure"})
-_WITH_FUNCTIONS = frozenset(
-    """
-    aiohttp_openai azure azure_ai azure_text bedrock_mantle cloudflare cometapi compactifai custom custom_openai
-    dashscope datarobot deepinfra deepseek docker_model_runner edenai empower featherless_ai friendliai galadriel gdc
-    gemini gigachat github groq heroku hosted_vllm huggingface lambda_ai litellm_proxy llamafile lm_studio meta_llama
-    minimax modelscope nebius novita ollama_chat oobabooga openai openai_like openrouter ovhcloud qwen_ai_platform
-    qwencloud ragflow replicate sagemaker_chat sagemaker_nova sail sap tencent text-completion-openai together_ai
-    vercel_ai_gateway vertex_ai vertex_ai_beta vllm volcengine wandb
-    """.split()
-)
-"""Providers for which LiteLLM takes the older `functions`."""
 _SCHEMA = CHAT_FIELDS | VENDOR_FIELDS | {"n"}
 # Parameters that shape the response are never dropped: such a call is refused.
-NEEDED = frozenset({"tools", "functions", "response_format"})
+NEEDED = frozenset({"tools", "response_format"})
 # Parameters that change the length or number of responses beyond the reservation, or the address and key.
 _BARRED = OWN_FIELDS | {
     "api_base", "api_key", "base_url", "best_of", "extra_body", "extra_headers", "fallbacks", "headers",
@@ -299,17 +288,6 @@ def takes_effort(deployment: Deployment, chat: ChatRequest) -> bool:
     asked = {name: value for name, value in (*chat.params.items(), *chat.extras.items()) if value is not None}
     wanted = {name: value for name, value in {**defaults, **asked}.items() if name not in deployment.dropped_params}
     return not (_has_anthropic_api(deployment) and _cannot_think({**wanted, **fixed}, chat.messages))
-
-
-def takes_functions(deployment: Deployment) -> bool:
-    """True if the deployment's provider takes `functions`, which `tools` replaced."""
-    if "functions" in deployment.allowed_params:
-        return True
-    stated = deployment.provider_params.get("custom_llm_provider")
-    prefix, separator, _ = deployment.litellm_model.partition("/")
-    provider = (prefix if separator else None) if stated is None else stated.reveal()
-    known = provider in _WITH_FUNCTIONS or (provider is None and not _has_anthropic_api(deployment))
-    return known and not deployment.own_api_only
 
 
 def header_names(names: tuple[str, ...]) -> tuple[str, ...]:

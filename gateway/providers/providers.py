@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import httpx
 from msgspec import structs
 
+from gateway.dialects.older_functions import PARAMETER, messages_with_tool_calls, params_with_tools
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient, import_litellm
@@ -116,10 +117,12 @@ class Upstream:
                 await uninterrupted(exchange.close())
         # Raised here, a fault has no context: LiteLLM's exceptions repeat the provider's message.
         if exchange.whole and prepared.is_native(exchange):
-            return await native_reply(exchange)
-        if fault is not None:
+            reply = await native_reply(exchange)
+        elif fault is not None:
             raise fault
-        return translated_reply(exchange, response)
+        else:
+            reply = translated_reply(exchange, response)
+        return reply.with_function_calls() if call.older_functions else reply
 
     async def embed(self, outgoing: Outgoing) -> Reply:
         """The vectors of the inputs in `call.params`. Raises like `complete`."""
@@ -171,7 +174,8 @@ class Upstream:
         started = False
         try:
             async with Patience(deadline) as limit:
-                stream = UpstreamStream(await prepared.opened(exchange, deadline), exchange)
+                source = await prepared.opened(exchange, deadline)
+                stream = UpstreamStream(source, exchange, older_functions=call.older_functions)
                 await stream.read_ahead()
             started = True
         except TimeoutError:
@@ -237,6 +241,8 @@ class Upstream:
         if not call.is_chat:
             return Outgoing(call, found)
         target = self._target(call, found)
+        if PARAMETER in call.params:
+            call = self._with_tools(call, found, target)
         if not call.limited and call.max_tokens is not None and not target.needs_limit:
             call = structs.replace(call, max_tokens=None)
         formed = shaped(call, target, self._steering)
@@ -246,6 +252,15 @@ class Upstream:
         if not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages):
             left_out = (*left_out, "messages[].content[].thinking")
         return Outgoing(call, found, formed.arguments, left_out)
+
+    def _with_tools(self, call: Call, found: ProviderNames, target: Target) -> Call:
+        """A call with the older `functions` as the provider takes it."""
+        params = params_with_tools(call.params, target.supported)
+        known = PARAMETER in target.supported or PARAMETER in call.allowed_params
+        if known and not (self._acompletion and self._acompletion.goes_to_responses(call, found, params)):
+            return call
+        messages = messages_with_tool_calls(call.messages)
+        return structs.replace(call, params=params, messages=messages, older_functions=True)
 
     def _target(self, call: Call, found: ProviderNames) -> Target:
         wanted = (found.model, found.provider, call.api_base)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai, with_facts
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import strict_value
+from gateway.dialects.older_functions import call_functions
 from gateway.dialects.raw_answer import mentions_usage, ollama_report
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.usage_report import cited_searches, reported_tier, shown, take_usage, with_cached_audio
@@ -27,6 +28,11 @@ class Reply(Struct, frozen=True):
     usage: ReportedUsage
     finish_reason: str | None
     provider_model: str | None
+
+    def with_function_calls(self) -> Reply:
+        """The response for a client of the older `functions`."""
+        call_functions(self.body["choices"])
+        return structs.replace(self, finish_reason=self.body["choices"][0]["finish_reason"])
 
 
 async def native_reply(exchange: Exchange) -> Reply:

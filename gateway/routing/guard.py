@@ -27,7 +27,7 @@ from gateway.errors import (
 )
 from gateway.providers.balance import Demand, LoadBalancer
 from gateway.providers.cooldown import Breaker
-from gateway.providers.parameters import takes_effort, takes_functions
+from gateway.providers.parameters import takes_effort
 
 NOT_ALLOWED = "not allowed"
 """The reason that excludes a model outside the allow-list of tenant or key."""
@@ -249,8 +249,6 @@ def _why_not(
     missing = chat.capabilities - model.capabilities
     if missing:
         return "lacks " + ", ".join(sorted(missing))
-    if requested.pinned is None and chat.params.get("functions") and not all(map(takes_functions, model.deployments)):
-        return "lacks functions"
     # Each embedding input has the whole context; the provider reports inputs that are too long.
     if chat.mode == "chat" and prompt_tokens >= model.max_input_tokens:
         return TOO_SMALL

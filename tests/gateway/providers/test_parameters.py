@@ -10,12 +10,11 @@ import pytest
 from gateway.errors import http_status
 from gateway.providers.acompletion import import_litellm
 from gateway.providers.errors import CallRefused, MessagesRefused
-from gateway.providers.parameters import Target, header_names, shaped, takes_functions, target_of
+from gateway.providers.parameters import Target, header_names, shaped, target_of
 from gateway.providers.providers import Call, Upstream
 from gateway.turn.fallback import cause_of
 from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, GEMINI_USAGE, gemini
 from tests.harness.fixed_answers import CannedProvider, json_answer
-from tests.harness.models import deployment
 
 HELLO = [{"role": "user", "content": "hello"}]
 OPENAI_ANSWER = {
@@ -428,7 +427,6 @@ async def test_instructions_alone_are_claude_s_first_turn(upstream: Upstream, ro
 @pytest.mark.parametrize(
     ("model", "name", "value"),
     [
-        ("anthropic/claude-sonnet-4-5", "functions", [{"name": "f"}]), ("xai/grok-3", "functions", [{"name": "f"}]),
         ("cohere/command-r-plus", "response_format", {"type": "json_object"}),
         ("text-completion-openai/gpt-3.5-turbo-instruct", "tools", TOOLS),
         ("anthropic/claude-sonnet-4-5", "reasoning_effort", "weird"),
@@ -442,17 +440,3 @@ async def test_what_a_provider_does_not_know_is_refused_by_its_name(
     error = fault.answer()
     assert (error.param, http_status(error)) == (name, 400)
     assert error.message.startswith(f"{name}: ")
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:pydantic")
-def test_the_providers_of_the_older_functions_are_those_of_litellm() -> None:
-    litellm = import_litellm()
-    compared = 0
-    for provider in sorted(getattr(each, "value", each) for each in litellm.provider_list):
-        if provider in ("chatgpt", "github_copilot"):
-            continue  # a person has to sign in
-        known = litellm.get_supported_openai_params(model="x", custom_llm_provider=provider)
-        if known is not None:
-            compared += 1
-            assert takes_functions(deployment("d", litellm_model=f"{provider}/x")) == ("functions" in known), provider
-    assert compared > 90

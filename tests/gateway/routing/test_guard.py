@@ -11,7 +11,6 @@ from msgspec import structs
 
 from gateway.catalog.models import Catalog, Model
 from gateway.config.settings import RateQuota, RouterSettings
-from gateway.config.values import Secret
 from gateway.dialects import responses_request
 from gateway.dialects.request import ChatRequest, with_forwarded
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, UpstreamError
@@ -116,21 +115,6 @@ def test_missing_capabilities_are_named() -> None:
     models = catalog(model("plain", capabilities=frozenset()), model("full"))
     needs = chat(tools=TOOLS, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}})
     assert verdicts(needs, models=models) == {"plain": "lacks response_schema, tools", "full": ""}
-
-
-def test_auto_does_not_choose_a_model_that_would_refuse_the_older_functions() -> None:
-    claude = model("claude", deployments=(deployment("c", litellm_model="anthropic/claude-sonnet-4-5"),))
-    stated = {"custom_llm_provider": Secret("xai")}
-    grok = model("grok", deployments=(deployment("x", litellm_model="grok-4", provider_params=stated),))
-    codex = model("codex", deployments=(deployment("r", litellm_model="openai/gpt-5-codex", own_api_only=True),))
-    allowed = frozenset({"functions"})
-    mistral = model("mistral", deployments=(deployment("m", litellm_model="mistral/large", allowed_params=allowed),))
-    models, lacks = catalog(model("small"), claude, grok, codex, mistral), "lacks functions"
-    old = chat(functions=[{"name": "f"}])
-    assert verdicts(old, models=models) == {"small": "", "claude": lacks, "grok": lacks, "codex": lacks, "mistral": ""}
-    assert set(verdicts(chat(tools=TOOLS), models=models).values()) == {""}
-    # A pinned model's provider is told apart by the call, whose error names the parameter.
-    assert verdicts(old, RequestedModel("claude", None), models)["claude"] == ""
 
 
 @pytest.mark.parametrize(("prompt_tokens", "why"), [(99_999, ""), (100_000, "context too small")])

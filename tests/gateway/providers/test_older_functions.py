@@ -1,0 +1,92 @@
+"""Requests with `functions`, which tools replaced, to providers that know them and to others."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic.warnings import PydanticDeprecatedSince211
+
+from gateway.dialects.assembly import Assembly
+from gateway.providers.providers import Call, Upstream
+from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, CLAUDE_END, CLAUDE_START, tool_delta
+from tests.gateway.providers.test_responses_route import CALL, response
+from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprecatedSince211.__name__}"),
+    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings"),
+]
+
+FUNCTION = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+PARAMS: dict[str, Any] = {"functions": [FUNCTION], "function_call": {"name": "weather"}}
+HISTORY = [
+    {"role": "user", "content": "weather?"},
+    {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city": "Rome"}'}},
+    {"role": "function", "name": "weather", "content": "sunny"},
+]
+USE = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Paris"}}
+CALLED = {"name": "weather", "arguments": {"city": "Paris"}}
+
+
+def call(provider: CannedProvider, model: str, **more: Any) -> Call:
+    base = provider.address + ("" if model.startswith("anthropic") else "/v1")
+    arguments: dict[str, Any] = {"messages": HISTORY, "params": PARAMS, "max_tokens": 64, "drop_params": True}
+    return Call(model, api_base=base, api_key="k", timeout_s=20.0, **arguments | more)
+
+
+def read(message: dict[str, Any]) -> dict[str, Any]:
+    called = message["function_call"]
+    return {"name": called["name"], "arguments": json.loads(called["arguments"])}
+
+
+async def test_claude_is_asked_with_tools_and_its_call_comes_back_as_a_function_call(upstream: Upstream) -> None:
+    answer = CLAUDE_ANSWER | {"content": [USE, USE | {"id": "toolu_2"}], "stop_reason": "tool_use"}
+    async with CannedProvider(json_answer(answer)) as provider:
+        outgoing = upstream.outgoing(call(provider, "anthropic/claude-sonnet-4-5"))
+        reply = await upstream.complete(outgoing)
+    assert outgoing.left_out == ()
+    sent = provider.received[0][1]
+    assert sent["tools"][0]["name"] == "weather"
+    assert sent["tool_choice"] == {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}
+    assistant, result = sent["messages"][1:]
+    assert (assistant["content"][0]["name"], assistant["content"][0]["input"]) == ("weather", {"city": "Rome"})
+    assert result["content"][0]["tool_use_id"] == assistant["content"][0]["id"]
+    message = reply.body["choices"][0]["message"]
+    assert read(message) == CALLED
+    assert "tool_calls" not in message
+    assert reply.finish_reason == reply.body["choices"][0]["finish_reason"] == "function_call"
+
+
+async def test_claude_s_streamed_call_comes_back_as_a_function_call(upstream: Upstream) -> None:
+    block = {"type": "content_block_start", "index": 0, "content_block": USE | {"input": {}}}
+    parts = [tool_delta('{"city":'), tool_delta(' "Paris"}')]
+    end = [CLAUDE_END[0], CLAUDE_END[1] | {"delta": {"stop_reason": "tool_use"}}, CLAUDE_END[2]]
+    async with CannedProvider(event_answer(CLAUDE_START, block, *parts, *end)) as provider:
+        stream = await upstream.open_stream(upstream.outgoing(call(provider, "anthropic/claude-sonnet-4-5")))
+        whole = Assembly()
+        async for chunk in stream:
+            assert all("tool_calls" not in choice["delta"] for choice in chunk["choices"])
+            whole.add(chunk)
+    assert read(whole.body()["choices"][0]["message"]) == CALLED
+    assert stream.finish_reason == "function_call"
+
+
+async def test_a_model_of_openai_s_other_route_is_asked_with_tools(upstream: Upstream) -> None:
+    async with CannedProvider(json_answer(response([CALL]))) as provider:
+        reply = await upstream.complete(upstream.outgoing(call(provider, "openai/gpt-5-codex")))
+    assert provider.received[0][0] == "/v1/responses"
+    assert provider.received[0][1]["tools"][0]["name"] == "weather"
+    assert reply.body["choices"][0]["message"]["function_call"]["name"] == "read"
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "hosted_vllm/qwen"])
+async def test_who_takes_functions_gets_them_as_they_are(upstream: Upstream, model: str) -> None:
+    message = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}}
+    answer = {"choices": [{"index": 0, "message": message, "finish_reason": "function_call"}]}
+    async with CannedProvider(json_answer(answer)) as provider:
+        reply = await upstream.complete(upstream.outgoing(call(provider, model)))
+    sent = provider.received[0][1]
+    assert (sent["functions"], sent["messages"]) == ([FUNCTION], HISTORY)
+    assert reply.body["choices"][0]["message"]["function_call"]["name"] == "weather"
