@@ -93,7 +93,6 @@ def create_tenant(
     """
     if actor not in OWN_TENANTS:
         refuse_own(tenant_id, "tenant_id")
-        refuse_own(name, "name")
     if TENANT_ID.fullmatch(tenant_id) is None and tenant_id not in OWN_TENANTS:
         raise InvalidRequest("tenant_id: expected 1 to 64 of A-Z a-z 0-9 . _ : -", param="tenant_id")
     values = _checked(
@@ -110,6 +109,8 @@ def create_tenant(
         },
         now_ms,
     )
+    if actor not in OWN_TENANTS:
+        refuse_own(name, "name")
     checked_amount(budget_nanousd, "budget_usd")
     taken = select(tenants.c.tenant_id).where((tenants.c.tenant_id == tenant_id) | (tenants.c.name == name))
     if connection.execute(taken).first() is not None:

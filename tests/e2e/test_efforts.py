@@ -27,7 +27,7 @@ LEVELS = {"low": 0.3, "medium": 0.6, "high": 0.95}
 @pytest.fixture
 async def stage(tmp_path: Path, database_url: str) -> AsyncIterator[tuple[Served, ScriptedProvider, str]]:
     async with ScriptedProvider([Line()]) as provider:
-        path = config(tmp_path, provider.url, database_url=database_url, policy={"exploration_floor": 0.0})
+        path = config(tmp_path, provider.url, database_url=database_url)
         tree = yaml.safe_load(path.read_text())
         small = next(entry for entry in tree["model_list"] if entry["model_name"] == "small")
         small["litellm_params"]["model"] = "openai/gpt-5-mini"

@@ -155,7 +155,8 @@ def config(
         | dict(general or {}),
         "session_settings": {"default_budget_usd": 1, "max_budget_usd": 1000} | dict(session or {}),
         "router_settings": {"num_retries": 0, "timeout": 20} | dict(router or {}),
-        "policy_settings": {"directory": str(folder / "policies")} | dict(policy or {}),
+        # Without exploration a decision is the same each time; a test of exploration asks for it.
+        "policy_settings": {"directory": str(folder / "policies"), "exploration_floor": 0.0} | dict(policy or {}),
     }
     path = folder / "gateway.yaml"
     path.write_text(yaml.safe_dump(tree))
