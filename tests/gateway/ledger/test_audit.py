@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from sqlalchemy import Connection, text
+from functools import partial
 
-from gateway.ledger.audit import audit
+import pytest
+from sqlalchemy import Connection, select, text
+
+from gateway.database.tables import holds
+from gateway.ledger.audit import MAX_LISTED, Violation, audit, blocks
 from tests.harness.money import START_MS, TTL_MS, Bench, open_bench
 
 ONE = "hold_id = (SELECT min(hold_id) FROM holds)"
@@ -42,6 +45,9 @@ async def some_history(bench: Bench) -> None:
     op = await bench.held(100, ceiling=1_000, key=key.key_id)
     await bench.ledger.settle(bench.bill(op, 60))
     await bench.held(50)
+    await bench.held(20, session="s2")
+    other = await bench.held(30, session="s3")
+    await bench.ledger.settle(bench.bill(other, 10))
 
 
 @pytest.mark.parametrize("invariant", DAMAGE)
@@ -54,7 +60,51 @@ async def test_damage_is_found_and_named(database_url: str, invariant: str) -> N
             connection.execute(text(DAMAGE[invariant]))
 
         await bench.database.write(damage)
-        assert invariant in {violation.invariant for violation in await bench.database.read(audit)}
+        found = await bench.database.read(audit)
+        assert invariant in {violation.invariant for violation in found}
+        for rows in (1, 3):  # one key, and a few, at a time
+            assert as_set(await bench.database.read(partial(audit, block_rows=rows))) == as_set(found)
+
+
+def as_set(found: list[Violation]) -> set[str]:
+    return set(map(str, found))
+
+
+async def test_blocks_of_every_size_cover_every_key_once(database_url: str) -> None:
+    async with open_bench(database_url, audit=False) as bench:
+        for number in range(7):
+            for _ in range(number % 3 + 1):
+                await bench.held(1, session=f"s{number}", ceiling=1_000)
+
+        def covered(connection: Connection, rows: int) -> list[list[str]]:
+            h = holds.c
+            query = select(h.session_id).order_by(h.hold_id)
+            return [
+                [row[0] for row in connection.execute(query.where(block.holds(h.decision_id)))]
+                for block in blocks(connection, h.decision_id, rows=rows)
+            ]
+
+        every = sorted(f"s{number}" for number in range(7) for _ in range(number % 3 + 1))
+        for rows in (1, 2, 5, 100):
+            parts = await bench.database.read(partial(covered, rows=rows))
+            assert sorted(name for part in parts for name in part) == every
+            assert len(parts) >= len(every) // (rows + 1)
+        assert len(await bench.database.read(partial(covered, rows=100))) == 1
+
+
+async def test_many_violations_of_one_kind_are_cut_and_hide_none_of_another(database_url: str) -> None:
+    async with open_bench(database_url, audit=False) as bench:
+        for number in range(MAX_LISTED + 3):
+            await bench.held(1, session=f"s{number}", ceiling=1_000)
+
+        def damage(connection: Connection) -> None:
+            connection.execute(text("UPDATE holds SET amount_nanousd = 77"))
+            connection.execute(text("UPDATE sessions SET overage_nanousd = 9 WHERE session_id = 's9'"))
+
+        await bench.database.write(damage)
+        found = [violation.invariant for violation in await bench.database.read(partial(audit, block_rows=10))]
+        assert found.count("hold: the reserve entry's amount") == MAX_LISTED
+        assert found.count("session: overage equals the sum of its entries") == 1
 
 
 async def test_a_hold_that_outlives_its_lease_and_two_sweeps_is_a_leak(database_url: str) -> None:
