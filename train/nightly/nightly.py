@@ -84,8 +84,10 @@ def run(job: Nightly, config: TrainConfig) -> dict[str, Any]:
     """Run one night. Returns the report, which is also in runs/<run_id>/report.json."""
     held = _claim(job)
     if isinstance(held, Taken):
+        done = held.state == "done"
         return {
-            "outcome": "already " + ("ran" if held.state == "done" else "running"),
+            "outcome": "already " + ("ran" if done else "running"),
+            "reasons": [f"run {held.run_id} {'read' if done else 'reads'} this date's log; --force reads it again"],
             "run_id": held.run_id,
             "date": job.run_date,
         }

@@ -81,6 +81,7 @@ def test_a_night_learns_what_the_priors_hide_and_publishes_it_once(tmp_path: Pat
 
     again = run(night(url, tmp_path), SMALL)
     assert again["outcome"] == "already ran"
+    assert again["reasons"] == [f"run {again['run_id']} read this date's log; --force reads it again"]
     assert champion(url) == policy_id
     assert run_state(url) == ("done", 1)
 
