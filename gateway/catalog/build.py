@@ -27,6 +27,7 @@ from gateway.catalog.addresses import (
     is_openai_address,
     provider_of,
 )
+from gateway.catalog.assumptions import assumed_capabilities, limits_of, unstated
 from gateway.catalog.cache_hits import CacheTerms
 from gateway.catalog.efforts import quality_prior
 from gateway.catalog.hosted_tools import WEB_SEARCH, searching
@@ -56,9 +57,6 @@ from gateway.config.values import shown
 
 PRICE_MAP_FILE = "model_prices_and_context_window_backup.json"
 DEFAULT_QUALITY_PRIOR = 0.5
-DEFAULT_MAX_INPUT_TOKENS = 8192
-DEFAULT_MAX_OUTPUT_TOKENS = 4096
-"""For a model without stated limits: small enough to hold for any model in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +140,8 @@ def _build(
         known = in_its_region(entry, known, environ)
         read = read_prices(entry, known, at_ms, problems)
         warnings += uncharged_fees(entry, known)
+        if mode not in WITHOUT_OUTPUT:
+            warnings += unstated(entry, known, *_stated_limits(entry, known))
         if read is not None:
             prices, later = read
             coming += [(entry.model_name, dated) for dated in later]
@@ -227,18 +227,20 @@ def _model(
         claimed |= {own, searching(own)}
     if own is not None and WEB_SEARCH in denied:
         denied.add(searching(own))
-    window = info.max_input_tokens or _tokens(known, "max_input_tokens")
-    longest = info.max_output_tokens or _tokens(known, "max_output_tokens", "max_tokens")
+    window, longest = _stated_limits(entry, known)
+    limits = limits_of(window, longest, prices)
     stated = [params.request_defaults.get(name) for name in ("max_tokens", "max_completion_tokens")]
     return Model(
         name=entry.model_name,
         mode=mode if mode in WITHOUT_OUTPUT else "chat",  # how it is called is the providers' business
         prices=prices,
-        max_input_tokens=window or DEFAULT_MAX_INPUT_TOKENS,
-        max_output_tokens=longest or DEFAULT_MAX_OUTPUT_TOKENS,
-        longest_answer_tokens=min(filter(None, (window, longest)), default=None),
+        max_input_tokens=limits.max_input_tokens,
+        max_output_tokens=limits.max_output_tokens,
+        longest_answer_tokens=limits.longest_answer_tokens,
+        unasked_tokens=limits.unasked_tokens,
         default_max_tokens=min(filter(None, stated), default=None),
         capabilities=frozenset(claimed - denied),
+        possible_capabilities=assumed_capabilities(known, info.capabilities),
         quality_prior=DEFAULT_QUALITY_PRIOR if info.quality_prior is None else info.quality_prior,
         cache=CacheTerms(info.cache_min_tokens, info.cache_ttl_s),
         deployments=(
@@ -277,6 +279,12 @@ def _model(
             ),
         ),
     )
+
+
+def _stated_limits(entry: ModelEntry, known: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """The context window and the longest answer that the file or the price map states."""
+    window = entry.info.max_input_tokens or _tokens(known, "max_input_tokens")
+    return window, entry.info.max_output_tokens or _tokens(known, "max_output_tokens", "max_tokens")
 
 
 def _tool_prices(entry: ModelEntry, known: Mapping[str, Any]) -> Mapping[str, Decimal]:
@@ -346,6 +354,7 @@ def _merged(members: list[Model]) -> Model:
         max_input_tokens=min(member.max_input_tokens for member in members),
         max_output_tokens=min(member.max_output_tokens for member in members),
         capabilities=frozenset.intersection(*(member.capabilities for member in members)),
+        possible_capabilities=frozenset.intersection(*(member.possible_capabilities for member in members)),
         quality_prior=min(member.quality_prior for member in members),
         cache=CacheTerms(
             max((m.cache.min_tokens for m in members if m.cache.min_tokens is not None), default=None),
@@ -353,6 +362,7 @@ def _merged(members: list[Model]) -> Model:
         ),
         deployments=tuple(deployment for member in members for deployment in member.deployments),
         longest_answer_tokens=None if None in longest else max(filter(None, longest)),
+        unasked_tokens=min(filter(None, (member.unasked_tokens for member in members)), default=None),
         default_max_tokens=min(filter(None, (member.default_max_tokens for member in members)), default=None),
     )
 

@@ -87,6 +87,8 @@ class Model:
     deployments: tuple[Deployment, ...]
     longest_answer_tokens: int | None = None
     """The longest answer of a provider that is told no limit; None: unknown."""
+    unasked_tokens: int | None = None
+    """The gateway's own limit for answers that no one limits, where `max_output_tokens` is only assumed."""
     default_max_tokens: int | None = None
     """The operator's limit for requests whose client names none, the smallest of the deployments'."""
     cache: CacheTerms = UNKNOWN
@@ -95,6 +97,8 @@ class Model:
     """The effort of reasoning of this candidate; empty for a model whose effort is not chosen here."""
     efforts: tuple[Model, ...] = ()
     """This model at each of the efforts that a policy may choose (gateway.catalog.efforts)."""
+    possible_capabilities: frozenset[str] = frozenset()
+    """`capabilities`, and what it may have besides because nothing says that it lacks it."""
     has_plain_prices: bool = field(init=False, repr=False, compare=False)
     """True if a call costs its tokens alone: no service tiers, no searches."""
 
@@ -102,6 +106,7 @@ class Model:
         tiers, searches = self.prices.service_tiers, self.prices.search_femtousd != NO_SEARCH
         plain = not (tiers or searches or any(researches(each.litellm_model, each.prices) for each in self.deployments))
         object.__setattr__(self, "has_plain_prices", plain)
+        object.__setattr__(self, "possible_capabilities", self.capabilities | self.possible_capabilities)
 
     @property
     def own_api_only(self) -> bool:

@@ -117,7 +117,7 @@ def estimate(
     """
     model, chat, prompt_tokens = option.model, terms.chat, terms.prompt.estimate
     asked = chat.max_tokens or model.default_max_tokens
-    most = min(model.max_output_tokens, asked or model.max_output_tokens)
+    most = min(model.max_output_tokens, asked or model.unasked_tokens or model.max_output_tokens)
     room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
     # Send the requested limit unchanged while it fits by our own count.
     limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))

@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 from gateway.catalog.efforts import nearest
 from gateway.catalog.hosted_tools import PROVIDER_FILES
 from gateway.catalog.models import Catalog, Deployment, Model
+from gateway.config.model_entry import CAPABILITY_KEYS
 from gateway.config.settings import PRESETS
 from gateway.dialects.request import ChatRequest
 from gateway.errors import (
@@ -38,7 +39,8 @@ BUSY = "at its deployments' limits"
 
 TOOL_LOOP = "tool loop on another model"
 NOT_PINNED = "not the pinned model"
-UNCERTAIN_TOOLS = "its server may not run these tools"
+UNCERTAIN = "it may lack what the request needs"
+"""The reason that excludes a model of which only assumptions say that it can serve, while another surely can."""
 OTHER_EFFORT = "the client asks for another effort"
 NO_EFFORT = "the request cannot carry an effort"
 EFFORT_REASONS = frozenset({OTHER_EFFORT, NO_EFFORT})
@@ -111,28 +113,33 @@ def feasible(
             why_not = other_effort
         wait_s = balancer.wait_s(healthy, demand) if why_not in ("", TOOL_LOOP) else 0
         options.append(Eligibility(model, healthy, why_not or (BUSY if wait_s else ""), wait_s))
-    if chat.forwarded is not None and chat.forwarded.required and requested.pinned is None:
-        return _with_certain_tools(options)
-    return options
+    return options if requested.pinned is not None else _with_certain(options, chat)
 
 
-def _with_certain_tools(options: list[Eligibility]) -> list[Eligibility]:
-    """The options without servers that may have a provider's dialect but not its tools, while another surely has both.
+def _with_certain(options: list[Eligibility], chat: ChatRequest) -> list[Eligibility]:
+    """The options without models that may lack what the request needs, while another surely has it.
 
-    One at its limits or too expensive does not serve: see `with_uncertain_tools`.
+    Those are models whose capabilities are assumed, and servers that may have a provider's dialect but not its tools.
+    One at its limits or too expensive does not serve: see `with_uncertain`.
     """
-    certain = [all(each.runs_tools for each in option.model.deployments) for option in options]
-    if not any(not option.why_not and sure for option, sure in zip(options, certain, strict=True)):
+    certain = [_is_certain(option.model, chat) for option in options]
+    if all(certain) or not any(not option.why_not and sure for option, sure in zip(options, certain, strict=True)):
         return options
     return [
-        option if sure or not option.capable else structs.replace(option, why_not=UNCERTAIN_TOOLS)
+        option if sure or not option.capable else structs.replace(option, why_not=UNCERTAIN)
         for option, sure in zip(options, certain, strict=True)
     ]
 
 
-def with_uncertain_tools(options: Sequence[Eligibility]) -> list[Eligibility]:
-    """The options of a turn that none of the servers which surely run its tools can serve."""
-    return _readmitted(options, UNCERTAIN_TOOLS)
+def _is_certain(model: Model, chat: ChatRequest) -> bool:
+    if chat.forwarded is not None and chat.forwarded.required:
+        return all(deployment.runs_tools for deployment in model.deployments)
+    return chat.capabilities <= model.capabilities
+
+
+def with_uncertain(options: Sequence[Eligibility]) -> list[Eligibility]:
+    """The options of a turn that none of the models which surely have what it needs can serve."""
+    return _readmitted(options, UNCERTAIN)
 
 
 def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
@@ -155,7 +162,7 @@ def without_room(options: Sequence[Eligibility], model: str, wait_s: int) -> lis
         else option
         for option in options
     ]
-    return with_uncertain_tools(rest) if all(option.why_not for option in rest) else rest
+    return with_uncertain(rest) if all(option.why_not for option in rest) else rest
 
 
 def refuse_when_none(options: Sequence[Eligibility], chat: ChatRequest, prompt_tokens: int) -> None:
@@ -183,7 +190,16 @@ def refuse_when_none(options: Sequence[Eligibility], chat: ChatRequest, prompt_t
             param=chat.file_by_id,
         )
     needs = sorted({reason for reason in decisive if reason}) or [f"it is not a {mode} model"]
-    raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
+    raise InvalidRequest(
+        f"model: no model can serve this request: {'; '.join(needs)}{_hint(chat, decisive)}", param="model"
+    )
+
+
+def _hint(chat: ChatRequest, reasons: Sequence[str]) -> str:
+    """What an operator writes if a model has what the request needs after all."""
+    lacking = [key for key, name in CAPABILITY_KEYS.items() if name in chat.capabilities]
+    stated = [f"{key}: true" for key in lacking if any(CAPABILITY_KEYS[key] in reason for reason in reasons)]
+    return f" (where one can, its operator writes model_info: {', '.join(stated)})" if stated else ""
 
 
 def at_limits(wait_s: int, which: str) -> GatewayError:
@@ -246,7 +262,7 @@ def _why_not(
         return NOT_ALLOWED
     if requested.pinned is not None and model.name != requested.pinned:
         return NOT_PINNED
-    missing = chat.capabilities - model.capabilities
+    missing = chat.capabilities - model.possible_capabilities
     if missing:
         return "lacks " + ", ".join(sorted(missing))
     # Each embedding input has the whole context; the provider reports inputs that are too long.

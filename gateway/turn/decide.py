@@ -139,7 +139,7 @@ class Decider:
         observed_s = self._clock()
         estimates, moved = self._estimator.estimates(context, funds, answer_tokens, patient=patient), False
         if not any(e.view.feasible for e in estimates):
-            options = guard.with_uncertain_tools(context.options)
+            options = guard.with_uncertain(context.options)
             if options != context.options:
                 return self.decide(structs.replace(context, options=options), funds, patient=patient)
             shortage = self._estimator.shortage(context, funds, answer_tokens)

@@ -20,7 +20,7 @@ from gateway.routing.guard import (
     BUSY,
     NO_EFFORT,
     OTHER_EFFORT,
-    UNCERTAIN_TOOLS,
+    UNCERTAIN,
     Eligibility,
     RequestedModel,
     feasible,
@@ -187,6 +187,28 @@ def test_a_model_that_is_not_allowed_looks_like_an_unknown_one() -> None:
     assert (type(error), error.as_body()) == (ModelNotFound, unknown.value.as_body())
 
 
+def test_a_model_that_may_have_what_the_request_needs_serves_where_none_is_known_to() -> None:
+    own = model("own", capabilities=frozenset(), possible_capabilities=frozenset({"tools"}))
+    needs = chat(tools=TOOLS)
+    assert verdicts(needs, models=catalog(own)) == {"own": ""}
+    assert verdicts(needs, models=catalog(own, model("full"))) == {"own": UNCERTAIN, "full": ""}
+    assert verdicts(needs, RequestedModel("own", None), catalog(own, model("full")))["own"] == ""
+    assert verdicts(chat(), models=catalog(own, model("full"))) == {"own": "", "full": ""}
+    plain = model("plain", capabilities=frozenset())
+    assert verdicts(needs, models=catalog(own, plain)) == {"own": "", "plain": "lacks tools"}
+
+
+def test_what_is_missing_is_said_with_the_key_that_states_it() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+    asked = chat(messages=[{"role": "user", "content": [image]}])
+    with pytest.raises(InvalidRequest) as refused:
+        refuse_when_none([Eligibility(model(), (), "lacks vision")], asked, 1)
+    assert refused.value.message == (
+        "model: no model can serve this request: lacks vision "
+        "(where one can, its operator writes model_info: supports_vision: true)"
+    )
+
+
 def test_what_is_missing_is_said() -> None:
     error = refusal("lacks vision", "lacks tools", "not the pinned model")
     assert isinstance(error, InvalidRequest)
@@ -218,7 +240,7 @@ def test_hosted_tools_go_to_servers_that_surely_run_them_where_there_is_one() ->
     both = frozenset({"responses_api", "responses_api.web_search"})
     own = model("own", capabilities=both, deployments=(deployment("a", runs_tools=True),))
     other = model("other", capabilities=both, deployments=(deployment("b", api_stated=True),))
-    assert verdicts(request, models=catalog(own, other)) == {"own": "", "other": UNCERTAIN_TOOLS}
+    assert verdicts(request, models=catalog(own, other)) == {"own": "", "other": UNCERTAIN}
     assert verdicts(request, models=catalog(other)) == {"other": ""}
     assert verdicts(request, RequestedModel("other", None), catalog(own, other))["other"] == ""
 

@@ -12,7 +12,7 @@ from gateway.ledger.types import Balance
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.routing.exploration import ExplorationBudget
-from gateway.routing.guard import BUSY, TOOL_LOOP, UNCERTAIN_TOOLS, Eligibility
+from gateway.routing.guard import BUSY, TOOL_LOOP, UNCERTAIN, Eligibility
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.turn.context import RoutingDecision, TurnContext
@@ -96,7 +96,7 @@ def test_money_that_others_hold_comes_before_a_busy_model() -> None:
     assert "other turns hold" in error.message
 
 
-UNCERTAIN_CHEAP = Eligibility(CHEAP, CHEAP.deployments, UNCERTAIN_TOOLS)
+UNCERTAIN_CHEAP = Eligibility(CHEAP, CHEAP.deployments, UNCERTAIN)
 
 
 def test_hosted_tools_go_to_a_server_that_may_lack_them_when_money_covers_no_other() -> None:
