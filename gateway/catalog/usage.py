@@ -447,6 +447,8 @@ def _as_integer(value: object) -> object:
     """Convert a whole number written as a float or a string to int; return other values unchanged."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS:
-        return int(value)
+    if isinstance(value, str):
+        digits = value.strip().removesuffix(".0")
+        if digits.isascii() and digits.isdigit() and len(digits) < _MAX_DIGITS:
+            return int(digits)
     return value

@@ -83,13 +83,16 @@ def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
             # The response is complete, so it finished; only the provider could know `length`.
             choice["finish_reason"] = "tool_calls" if calls else "stop"
         kept.append(choice)
+    if len(kept) == 1:
+        kept[0]["index"] = 0  # some count from 1
 
 
 class StreamRepair:
     """Repairs the chunks of one stream."""
 
-    def __init__(self, new_call_id: NewCallId) -> None:
+    def __init__(self, new_call_id: NewCallId, *, one_choice: bool = False) -> None:
         self._new_call_id = new_call_id
+        self._one_choice = one_choice
         self._begun: set[int] = set()
         self._calls: dict[int, _CallNumbers] = {}
 
@@ -130,6 +133,8 @@ class StreamRepair:
             delta = _message_of(choice, "delta")
             if delta is None:
                 delta = choice["delta"] = {}
+            if self._one_choice and len(choices) == 1:
+                choice["index"] = 0  # some count from 1
             number = _set_index(choice, position)
             _find_finish(choice, delta, chunk)
             if number not in self._begun:

@@ -40,7 +40,7 @@ class UpstreamStream:
         self._source = source
         self._exchange = exchange
         self._older_functions = older_functions
-        self._repair = StreamRepair(lambda: exchange.new_id("call"))
+        self._repair = StreamRepair(lambda: exchange.new_id("call"), one_choice=exchange.one_choice)
         self._ahead: list[dict[str, Any]] = []
         self._unfinished: set[int] = set()
         self._report: dict[str, Any] | None = None

@@ -80,6 +80,8 @@ class Exchange(Struct):
     """The provider's code may send look-ups before the call."""
     thread_timeout_s: float = 600.0
     """Longest wait of a thread for the provider's next byte."""
+    one_choice: bool = False
+    """One answer was asked for: whatever its number is, it is the first."""
     attempts: int = 0
     path: str = ""
     host: bytes = b""

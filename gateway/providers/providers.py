@@ -301,6 +301,7 @@ class Upstream:
             expected_host=self._host(call.api_base) if call.api_base else b"",
             lookups=call.litellm_model.partition("/")[0] in LOOKING_UP,
             thread_timeout_s=call.timeout_s,
+            one_choice=call.is_chat and call.params.get("n") in (None, 1),
         )
 
     def _host(self, api_base: str) -> bytes:

@@ -245,6 +245,9 @@ class WireSource:
 
     def _read_loosely(self, event: Event) -> Iterator[Any]:
         """The values of an event that is not strict JSON."""
+        if _is_done(_AGAIN.sub(b"", event.data, count=1)):
+            self._events.appendleft(Event(event.name, b"[DONE]"))
+            return
         data = without_list(_AGAIN.sub(b"", event.data, count=1))
         try:
             if data:

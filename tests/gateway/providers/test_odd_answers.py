@@ -508,6 +508,7 @@ async def test_one_json_line_a_chunk_is_a_stream_too() -> None:
         b"data: <|im_end|>\n\n",
         b"event: done\ndata: {}\n\n",
         b"data: [done]\n\n",
+        b"data: data: [DONE]\n\n",
         b'data: "[DONE]"\n\n',
         b"data:[DONE]",
         b"",
@@ -709,6 +710,10 @@ PLACES: dict[str, tuple[list[dict[str, Any]], Usage]] = {
     ),
     "unknown after it": (
         [delta("a"), finish(usage=U), {"choices": [], "usage": dict.fromkeys(U, -1)}],
+        Usage(10, 5),
+    ),
+    "fractions as text": (
+        [delta("a"), finish(usage={"prompt_tokens": "10.0", "completion_tokens": " 5"})],
         Usage(10, 5),
     ),
     "digits as text": ([delta("a"), finish(usage={"prompt_tokens": "10", "completion_tokens": "5"})], Usage(10, 5)),
@@ -1040,6 +1045,21 @@ async def test_tool_calls_are_numbered_where_the_provider_does_not() -> None:
     assert await placed(*crossed) == two
     shifted = [called(piece("{1}", "f", id="a", index=1)), called(piece("{", "g", id="b", index=2))]
     assert await placed(*shifted, called(piece("2}", index=2))) == two
+
+
+async def test_the_only_answer_is_the_first_whatever_its_number_is() -> None:
+    shifted = [
+        {"choices": [{"index": 1, "delta": {"content": text}, "finish_reason": end}]}
+        for text, end in (("h", None), ("i", "stop"))
+    ]
+    made = Exchange(one_choice=True)
+    source = WireSource(Pieces(iter([events(*shifted)])), made, idle_timeout_s=5.0, deadline=float("inf"))
+    chunks = [chunk async for chunk in UpstreamStream(source, made)]
+    assert (text_of(chunks), {choice["index"] for chunk in chunks for choice in chunk["choices"]}) == ("hi", {0})
+    several = [choice["index"] for chunk in await streamed(events(*shifted)) for choice in chunk["choices"]]
+    assert several == [1, 1]
+    reply = await whole({"choices": [{"index": 1, "message": {"content": "hi"}, "finish_reason": "stop"}]})
+    assert reply.body["choices"][0]["index"] == 0
 
 
 async def test_parallel_calls_with_one_id_stay_two() -> None:
