@@ -399,6 +399,8 @@ def assemble(
 
     def refresh(target: Metrics) -> None:
         target.live_holds.set(leases.count)
+        target.own_turns_queue.labels("judge").set(judge.waiting)
+        target.own_turns_queue.labels("second").set(second_answers.waiting)
         target.price_change.clear()
         for name, dated in reversed(current().catalog.coming):
             target.price_change.labels(name).set(dated.valid_from_ms / 1000)

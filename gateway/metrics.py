@@ -61,6 +61,10 @@ class Metrics:
             "seqroute_second_answers_total", "Turns drawn for a second model's answer, by what came of it.",
             ("outcome",), registry=self.registry,
         )  # fmt: skip
+        self.own_turns_queue = Gauge(
+            "seqroute_own_turns_queue", "Answers that wait for the judge, or for a second model's answer.", ("kind",),
+            registry=self.registry,
+        )  # fmt: skip
         self.exploration_usd = Counter(
             "seqroute_exploration_expected_usd_total", "What exploring was expected to cost beyond the best choices.",
             registry=self.registry,

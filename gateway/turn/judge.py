@@ -74,6 +74,11 @@ class Judge:
         self._waiting: asyncio.Queue[Case] = asyncio.Queue(WAITING)
         self._budget_nanousd: int | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Number of answers in the queue."""
+        return self._waiting.qsize()
+
     def offer(self, attempt: Attempt, answer: str, *, paired: bool = False) -> None:
         """Queue a settled response if it is sampled and there is room. Never waits or raises.
 

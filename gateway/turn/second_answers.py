@@ -70,6 +70,11 @@ class SecondAnswers:
         self._waiting_bytes = 0
         self._budget_nanousd: int | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Number of answers in the queue."""
+        return self._waiting.qsize()
+
     def offer(self, attempt: Attempt, answer: str) -> bool:
         """Tell whether a settled turn is drawn; queue it if there is room. Never waits or raises.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,14 +80,3 @@ def test_an_existing_file_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_serving_without_a_file_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check-config", "--config", str(tmp_path / "gateway.yaml")]) == 2
     assert "`seqroute init` writes one" in capsys.readouterr().err
-
-
-def test_a_shell_completes_commands() -> None:
-    completed = subprocess.run(
-        [sys.executable, "-m", "gateway"],
-        env={"_SEQROUTE_COMPLETE": "complete_bash", "COMP_WORDS": "seqroute check", "COMP_CWORD": "1", "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert completed.stdout.split() == ["check-config"]

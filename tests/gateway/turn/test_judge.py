@@ -103,7 +103,7 @@ def test_a_full_queue_drops_what_comes_and_holds_only_so_much_of_it() -> None:
     made, metrics = judge()
     for i in range(WAITING + 3):
         made.offer(structs.replace(attempt(), decision_id=f"dec_{i}"), "x" * 2 * ANSWER_CHARS)
-    assert counted(metrics, "dropped") == 3
+    assert (made.waiting, counted(metrics, "dropped")) == (WAITING, 3)
     assert len(made._waiting.get_nowait().answer) == ANSWER_CHARS
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from tests.train.replay.folders import write_folder
 from tests.train.replay.test_run import small_grid
-from train.cli.progress import Bar
 from train.replay import run as replay
 from train.replay.grid import Grid
 from train.replay.inputs import Inputs
@@ -87,18 +86,3 @@ def test_a_part_is_found_by_all_that_it_depends_on_and_half_a_file_is_none(tmp_p
     assert kept.find(name) is None
     kept.clear()
     assert not (tmp_path / "parts").exists()
-
-
-def test_a_pipe_gets_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    with Bar() as progress:
-        progress.show("replay", 1, 2)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_night_in_a_pipe_says_when_a_step_starts_and_ends() -> None:
-    written: list[str] = []
-    times = iter([10.0, 22.4, 30.0, 31.0])
-    with Bar(written.append, clock_s=lambda: next(times)) as progress:
-        for step, done in (("read", 0), ("read", 5), ("fit", 0)):
-            progress.show(step, done, 10)
-    assert written == ["read ...", "read done after 12 s", "fit ...", "fit done after 1 s"]
