@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from gateway.accounts.auth import Authenticator
-from gateway.accounts.tokens import TokenVerifier, key_reader
+from gateway.accounts.jwt import TokenVerifier, key_reader
 from gateway.api.admin import Admin
 from gateway.api.admission import Admission, Bodies, call_left
 from gateway.api.budget_tool import BudgetTool
@@ -378,7 +378,6 @@ def assemble(
         configuration=current, database=database, ledger=ledger, authenticator=authenticator, new_id=new_id
     )
     tool = BudgetTool(configuration=current, database=database, authenticator=authenticator)
-    openapi, welcome = OpenApi(version("seqroute")), Welcome(version("seqroute"))
     dashboard = Dashboard(
         configuration=current,
         database=database,
@@ -412,11 +411,10 @@ def assemble(
         *tenant_routes(dry_runs, endpoints, views, planning, charges, tool),
         *admin.routes(),
         *dashboard.routes(),
-        Route("/", welcome.root, methods=["GET"]),
-        Route("/openapi.json", openapi.openapi, methods=["GET"]),
+        Route("/", Welcome(version("seqroute")).root, methods=["GET"]),
         *health_routes(Health(lifecycle, metrics, refresh)),
     ]
-    openapi.know(routes)
+    routes.append(Route("/openapi.json", OpenApi(version("seqroute"), routes).openapi, methods=["GET"]))
     return parts, routes
 
 

@@ -248,6 +248,16 @@ FIRST_FILES = {
     "when a call is retried, and where": ("gateway/turn/retry.py", "next_attempt"),
     "an implicit quality signal": ("gateway/turn/signals.py", "implicit_signals"),
     "a webhook event": ("gateway/webhooks/outbox.py", "WebhookEvent"),
+    "a parameter that a provider refuses or spells otherwise": ("gateway/providers/parameters.py", "shaped"),
+    "a reason why a model cannot serve a turn": ("gateway/routing/guard.py", "TOO_SMALL"),
+    "which logged turns training reads": ("gateway/decisions/trainable.py", "why_not_trained"),
+    "what a claim of a signed token means": ("gateway/accounts/jwt.py", "TokenVerifier"),
+    "the price of cached or written tokens": ("gateway/catalog/prices.py", "Prices"),
+    "a page of the dashboard": ("gateway/ui/pages.py", "Dashboard"),
+    "what the judge is asked": ("gateway/turn/judge.py", "Judge"),
+    "how long the log is kept": ("train/log/retention.py", "retain"),
+    "what a report on spend says": ("gateway/decisions/report.py", "report"),
+    "what a prior quality is without a stated one": ("gateway/catalog/build.py", "DEFAULT_QUALITY_PRIOR"),
 }
 """The usual changes: the file that each begins with, and a name that this file defines."""
 

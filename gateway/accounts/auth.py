@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from gateway.accounts import keys, tenants
+from gateway.accounts.jwt import MAX_TOKEN_CHARS, Identity, TokenVerifier, looks_like_token
 from gateway.accounts.sessions import SESSION_ID
 from gateway.accounts.tenants import Tenant
-from gateway.accounts.tokens import MAX_TOKEN_CHARS, Identity, TokenVerifier, looks_like_token
 from gateway.clock import Clock, NewId, elapsed_s, now_ms
 from gateway.config.settings import NO_LIMITS, RateQuota
 from gateway.config.values import Secret

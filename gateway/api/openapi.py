@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from starlette.requests import Request
@@ -206,15 +207,15 @@ def _reference(name: str) -> Schema:
 
 
 class OpenApi:
-    """Serves the description."""
+    """Serves the description of `routes`, to which more may be added until the first request."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, routes: Sequence[BaseRoute]) -> None:
         self._version = version
-        self._document: dict[str, Any] = {}
+        self._routes = routes
 
-    def know(self, routes: Iterable[BaseRoute]) -> None:
-        """Generate the description; call it once, when every route is registered."""
-        self._document = describe(routes, self._version)
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        return describe(self._routes, self._version)
 
     async def openapi(self, request: Request) -> Response:
         """The OpenAPI description of this gateway."""

@@ -11,7 +11,7 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration
 from gateway.clock import Clock, Uniform
-from gateway.decisions.exclusion import PINNED_REASONS, why_excluded
+from gateway.decisions.trainable import PINNED_REASONS, why_not_trained
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
@@ -228,5 +228,5 @@ class Decider:
             "feature_version": LOG_VERSION,
             "cost_nanousd": None if bill is None else bill.amount_nanousd,
         }
-        if not why_excluded(row):
+        if not why_not_trained(row):
             self._exploring.count(choice.observation, choice.routed.decision)

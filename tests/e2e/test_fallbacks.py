@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.database.tables import decisions, holds
-from gateway.decisions.exclusion import why_excluded
+from gateway.decisions.trainable import why_not_trained
 from tests.harness.gateway import config, serving
 from tests.harness.scenario import playing, seqroute, session, turn
 from tests.harness.scripted import Line, ScriptedProvider
@@ -34,7 +34,7 @@ async def test_the_fallback_answers_under_a_hold_of_its_own_and_the_log_says_so(
         assert [row["model"] for row in play.rows(holds)] == ["bad", "big"]
         (row,) = play.rows(decisions)
         assert (row["model"], row["reason"], row["requested_model"]) == ("big", "fallback", "bad")
-        assert why_excluded(row) == "fallback"
+        assert why_not_trained(row) == "fallback"
         told = (await http.get("/v1/decisions/" + seqroute(answer, "decision-id"))).json()
         assert (told["model"], told["reason"], told["status"]) == ("big", "fallback", "completed")
 
@@ -48,7 +48,7 @@ async def test_what_auto_chose_falls_back_too_and_is_no_draw_of_the_policy(tmp_p
         assert {answer.status_code for answer in answers} == {200}
         await play.gateway.settled()
         for row in play.rows(decisions):
-            assert (row["model"], bool(why_excluded(row))) == ("big", row["reason"] == "fallback")
+            assert (row["model"], bool(why_not_trained(row))) == ("big", row["reason"] == "fallback")
         assert any(row["reason"] == "fallback" for row in play.rows(decisions))
 
 

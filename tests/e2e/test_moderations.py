@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from gateway.database.tables import decisions, holds
-from gateway.decisions.exclusion import why_excluded
+from gateway.decisions.trainable import why_not_trained
 from tests.harness.scenario import playing, session, turn
 
 PAID = {"mode": "moderation", "input_cost_per_token": 1e-6, "output_cost_per_token": 0}
@@ -43,7 +43,7 @@ async def test_verdicts_are_passed_through_by_the_first_model_or_the_named_one(
         assert [(r["endpoint"], r["model"], r["cost_nanousd"], r["usage_source"]) for r in rows] == [
             ("moderations", "watch", 3_000, "reported"), ("moderations", "free", 0, "estimated"),
         ]  # fmt: skip
-        assert {why_excluded(row) for row in rows} == {"moderate"}
+        assert {why_not_trained(row) for row in rows} == {"moderate"}
         assert {row["state"] for row in play.rows(holds)} == {"settled"}
 
 

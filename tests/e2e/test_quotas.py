@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.database.tables import decisions, exploration_answers
-from gateway.decisions.exclusion import why_excluded
+from gateway.decisions.trainable import why_not_trained
 from gateway.routing.exploration import ATTEMPT
 from tests.harness.money import until
 from tests.harness.scenario import playing, session, turn
@@ -40,8 +40,8 @@ async def test_an_answer_counts_towards_a_quota_when_training_will_read_it(tmp_p
                 assert (await turn(http, "auto", headers=session(f"auto{n}"))).status_code == 200
         await until(lambda: sum(row["answers"] for row in play.rows(exploration_answers)) >= 3.3, seconds=30)
         rows = play.rows(decisions)
-        assert {"pinned", "fallback", "failed", "judge", ""} <= {why_excluded(row) for row in rows}
-        read = Counter(row["model"] for row in rows if not why_excluded(row))
+        assert {"pinned", "fallback", "failed", "judge", ""} <= {why_not_trained(row) for row in rows}
+        read = Counter(row["model"] for row in rows if not why_not_trained(row))
         counted: defaultdict[str, float] = defaultdict(float)
         for row in play.rows(exploration_answers):
             counted[row["model"]] += row["answers"]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import orjson
 
-from gateway.decisions.exclusion import why_excluded
+from gateway.decisions.trainable import why_not_trained
 from gateway.money import NANOUSD_PER_USD
 from policy.arrays import I32
 from policy.facts import LOG_VERSION, Circumstances, Facts, observation_of, unpack
@@ -67,7 +67,7 @@ def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episod
         said_after = _said_after(together)
         pages.begin(*key)
         for row in together:
-            reason = why_excluded(row)
+            reason = why_not_trained(row)
             turn = None if reason else _decode(row)
             if turn is None:
                 excluded[reason or "malformed"] += 1

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from gateway.decisions.exclusion import KNOWN_VERSIONS
+from gateway.decisions.trainable import KNOWN_VERSIONS
 from gateway.money import NANOUSD_PER_USD
 from policy.arrays import F32, F64
 from policy.facts import CANDIDATE_FACTS

@@ -1,4 +1,4 @@
-"""The rule which turns of the decision log training leaves out."""
+"""The rule which turns of the decision log are not for training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ KNOWN_VERSIONS = (1, LOG_VERSION)
 """Layouts of the log; version 1 has encoded features instead of facts."""
 
 
-def why_excluded(row: Mapping[str, Any]) -> str:
-    """Reason to exclude this turn from training, or ""."""
+def why_not_trained(row: Mapping[str, Any]) -> str:
+    """Reason why training leaves this turn out, or ""."""
     if row["origin"] is not None:
         return str(row["origin"])
     if row["status"] != "completed":

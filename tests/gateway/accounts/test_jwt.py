@@ -12,7 +12,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from gateway.accounts.tokens import LEEWAY_S, TokenVerifier, looks_like_token
+from gateway.accounts.jwt import LEEWAY_S, TokenVerifier, looks_like_token
 from gateway.config.settings import JwtSettings
 from gateway.errors import Forbidden, InvalidApiKey, LedgerUnavailable
 
