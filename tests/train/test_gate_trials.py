@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.harness.gate_months import NIGHTS, a_month
 from tests.harness.gate_trials import Half, an_uneven_night, promoted_of
 from train.evaluate.ope import Interval, known_noise, widen
 
@@ -40,6 +41,19 @@ def test_uneven_grading_shows_no_gain_of_a_policy_that_is_no_better(
     means = np.array([night.gain.mean for night in nights])
     assert sum(night.gain.low > 0.0 for night in nights) <= 5
     assert abs(means.mean()) < 3.0 * means.std() / np.sqrt(len(means))
+
+
+@pytest.mark.parametrize("candidates", [1, NIGHTS])
+def test_no_night_of_a_month_promotes_a_policy_that_is_worse_by_five_points(candidates: int) -> None:
+    months = [a_month(seed, gain=-0.05, candidates=candidates) for seed in range(10)]
+    assert [month for month in months if any(month.values())] == []
+
+
+def test_a_bound_that_holds_for_all_nights_at_once_waits_longer_for_a_better_policy() -> None:
+    months = [a_month(seed, gain=0.05, candidates=1) for seed in range(10)]
+    nights = {test: [month[test] or NIGHTS + 1 for month in months] for test in ("night", "sequence")}
+    assert max(nights["sequence"]) <= NIGHTS
+    assert np.mean(nights["night"]) < np.mean(nights["sequence"])
 
 
 def test_a_policy_that_is_better_by_eight_points_is_promoted_where_the_log_explored() -> None:
