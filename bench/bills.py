@@ -40,8 +40,8 @@ def main() -> None:
                     shown = " | ".join(f"{share:.3f}" for share in shares)
                     print(f"| {graded.source} | {name} | {inputs} | {count} | {shown} |", flush=True)
                     within.setdefault(inputs, []).append(LEAST <= shares[SHOWN.index(0.9)] <= MOST)
-    for inputs, found in within.items():
-        print(f"{inputs}: q0.9 holds {LEAST} to {MOST} of the bills of {sum(found)} of {len(found)} models")
+    for kind, found in within.items():
+        print(f"{kind}: q0.9 holds {LEAST} to {MOST} of the bills of {sum(found)} of {len(found)} models")
 
 
 def coverages(graded: Graded, seed: int) -> Iterator[tuple[str, Inputs, int, list[float]]]:

@@ -120,7 +120,7 @@ def main() -> None:
         for gain in (-0.05, 0.0, 0.02, 0.05):
             found = [a_month(seed, gain=gain, candidates=candidates) for seed in range(months)]
             for test in TESTS:
-                nights = [month[test] for month in found if month[test] is not None]
+                nights = [night for month in found if (night := month[test]) is not None]
                 median = f"{np.median(nights):.0f}" if nights else ""
                 print(f"| {gain:+.2f} | {words} | {test} | {len(nights)} of {months} | {median} |", flush=True)
 
