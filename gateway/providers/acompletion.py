@@ -281,7 +281,8 @@ class LitellmCall:
 
     def is_native(self, exchange: Exchange) -> bool:
         """False also where LiteLLM emulates schemas with tools, which only LiteLLM can reverse."""
-        emulated = "response_format" in self._call.params and self._provider not in _OWN_SCHEMAS
+        wanted = self._call.params.get("response_format") or {}
+        emulated = wanted.get("type") == "json_schema" and self._provider not in _OWN_SCHEMAS
         return exchange.speaks_openai and self._provider not in _TRANSLATED and not emulated
 
     def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:

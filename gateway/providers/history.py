@@ -14,20 +14,26 @@ CLAUDE = frozenset({"anthropic", "bedrock", "bedrock_converse", "vertex_ai", "ve
 """Providers of Claude in Anthropic's dialect or one like it."""
 _SIGNED = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
 """Providers whose tool calls carry thought signatures."""
+_WITH_REFUSALS = frozenset({"openai", "azure"})
+"""Providers that take the refusals of their own history; others would be sent an assistant that said nothing."""
 _INSTRUCTIONS = ("system", "developer")
 
 
-def history(messages: Sequence[Mapping[str, Any]], provider: str, *, translated: bool) -> list[dict[str, Any]]:
+def history(
+    messages: Sequence[Mapping[str, Any]], provider: str, kind: str, *, translated: bool
+) -> list[dict[str, Any]]:
     """A copy of the messages for a provider, which the clients modify.
 
-    `translated`: the provider has another dialect than OpenAI's. Raises InvalidRequest for an address that LiteLLM
-    would otherwise fetch.
+    `kind`: as in `Target`. `translated`: the provider has another dialect than OpenAI's. Raises InvalidRequest for an
+    address that LiteLLM would otherwise fetch.
     """
     written = outgoing_messages(
         messages,
         by_reference=fetched_addresses(provider),
         thinking_parts=takes_thinking_parts(provider),
     )
+    if kind not in _WITH_REFUSALS:
+        _write_refusals(written)
     if provider in _SIGNED:
         _move_signatures(written)
     if translated:
@@ -50,6 +56,18 @@ def has_thinking_parts(messages: Sequence[Mapping[str, Any]]) -> bool:
         if isinstance(content := message.get("content"), list)
         for part in content
     )
+
+
+def _write_refusals(messages: Sequence[dict[str, Any]]) -> None:
+    """Write what an assistant refused with as its text."""
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            for position, part in enumerate(content):
+                if part.get("type") == "refusal":
+                    content[position] = {"type": "text", "text": part["refusal"]}
+        if refusal := message.pop("refusal", None):
+            message["content"] = content or refusal
 
 
 def _move_signatures(messages: Sequence[Mapping[str, Any]]) -> None:

@@ -344,6 +344,8 @@ def _takes_labels(target: Target, call: Call) -> bool:
 def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Target, dropped: list[str]) -> None:
     """Convert parameters that single providers expect in another form."""
     choice = plain.get("tool_choice")
+    if isinstance(choice, Mapping) and choice.get("type") == "custom" and target.in_body:
+        beside["tool_choice"] = plain.pop("tool_choice")  # LiteLLM refuses it among its arguments
     if isinstance(choice, Mapping) and "allowed_tools" in choice:
         if target.kind in _KNOWS_ALLOWED_TOOLS:
             beside["tool_choice"] = plain.pop("tool_choice")  # LiteLLM refuses it among its arguments

@@ -199,9 +199,10 @@ class Upstream:
         call, found = outgoing.call, outgoing.names
         if call.forwarded is not None:
             return self._forwarding(outgoing)
-        translated = not self._target(call, found).in_body
+        target = self._target(call, found)
+        translated = not target.in_body
         if call.lane != "litellm":
-            messages = history(call.messages, found.provider, translated=translated)
+            messages = history(call.messages, found.provider, target.kind, translated=translated)
             made = self._direct.prepare(
                 call, found.model, found.provider, dict(outgoing.arguments), messages, self._open
             )
@@ -211,7 +212,7 @@ class Upstream:
             if call.lane == "thin":
                 raise CallRefused("the configuration requires the direct client, which cannot make this call")
         self.on_call("litellm")
-        messages = history(call.messages, found.provider, translated=translated)
+        messages = history(call.messages, found.provider, target.kind, translated=translated)
         return self._acompletion.prepare(call, found, outgoing.arguments, messages)
 
     def _forwarding(self, outgoing: Outgoing) -> ForwardedCall:

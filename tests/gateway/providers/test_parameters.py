@@ -440,3 +440,43 @@ async def test_what_a_provider_does_not_know_is_refused_by_its_name(
     error = fault.answer()
     assert (error.param, http_status(error)) == (name, 400)
     assert error.message.startswith(f"{name}: ")
+
+
+REFUSALS: list[list[dict[str, Any]]] = [
+    [{"role": "assistant", "content": None, "refusal": "I will not."}],
+    [{"role": "assistant", "content": [{"type": "refusal", "refusal": "I will not."}]}],
+]
+
+
+@pytest.mark.parametrize("said", REFUSALS)
+async def test_what_a_model_refused_is_told_to_every_provider(upstream: Upstream, said: list[dict[str, Any]]) -> None:
+    messages = [*HELLO, *said, *HELLO]
+    for model in ("anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "hosted_vllm/qwen", "openai/qwen"):
+        body, _ = await sent(upstream, model, messages=messages)
+        turns = body["contents"] if model.startswith("gemini") else body["messages"]
+        assert len(turns) == 3
+        assert "I will not." in str(turns[1])
+        assert "refusal" not in str(turns[1])
+    body, _ = await sent(upstream, "openai/gpt-4o", messages=messages)
+    assert body["messages"] == messages
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "azure/gpt-4o"])
+async def test_a_choice_of_a_custom_tool_reaches_openai_s_models_in_every_lane(upstream: Upstream, model: str) -> None:
+    params = {"tools": [{"type": "custom", "custom": {"name": "c"}}]}
+    choice = {"type": "custom", "custom": {"name": "c"}}
+    body, _ = await sent(
+        upstream, model, params=params | {"tool_choice": choice}, lane="litellm", options={"api_version": "2024-10-21"}
+    )
+    assert body["tool_choice"] == choice
+
+
+async def test_a_json_answer_that_litellm_cannot_read_again_is_read_here(upstream: Upstream) -> None:
+    """Its code for Groq expects a field that other servers of the same form leave out."""
+    async with CannedProvider(json_answer(OPENAI_ANSWER)) as canned:
+        wanted = Call(
+            "groq/llama-3.3-70b-versatile", HELLO, api_base=canned.address + "/v1", api_key="k", timeout_s=20.0,
+            params={"response_format": {"type": "json_object"}},
+        )  # fmt: skip
+        reply = await upstream.complete(upstream.outgoing(wanted))
+    assert reply.body["choices"][0]["message"]["content"] == "Hello"
