@@ -29,7 +29,7 @@ from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.claude_stream import read_whole_blocks
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
-from gateway.providers.history import broken_arguments
+from gateway.providers.history import attached, broken_arguments
 from gateway.providers.inband import fault_in
 from gateway.providers.litellm_clients import (
     HANDLERS,
@@ -263,11 +263,13 @@ class LitellmCall:
 
     async def whole(self, exchange: Exchange) -> Any:
         """Make the call; returns LiteLLM's response object."""
+        exchange.attached = attached(self._arguments["messages"])
         with self._lane.recorded(exchange):
             return await self._lane.acompletion(self._arguments)
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
         """Start the call as a stream, or as one complete response where LiteLLM cannot stream."""
+        exchange.attached = attached(self._arguments["messages"])
         with self._lane.recorded(exchange):
             response = await self._lane.acompletion(self._arguments)
             if not self._arguments["stream"]:
@@ -289,6 +291,8 @@ class LitellmCall:
         """The fault of a failed call, from the exchange, else from LiteLLM's exception."""
         if isinstance(error, UpstreamFault):
             return error
+        if exchange.lost is not None:
+            return MessagesRefused.of(exchange.lost, "the model's provider does not take files or sounds like this one")
         code = self._lane.known_code(error)
         seen = exchange_fault(exchange, code)
         if seen is not None:

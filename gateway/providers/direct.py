@@ -25,6 +25,7 @@ from gateway.providers.answers import ChunkSource
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.errors import BrokenFault, UpstreamFault
 from gateway.providers.exchange import USER_AGENT, Exchange, exchange_fault
+from gateway.providers.history import attached
 from gateway.providers.transport import Connections, DirectRequest, send
 from gateway.providers.wire_source import WireSource
 
@@ -101,6 +102,8 @@ class DirectClient:
         """
         if provider not in self.plain or ("response_format" in params and provider != "openai"):
             return None  # LiteLLM emulates schemas with tools for some providers, which only it can reverse
+        if provider == "deepseek" and attached(messages):
+            return None  # the transform keeps only texts: the other client finds out that a file would be lost
         try:
             route = self._route(call, model, provider)
             if route is None or not self._takes(route, call, params):

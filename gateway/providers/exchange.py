@@ -82,6 +82,10 @@ class Exchange(Struct):
     """Longest wait of a thread for the provider's next byte."""
     one_choice: bool = False
     """One answer was asked for: whatever its number is, it is the first."""
+    attached: Mapping[str, bytes] = field(default_factory=dict)
+    """Files and sounds of the messages by their place: what LiteLLM's request must contain."""
+    lost: str | None = None
+    """The place of one that it does not contain; nothing was sent."""
     attempts: int = 0
     path: str = ""
     host: bytes = b""
@@ -283,7 +287,12 @@ def kind_of(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent
 
 
 def begin(exchange: Exchange, request: httpx.Request) -> None:
-    """Record the start of a call. Raises UnsupportedProtocol for a second request."""
+    """Record the start of a call. Raises UnsupportedProtocol for a second request, or one that lost a part."""
+    if exchange.attached and isinstance(request.stream, httpx.ByteStream):
+        body = request.read()
+        exchange.lost = next((place for place, data in exchange.attached.items() if data not in body), None)
+        if exchange.lost is not None:
+            raise httpx.UnsupportedProtocol("a part of the messages would be lost", request=request)
     exchange.attempts += 1
     if exchange.attempts > 1:
         raise httpx.UnsupportedProtocol("one call may send one request", request=request)

@@ -16,6 +16,7 @@ _SIGNED = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
 """Providers whose tool calls carry thought signatures."""
 _WITH_REFUSALS = frozenset({"openai", "azure"})
 """Providers that take the refusals of their own history; others would be sent an assistant that said nothing."""
+_PIECE_CHARACTERS = 64
 _INSTRUCTIONS = ("system", "developer")
 
 
@@ -95,6 +96,21 @@ def broken_arguments(messages: Sequence[Mapping[str, Any]]) -> str | None:
         except orjson.JSONDecodeError:
             return where
     return None
+
+
+def attached(messages: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """A piece of the data of each file and sound in the messages, by its place."""
+    found: dict[str, bytes] = {}
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        for position, part in enumerate(content if isinstance(content, list) else ()):
+            data = (part.get("file") or {}).get("file_data") or (part.get("input_audio") or {}).get("data")
+            if isinstance(data, str) and data:
+                written = data.rpartition(",")[2]
+                middle = len(written) // 2
+                piece = written[middle : middle + _PIECE_CHARACTERS] or written
+                found[f"messages[{index}].content[{position}]"] = piece.encode("utf-8", "replace")
+    return found
 
 
 def _functions(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

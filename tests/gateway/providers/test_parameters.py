@@ -480,3 +480,36 @@ async def test_a_json_answer_that_litellm_cannot_read_again_is_read_here(upstrea
         )  # fmt: skip
         reply = await upstream.complete(upstream.outgoing(wanted))
     assert reply.body["choices"][0]["message"]["content"] == "Hello"
+
+
+PDF = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0xLjcK"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "UklGRiQAAABXQVZF", "format": "wav"}}
+
+
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        ("deepseek/deepseek-chat", PDF), ("ollama_chat/llama3", PDF),
+        ("anthropic/claude-sonnet-4-5", SOUND), ("ollama_chat/llama3", SOUND),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_file_that_a_provider_s_form_has_no_place_for_is_refused_unsent(
+    upstream: Upstream, model: str, part: dict[str, Any], stream: bool
+) -> None:
+    """LiteLLM leaves it out, and the model would answer about a file that it never saw."""
+    messages = [{"role": "user", "content": [{"type": "text", "text": "read"}, part]}]
+    async with CannedProvider(json_answer({})) as provider:
+        call = Call(model, messages, api_base=provider.address, api_key="k", timeout_s=20.0, max_tokens=9)
+        with pytest.raises(MessagesRefused) as refused:
+            await (upstream.open_stream if stream else upstream.complete)(upstream.outgoing(call))
+    assert provider.received == []
+    error = refused.value.answer()
+    assert (error.param, http_status(error)) == ("messages[0].content[1]", 400)
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "openai/gpt-4o"])
+async def test_a_file_reaches_the_providers_that_take_it(upstream: Upstream, model: str) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "read"}, PDF]}]
+    body, _ = await sent(upstream, model, messages=messages, lane="litellm")
+    assert "JVBERi0xLjcK" in str(body)
