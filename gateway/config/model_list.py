@@ -249,11 +249,12 @@ def _read_params(section: Section, credentials: Mapping[str, Section]) -> ModelP
         if base_url is not None:
             values["api_base"] = base_url
     weight = section.decimal("weight")
+    api_base, api_version = _checked_url(section, values.get("api_base"))
     params = ModelParams(
         model=model or "",
-        api_base=_checked_url(section, values.get("api_base")),
+        api_base=api_base,
         api_key=values.get("api_key"),
-        api_version=_plain(values.get("api_version")),
+        api_version=_plain(values.get("api_version")) or api_version,
         organization=_plain(values.get("organization")),
         rpm=section.optional_integer("rpm", minimum=1),
         tpm=section.optional_integer("tpm", minimum=1),
@@ -274,23 +275,23 @@ def _plain(value: Secret | None) -> str | None:
     return None if value is None else value.reveal()
 
 
-def _checked_url(section: Section, value: Secret | None) -> str | None:
+def _checked_url(section: Section, value: Secret | None) -> tuple[str | None, str | None]:
+    """An address, and the `api-version` that LiteLLM's Azure users write behind it."""
     if value is None:
-        return None
-    url = value.reveal()
+        return None, None
+    url, _, query = value.reveal().partition("?")
+    version = re.fullmatch(r"api-version=([\w.-]+)", query)
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.fragment
     except ValueError:
         good = False
-    if good and (parts.query or parts.fragment):
-        good = False
-    if not good:
+    if not good or (query and version is None):
         section.findings.problem(
             section.path("api_base"), "expected http(s)://host[:port][/path] without query or fragment"
         )
-        return None
-    return url.rstrip("/")
+        return None, None
+    return url.rstrip("/"), None if version is None else version[1]
 
 
 def _read_headers(section: Section) -> Mapping[str, Secret]:

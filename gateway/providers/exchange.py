@@ -287,7 +287,7 @@ def kind_of(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent
 
 
 def begin(exchange: Exchange, request: httpx.Request) -> None:
-    """Record the start of a call. Raises UnsupportedProtocol for a second request, or one that lost a part."""
+    """Record the start of a call. Raises UnsupportedProtocol for a second one, or a lost part."""
     if exchange.attached and isinstance(request.stream, httpx.ByteStream):
         body = request.read()
         exchange.lost = next((place for place, data in exchange.attached.items() if data not in body), None)

@@ -684,8 +684,24 @@ def test_a_draft_keeps_what_could_be_read(write: Write) -> None:
     assert [entry.model_name for entry in draft.settings.models] == ["small"]
 
 
+def test_an_azure_address_may_bring_its_api_version(write: Write) -> None:
+    """As LiteLLM's pages for Azure AI show it."""
+    address = "https://x.services.ai.azure.com/models/chat/completions"
+    entry = "{model_name: a, litellm_params: {model: azure_ai/x, api_base: '%s?api-version=2024-05-01-preview'%s}}"
+    for more, version in (("", "2024-05-01-preview"), (", api_version: v1", "v1")):
+        params = settings_of(write(f"model_list: [{entry % (address, more)}]\n")).models[0].params
+        assert (params.api_base, params.api_version) == (address, version)
+
+
 def test_an_address_with_a_query_or_another_scheme_is_refused(write: Write) -> None:
-    for address in ("ftp://h", "https://", "https://h/v1?x=1", "https://h/#f", "http://h:99999"):
+    for address in (
+        "ftp://h",
+        "https://",
+        "https://h/v1?x=1",
+        "https://h/#f",
+        "http://h:99999",
+        "https://h?api-version=1&x=2",
+    ):
         path = write(f"model_list: [{{model_name: a, litellm_params: {{model: x, api_base: '{address}'}}}}]\n")
         assert problems_of(path) == (
             "gateway.yaml: model_list[0].litellm_params.api_base: expected http(s)://host[:port][/path]"
