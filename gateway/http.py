@@ -87,13 +87,13 @@ def error_response(error: GatewayError) -> Response:
     return json_response(error.as_body(), http_status(error), error.headers)
 
 
-def query_integer(request: Request, name: str, default: int, high: int) -> int:
-    """A bounded integer query parameter. Raises InvalidRequest."""
-    value = request.query_params.get(name)
+def query_limit(request: Request, default: int, high: int) -> int:
+    """The query parameter `limit`. Raises InvalidRequest."""
+    value = request.query_params.get("limit")
     if value is None:
         return default
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= high):
-        raise InvalidRequest(f"{name}: expected an integer from 1 to {high}", param=name)
+        raise InvalidRequest(f"limit: expected an integer from 1 to {high}", param="limit")
     return int(value)
 
 

@@ -23,7 +23,7 @@ from gateway.database.database import Database
 from gateway.database.tables import ledger_entries
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
-from gateway.http import header_map, json_response, query_integer, read_body
+from gateway.http import header_map, json_response, query_limit, read_body
 from gateway.ledger import audit
 from gateway.policies import registry as policies
 from gateway.policies import trials
@@ -128,7 +128,7 @@ class Admin:
 
     async def list_tenants(self, request: Request, caller: Caller) -> object:
         """`GET /admin/tenants?limit=`: all tenants."""
-        limit = query_integer(request, "limit", 1000, MAX_ROWS)
+        limit = query_limit(request, 1000, MAX_ROWS)
         found = await self._database.read(lambda c: tenants.list_tenants(c, limit=limit))
         return {"data": [describe_tenant(tenant) for tenant in found]}
 
@@ -174,7 +174,7 @@ class Admin:
     async def list_keys(self, request: Request, caller: Caller) -> object:
         """`GET /admin/keys?tenant=&limit=`: keys without secrets."""
         tenant_id = request.query_params.get("tenant")
-        limit = query_integer(request, "limit", 1000, MAX_ROWS)
+        limit = query_limit(request, 1000, MAX_ROWS)
         found = await self._database.read(lambda c: keys.list_keys(c, tenant_id=tenant_id, limit=limit))
         return {"data": [describe_key(key) for key in found]}
 
@@ -236,7 +236,7 @@ class Admin:
 
         Filters: `session`, `tenant`, `hold`. `next_cursor` is the `after` of the next page; null on the last page.
         """
-        limit, entry_id = query_integer(request, "limit", 1000, MAX_ROWS), ledger_entries.c.entry_id
+        limit, entry_id = query_limit(request, 1000, MAX_ROWS), ledger_entries.c.entry_id
         order = request.query_params.get("order", "asc")
         if order not in ("asc", "desc"):
             raise InvalidRequest("order: expected asc or desc", param="order")

@@ -24,7 +24,7 @@ from gateway.decisions import feedback
 from gateway.decisions import log as decisions
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
-from gateway.http import header_map, json_response, query_integer, read_body
+from gateway.http import header_map, json_response, query_limit, read_body
 from gateway.ledger.records import SessionRow
 from gateway.metrics import Metrics
 from gateway.routing.guard import AUTO
@@ -123,7 +123,7 @@ class Views:
     async def sessions(self, request: Request) -> Response:
         """`GET /sessions?state=&limit=`: the tenant's sessions, most recently used first."""
         caller = await self._authenticator.reader(header_map(request))
-        limit = query_integer(request, "limit", 100, MAX_LISTED_SESSIONS)
+        limit = query_limit(request, 100, MAX_LISTED_SESSIONS)
         state = request.query_params.get("state")
         if state not in (None, *session_accounts.STATES):
             raise InvalidRequest(f"state: expected one of {', '.join(session_accounts.STATES)}", param="state")

@@ -73,40 +73,36 @@ class CatalogDraft:
         return (*self.settings.warnings, *self.catalog.warnings)
 
 
-def draft(path: Path | str, environ: Mapping[str, str], clock: Clock = time.time) -> CatalogDraft:
+def draft(
+    path: Path | str,
+    environ: Mapping[str, str],
+    clock: Clock = time.time,
+    *,
+    price_map: Mapping[str, Any] | None = None,
+) -> CatalogDraft:
     """Read the configuration at `path` as far as it can be read."""
     read = read_settings(path, environ)
-    catalog, unpriced = _build(read.settings, bundled_price_map(), now_ms(clock), environ)
+    listed = bundled_price_map() if price_map is None else price_map
+    catalog, unpriced = _build(read.settings, listed, now_ms(clock), environ)
     return CatalogDraft(read.settings, catalog, (*read.problems, *unpriced))
 
 
-def load(path: Path | str, environ: Mapping[str, str], clock: Clock = time.time) -> tuple[Settings, Catalog]:
+def load(
+    path: Path | str,
+    environ: Mapping[str, str],
+    clock: Clock = time.time,
+    *,
+    price_map: Mapping[str, Any] | None = None,
+) -> tuple[Settings, Catalog]:
     """Settings and catalogue of the configuration at `path`.
 
+    `price_map` replaces LiteLLM's bundled file; `environ` has the locations that the configuration does not state.
     Raises SettingsError with the problems of both at once.
     """
-    read = draft(path, environ, clock)
+    read = draft(path, environ, clock, price_map=price_map)
     if read.problems:
         raise SettingsError(read.problems)
     return read.settings, read.catalog
-
-
-def build_catalog(
-    settings: Settings,
-    price_map: Mapping[str, Any] | None = None,
-    clock: Clock = time.time,
-    environ: Mapping[str, str] | None = None,
-) -> Catalog:
-    """Make the catalogue of these settings; `price_map` defaults to LiteLLM's bundled file.
-
-    `environ` is what LiteLLM takes a location from that the file does not state.
-    Raises SettingsError, one line per model without a price.
-    """
-    listed = bundled_price_map() if price_map is None else price_map
-    catalog, problems = _build(settings, listed, now_ms(clock), environ or {})
-    if problems:
-        raise SettingsError(problems)
-    return catalog
 
 
 def bundled_price_map() -> Mapping[str, msgspec.Raw]:

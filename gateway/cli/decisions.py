@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -199,34 +200,21 @@ def _show_serving(record: Any, as_json: bool) -> None:
         show_one({"policy_id": None}, as_json=True)
 
 
-@policies_app.command("promote")
-def promote(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Make this policy champion; the old one retires. Gateways follow within seconds."""
-    _act(policy, "promote", config, as_json)
+def _act_command(action: str) -> Callable[..., None]:
+    def act(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+        _act(policy, action, config, as_json)
+
+    return act
 
 
-@policies_app.command("canary")
-def canary(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Let it decide for a share of the sessions (policy_settings.canary_fraction)."""
-    _act(policy, "canary", config, as_json)
-
-
-@policies_app.command("shadow")
-def shadow(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Log its choices without executing them."""
-    _act(policy, "shadow", config, as_json)
-
-
-@policies_app.command("pin")
-def pin(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Promote it and protect it from nightly runs and trials until `unpin`."""
-    _act(policy, "pin", config, as_json)
-
-
-@policies_app.command("unpin")
-def unpin(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """End a pin: nightly runs and trials may replace the policy again."""
-    _act(policy, "unpin", config, as_json)
+for _action, _does in {
+    "promote": "Make this policy champion; the old one retires. Gateways follow within seconds.",
+    "canary": "Let it decide for a share of the sessions (policy_settings.canary_fraction).",
+    "shadow": "Log its choices without executing them.",
+    "pin": "Promote it and protect it from nightly runs and trials until `unpin`.",
+    "unpin": "End a pin: nightly runs and trials may replace the policy again.",
+}.items():
+    policies_app.command(_action, help=_does)(_act_command(_action))
 
 
 @policies_app.command("rollback")

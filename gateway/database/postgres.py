@@ -61,10 +61,10 @@ def database_now_ms(connection: Connection) -> int:
     return int(connection.execute(select(func.seqroute_now_ms())).scalar_one())
 
 
-def unavailable(reason: str, retry_after_s: int = 1, *, unsure: bool = False) -> LedgerUnavailable:
+def unavailable(reason: str, *, unsure: bool = False) -> LedgerUnavailable:
     """The error of an outage, without the driver's text: it may carry addresses and passwords."""
     return (LedgerUnsure if unsure else LedgerUnavailable)(
-        f"the ledger cannot answer now ({reason}); try again", headers={"Retry-After": str(retry_after_s)}
+        f"the ledger cannot answer now ({reason}); try again", headers={"Retry-After": "1"}
     )
 
 

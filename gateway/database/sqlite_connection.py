@@ -53,11 +53,11 @@ driver: ModuleType = _load_driver()
 wal_reset_safe: bool = tuple(driver.sqlite_version_info) >= SAFE_VERSION
 
 
-def unavailable(reason: str, retry_after_s: int = 1) -> LedgerUnavailable:
+def unavailable(reason: str) -> LedgerUnavailable:
     """The error of an outage, without the driver's text: it may carry paths and addresses."""
     return LedgerUnavailable(
         f"the ledger cannot answer now ({reason}); nothing was spent, try again",
-        headers={"Retry-After": str(retry_after_s)},
+        headers={"Retry-After": "1"},
     )
 
 

@@ -30,6 +30,7 @@ ACTIONS = ("promote", "canary", "shadow", "pin", "unpin", "rollback")
 _SERVING_STAGES: tuple[Stage, ...] = ("champion", "canary", "shadow")
 BUILT_IN = frozenset(builtin_rules()) | {PRETRAINED}
 """Policies that need no checkpoint from the operator: the rules and the shipped network."""
+MAX_EVENTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +231,13 @@ def note_event(
     )
 
 
-def list_events(connection: Connection, policy_id: str, limit: int = 50) -> list[dict[str, Any]]:
+def list_events(connection: Connection, policy_id: str) -> list[dict[str, Any]]:
     """The history of a policy, newest first."""
     e = policy_events.c
     query = select(e.action, e.actor, e.note, e.created_at_ms).where(e.policy_id == policy_id)
     return [
         {"action": row.action, "actor": row.actor, "note": row.note, "created_at_ms": row.created_at_ms}
-        for row in connection.execute(query.order_by(e.event_id.desc()).limit(limit))
+        for row in connection.execute(query.order_by(e.event_id.desc()).limit(MAX_EVENTS))
     ]
 
 

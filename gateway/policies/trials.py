@@ -32,7 +32,7 @@ from gateway.policies.registry import (
     roll_back,
     stage_policy,
 )
-from gateway.policies.verdicts import MEASURES, RULES, Arms, TrialRules, Verdict, judge_canary, judge_shadow
+from gateway.policies.verdicts import MEASURES, Arms, Verdict, judge_canary, judge_shadow
 from policy.mdp import ONLY_AFFORDABLE
 
 _log = logging.getLogger("seqroute.trials")
@@ -42,14 +42,16 @@ MAX_CHECK_SHARE = 0.05
 """Share of one database reader that checks may use: on a long log they become less frequent."""
 ADVISORY_LOCK_KEY = 0x5E9_0_0718
 MS_PER_HOUR = 3_600_000
+MAX_TURNS = 100_000
+"""Only the newest turns are read, which bounds the work of a check on a busy gateway."""
 
 
 # -- reading the log -----------------------------------------------------------------------------------------------
 
 
-def read_arms(connection: Connection, policy_id: str, since_ms: int, *, rules: TrialRules = RULES) -> Arms:
+def read_arms(connection: Connection, policy_id: str, since_ms: int, *, max_turns: int = MAX_TURNS) -> Arms:
     """Both arms' sums over the sessions begun since then, without pinned turns and fallbacks."""
-    since_ms = _bounded(connection, since_ms, rules.max_turns)
+    since_ms = _bounded(connection, since_ms, max_turns)
     d, f = decisions.c, feedback.c
     # A decision the policy failed to make carries its id as the shadow's: the failure counts for the policy.
     owed = and_(d.reason == "policy-fault", d.shadow_policy_id == policy_id)
@@ -94,9 +96,9 @@ def read_arms(connection: Connection, policy_id: str, since_ms: int, *, rules: T
     return Arms(found.get(1, {}), found.get(0, {}))
 
 
-def read_shadow(connection: Connection, policy_id: str, since_ms: int, *, rules: TrialRules = RULES) -> tuple[int, int]:
+def read_shadow(connection: Connection, policy_id: str, since_ms: int) -> tuple[int, int]:
     """Turns decided by a policy since `since_ms`, and those that the shadow answered too."""
-    since_ms = _bounded(connection, since_ms, rules.max_turns)
+    since_ms = _bounded(connection, since_ms, MAX_TURNS)
     d = decisions.c
     query = select(
         func.count(), func.sum(_flag(and_(d.shadow_policy_id == policy_id, d.shadow_model.is_not(None))))

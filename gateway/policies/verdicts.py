@@ -40,23 +40,14 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TrialRules:
-    """Conditions that end a trial; `alpha` is divided among the measures."""
-
-    alpha: float = 0.05
-    """About the probability, over the whole trial, of rolling back a canary as good as its control."""
-    first_look_sessions: int = 30
-    """Fewer sessions are not judged: the sequences are asymptotic."""
-    best_at_sessions: int = 100
-    hold_sessions: int = 100
-    max_turns: int = 100_000
-    """Only the newest turns are read, which bounds the work of a check on a busy gateway."""
-    shadow_turns: int = 200
-    shadow_answered: float = 0.99
-
-
-RULES = TrialRules()
+ALPHA = 0.05
+"""About the probability, over the whole trial and all measures, of rolling back a canary as good as its control."""
+FIRST_LOOK_SESSIONS = 30
+"""Fewer sessions are not judged: the sequences are asymptotic."""
+BEST_AT_SESSIONS = 100
+HOLD_SESSIONS = 100
+SHADOW_TURNS = 200
+SHADOW_ANSWERED = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +79,21 @@ class Verdict:
         }
 
 
-def judge_canary(arms: Arms, *, hours: float, least_hours: float, rules: TrialRules = RULES) -> Verdict:
+def judge_canary(arms: Arms, *, hours: float, least_hours: float) -> Verdict:
     """Judge a canary against its control."""
     seen = arms.canary.get("cost", Arm())
     sessions, turns = seen.sessions, int(seen.m)
-    if sessions < rules.first_look_sessions:
-        reason = f"not enough data: {sessions:,} of at least {rules.first_look_sessions:,} sessions"
+    if sessions < FIRST_LOOK_SESSIONS:
+        reason = f"not enough data: {sessions:,} of at least {FIRST_LOOK_SESSIONS:,} sessions"
         return Verdict("on trial", (reason,), turns, sessions)
     regressions, doubts, numbers = [], [], {}
     for measure in MEASURES:
         canary, control = arms.canary.get(measure.name, Arm()), arms.control.get(measure.name, Arm())
-        shown = _bounds(measure, canary, control, 0.0, rules)
+        shown = _bounds(measure, canary, control, 0.0)
         values = {"canary": canary.rate, "control": control.rate, "low": shown.low, "high": shown.high}
         numbers[measure.name] = {name: value for name, value in values.items() if math.isfinite(value)}
-        beyond = _bounds(measure, canary, control, measure.tolerance, rules)
-        within = _bounds(measure, canary, control, measure.margin, rules)
+        beyond = _bounds(measure, canary, control, measure.tolerance)
+        within = _bounds(measure, canary, control, measure.margin)
         if _certainly_worse(measure, beyond):
             regressions.append((measure, _regression(measure, canary, control)))
         if not _certainly_not_worse(measure, within):
@@ -111,8 +102,8 @@ def judge_canary(arms: Arms, *, hours: float, least_hours: float, rules: TrialRu
     reasons = [text for measure, text in regressions if not (measure.name == "cost" and better)]
     if reasons:
         return Verdict("regressed", tuple(reasons), turns, sessions, numbers)
-    if sessions < rules.hold_sessions:
-        doubts.insert(0, f"{sessions:,} of {rules.hold_sessions:,} sessions")
+    if sessions < HOLD_SESSIONS:
+        doubts.insert(0, f"{sessions:,} of {HOLD_SESSIONS:,} sessions")
     if hours < least_hours:
         doubts.insert(0, f"{hours:.1f} of {least_hours:g} hours")
     if doubts:
@@ -120,22 +111,22 @@ def judge_canary(arms: Arms, *, hours: float, least_hours: float, rules: TrialRu
     return Verdict("held", (f"no regression in {sessions:,} sessions, {turns:,} turns",), turns, sessions, numbers)
 
 
-def judge_shadow(turns: int, answered: int, *, rules: TrialRules = RULES) -> Verdict:
+def judge_shadow(turns: int, answered: int) -> Verdict:
     """Judge a shadow by the share of turns it could answer; it spends nothing to compare."""
-    if turns < rules.shadow_turns:
-        return Verdict("on trial", (f"not enough data: {turns:,} of {rules.shadow_turns:,} turns",), turns)
+    if turns < SHADOW_TURNS:
+        return Verdict("on trial", (f"not enough data: {turns:,} of {SHADOW_TURNS:,} turns",), turns)
     summary = f"answered {answered:,} of {turns:,} turns"
-    if answered < rules.shadow_answered * turns:
-        return Verdict("regressed", (f"{summary}, at least {rules.shadow_answered:.0%} are required",), turns)
+    if answered < SHADOW_ANSWERED * turns:
+        return Verdict("regressed", (f"{summary}, at least {SHADOW_ANSWERED:.0%} are required",), turns)
     return Verdict("held", (summary,), turns)
 
 
-def _bounds(measure: Measure, canary: Arm, control: Arm, allowed: float, rules: TrialRules) -> Bounds:
+def _bounds(measure: Measure, canary: Arm, control: Arm, allowed: float) -> Bounds:
     """Bounds on the canary's rate minus the control's and the allowed difference."""
     allowed *= measure.worse
     scale = 1.0 + allowed if measure.relative else 1.0
     found = compare(
-        canary, control, alpha=rules.alpha / len(MEASURES), best_at=rules.best_at_sessions, scale=scale,
+        canary, control, alpha=ALPHA / len(MEASURES), best_at=BEST_AT_SESSIONS, scale=scale,
         unit=measure.unit,
     )  # fmt: skip
     shift = 0.0 if measure.relative else allowed

@@ -348,7 +348,7 @@ class Dashboard:
             return {
                 "entries": queries.newest_entries(connection, tenant_id=viewer.tenant_id, before_id=before_id),
                 "violations": [str(violation) for violation in audit.audit(connection)] if check else None,
-                "changes": queries.newest_changes(connection, 20) if viewer.tenant_id is None else [],
+                "changes": queries.newest_changes(connection) if viewer.tenant_id is None else [],
             }
 
         found = await self._database.read(read)

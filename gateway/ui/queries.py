@@ -25,6 +25,7 @@ from gateway.decisions.rollups import CHOSEN, DAY_MS, HOUR_MS, HOURLY_DAYS
 Usage = Sequence[Mapping[str, Any]]
 SUMS = tuple(column.name for column in usage_hours.columns if not column.primary_key)
 MOST_ROWS = 20
+MOST_NEAR = 8
 PAGE_ROWS = 50
 MOST_NAMED = 100
 """Tenants whose sessions a search by the beginning of their name finds."""
@@ -176,11 +177,11 @@ def find_sessions(
     return _rows(connection, query.order_by(s.updated_at_ms.desc(), s.tenant_id, s.session_id).limit(PAGE_ROWS))
 
 
-def near_their_budget(connection: Connection, period: Period, limit: int = 8) -> list[Mapping[str, Any]]:
+def near_their_budget(connection: Connection, period: Period) -> list[Mapping[str, Any]]:
     """Open sessions of the period with most of their budget spent, most recently used first."""
     s = sessions.c
     query = _sessions(period.tenant_id).where(_near(), s.state == "open", s.updated_at_ms >= period.since_ms)
-    return _rows(connection, query.order_by(s.updated_at_ms.desc()).limit(limit))
+    return _rows(connection, query.order_by(s.updated_at_ms.desc()).limit(MOST_NEAR))
 
 
 def _sessions(tenant_id: str | None) -> Select[Any]:
@@ -229,9 +230,9 @@ def newest_entries(
     return _rows(connection, query.order_by(e.entry_id.desc()).limit(PAGE_ROWS))
 
 
-def newest_changes(connection: Connection, limit: int = PAGE_ROWS) -> list[Mapping[str, Any]]:
+def newest_changes(connection: Connection) -> list[Mapping[str, Any]]:
     """Changes of tenants, keys and sessions, newest first."""
-    return _rows(connection, select(audit_trail).order_by(audit_trail.c.event_id.desc()).limit(limit))
+    return _rows(connection, select(audit_trail).order_by(audit_trail.c.event_id.desc()).limit(MOST_ROWS))
 
 
 def tenant_names(connection: Connection, tenant_ids: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from starlette.types import Message
 from gateway.accounts.fields import money_fields
 from gateway.config.settings import LimitSettings
 from gateway.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge, UnsupportedMediaType
-from gateway.http import error_response, json_response, query_integer, read_body
+from gateway.http import error_response, json_response, query_limit, read_body
 
 LIMITS = LimitSettings(body_bytes=10)
 
@@ -102,13 +102,13 @@ def test_errors_have_openai_s_shape_and_their_headers() -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "11", "1e3", "", "x", "٣", "1" * 5000])
 def test_an_integer_out_of_range_is_refused_by_name(value: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        query_integer(Wire([], {}, f"limit={value}").request, "limit", 5, 10)
+        query_limit(Wire([], {}, f"limit={value}").request, 5, 10)
     assert refused.value.param == "limit"
 
 
 def test_an_integer_in_range_is_taken_and_a_missing_one_is_the_default() -> None:
-    assert query_integer(Wire([], {}, "limit=7").request, "limit", 5, 10) == 7
-    assert query_integer(Wire([], {}).request, "limit", 5, 10) == 5
+    assert query_limit(Wire([], {}, "limit=7").request, 5, 10) == 7
+    assert query_limit(Wire([], {}).request, 5, 10) == 5
 
 
 def test_money_is_told_twice() -> None:

@@ -10,10 +10,9 @@ import litellm
 import pytest
 from litellm.llms.vertex_ai.vertex_llm_base import VertexBase
 
-from gateway.catalog.build import build_catalog, bundled_price_map, load
+from gateway.catalog.build import bundled_price_map, load
 from gateway.catalog.models import Catalog
 from gateway.catalog.prices import Prices, PriceTier
-from gateway.config.load import load_settings
 from gateway.config.reader import SettingsError
 
 PRICE_MAP: dict[str, Any] = {
@@ -48,7 +47,7 @@ PRICE_MAP: dict[str, Any] = {
 def catalog_of(folder: Path, text: str) -> Catalog:
     path = folder / "gateway.yaml"
     path.write_text(text)
-    return build_catalog(load_settings(path, {}), PRICE_MAP)
+    return load(path, {}, price_map=PRICE_MAP)[1]
 
 
 def entry(model: str, name: str = "a", **info: object) -> str:
@@ -287,7 +286,7 @@ def test_tokens_cost_more_where_the_deployment_s_region_does(tmp_path: Path) -> 
     rows = [f"  - {{model_name: m{n}, litellm_params: {{model: {call}}}}}\n" for n, call in enumerate(calls)]
     path.write_text("model_list:\n" + "".join(rows))
     price_map = {"m": listed, "v": listed | {"litellm_provider": "vertex_ai"}}
-    catalog = build_catalog(load_settings(path, {}), price_map)
+    _, catalog = load(path, {}, price_map=price_map)
     assert [catalog.models[f"m{n}"].prices.input_femtousd for n in range(len(calls))] == list(calls.values())
     assert catalog.models["m1"].prices.of("flex").input_femtousd == 110_000_000
     assert catalog.warnings == ()
@@ -316,7 +315,7 @@ def test_a_model_of_google_s_is_priced_where_litellm_calls_it(
     path = tmp_path / "gateway.yaml"
     path.write_text("model_list:\n" + entry("vertex_ai/v"))
     price_map = {"vertex_ai/v": UPLIFTED | {"supported_regions": regions}, "vertex_ai/w": UPLIFTED}
-    catalog = build_catalog(load_settings(path, {}), price_map, environ=environ)
+    _, catalog = load(path, environ, price_map=price_map)
     [model] = catalog.models.values()
     assert model.prices.input_femtousd == costs
     sibling = model.deployments[0].prices_of("w")
@@ -340,7 +339,7 @@ def test_cheaper_hours_that_are_not_charged_are_named(tmp_path: Path) -> None:
     listed = PRICE_MAP["gpt-4o-mini"] | {"off_peak_pricing": {"input_cost_per_token": Decimal("1E-8")}}
     path = tmp_path / "gateway.yaml"
     path.write_text("model_list:\n" + entry("openai/gpt-4o-mini"))
-    [warning] = build_catalog(load_settings(path, {}), {"gpt-4o-mini": listed}).warnings
+    [warning] = load(path, {}, price_map={"gpt-4o-mini": listed})[1].warnings
     assert "costs less at certain hours" in warning
 
 

@@ -17,7 +17,7 @@ from gateway.database.database import Database, transaction
 from gateway.policies.confidence_sequences import Arm
 from gateway.policies.registry import act_on, champion_of, get_policy, holder_of, list_events
 from gateway.policies.trials import ADVISORY_LOCK_KEY, act, look, look_once, read_arms, read_shadow, verdict_on
-from gateway.policies.verdicts import TrialRules, Verdict
+from gateway.policies.verdicts import Verdict
 from tests.harness.trial_traffic import Habits, traffic
 
 HOUR_MS = 3_600_000
@@ -92,7 +92,7 @@ def test_sessions_that_began_since_are_summed_by_who_decided_them(database_url: 
 def test_on_a_long_log_the_newest_turns_are_read(sqlite_url: str) -> None:
     rows = [turn(n, f"s{n}", "new", first=True, at_ms=n) for n in range(20)]
     with log(sqlite_url, rows) as connection:
-        arms = read_arms(connection, "new", 0, rules=TrialRules(max_turns=5))
+        arms = read_arms(connection, "new", 0, max_turns=5)
     assert arms.canary["cost"].sessions == 6
 
 
