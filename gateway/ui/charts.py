@@ -22,10 +22,16 @@ Point = Mapping[str, Any]
 BIN_TURNS = 10
 """A mean of fewer scores is noise, which the chart leaves to the table."""
 
+LEAST_STEPS = 12
+"""Hours or days that a chart of the spend shows at least, however young the log is."""
+
 
 def spend_series(found: Usage, period: Period, step_ms: int) -> Chart:
-    """USD over time (x in seconds) of the eight most expensive models."""
-    starts = range(period.since_ms - period.since_ms % step_ms, period.until_ms, step_ms)
+    """USD over time (x in seconds) of the eight most expensive models, from the first spend on."""
+    since_ms, until_ms = (at_ms - at_ms % step_ms for at_ms in (period.since_ms, period.until_ms))
+    first_ms = min((row["at_ms"] for row in found), default=since_ms)
+    begins_ms = max(since_ms, min(first_ms - step_ms, until_ms - LEAST_STEPS * step_ms))
+    starts = range(begins_ms, period.until_ms, step_ms)
     names = [model for model, _, _ in spend_by_model(found)[:8]]
     spent = {(row["model"], row["at_ms"]): row["spent_nanousd"] / 1e9 for row in found}
     return {

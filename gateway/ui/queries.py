@@ -219,9 +219,10 @@ def refused_in(connection: Connection, tenant_id: str, session_id: str) -> int:
 def newest_entries(
     connection: Connection, *, tenant_id: str | None, session_id: str | None = None, before_id: int | None = None
 ) -> list[Mapping[str, Any]]:
-    """Ledger entries, newest first."""
+    """Ledger entries with their tenants' names, newest first."""
     e = ledger_entries.c
-    query = select(ledger_entries)
+    named = ledger_entries.outerjoin(tenants, tenants.c.tenant_id == e.tenant_id)
+    query = select(ledger_entries, tenants.c.name.label("tenant_name")).select_from(named)
     for column, value in ((e.tenant_id, tenant_id), (e.session_id, session_id)):
         if value is not None:
             query = query.where(column == value)

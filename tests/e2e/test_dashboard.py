@@ -64,7 +64,9 @@ async def test_an_admin_sees_every_page_and_changes_a_tenant_a_key_and_a_session
                 page = await http.get(path)
                 assert page.status_code == 200, (path, page.text[:300])
                 assert "default-src 'none'" in page.headers["content-security-policy"]
-            assert "Every invariant of the ledger holds" in (await http.get("/ui/ledger?check=1")).text
+            ledger = (await http.get("/ui/ledger?check=1")).text
+            assert "Every invariant of the ledger holds" in ledger
+            assert f'<a href="/ui/tenants/{tenant_id}">acme</a>' in ledger
             session_page = await http.get(f"/ui/sessions/{tenant_id}/chat-1")
             decision = re.search(r"/ui/decisions/(dec_\w+)", session_page.text)
             assert decision is not None

@@ -267,3 +267,49 @@ async def test_axe_finds_no_serious_fault_on_any_page(
                 if fault["impact"] in ("serious", "critical")
             ]
             assert serious == [], path
+
+
+async def test_it_is_used_by_keyboard_alone_and_asks_no_other_host(
+    tmp_path: Path, sqlite_url: str, browser: Browser
+) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        async with play.gateway.http() as http:
+            await turn(http, headers=session("chat-1"))
+        page = await browser.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.goto(play.gateway.url + "/ui")
+
+        async def tab_to(text: str) -> None:
+            for _ in range(60):
+                await page.keyboard.press("Tab")
+                if await page.evaluate("document.activeElement.textContent.trim()") == text:
+                    return
+            raise AssertionError(f'"{text}" is not reached by Tab')
+
+        await page.keyboard.type(play.gateway.master_key)
+        await page.keyboard.press("Enter")
+        await page.get_by_role("heading", name="Overview").wait_for()
+        await tab_to("Sessions")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("heading", name="Sessions").wait_for()
+        await tab_to("chat-1")
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        assert await page.evaluate(outline) != "none", "the focus is visible"
+        await page.keyboard.press("Enter")
+        await page.get_by_role("heading", name="Session chat-1").wait_for()
+        for path in PAGES:
+            await page.goto(play.gateway.url + path)
+        assert {url for url in asked if not url.startswith((play.gateway.url, "data:"))} == set()
+
+
+async def test_no_page_is_wider_than_a_phone(tmp_path: Path, sqlite_url: str, browser: Browser) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        async with play.gateway.http() as http:
+            await turn(http, headers=session("chat-1"))
+        page = await (await browser.new_context(viewport={"width": 390, "height": 844})).new_page()
+        await sign_in(page, play)
+        for path in PAGES:
+            await page.goto(play.gateway.url + path)
+            beyond = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert beyond <= 0, path

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.ui.charts import burn_down, candidate_costs
+import pytest
+
+from gateway.decisions.rollups import HOUR_MS
+from gateway.ui.charts import LEAST_STEPS, burn_down, candidate_costs, spend_series
+from gateway.ui.queries import Period
 
 
 def turn(number: int, model: str, before: int, after: int | None, **costs: int | None) -> dict[str, Any]:
@@ -46,3 +50,12 @@ def test_the_remaining_budget_begins_before_the_first_turn_and_goes_on_as_foreca
         [None, 0.6, 0.5],
         [None, 0.6, -0.1],
     )
+
+
+@pytest.mark.parametrize(("spent_at", "begins_at"), [(160, 168 - LEAST_STEPS), (100, 99), (0, 0)])
+def test_the_spend_is_drawn_from_the_first_on_and_not_over_empty_days_before(spent_at: int, begins_at: int) -> None:
+    rows = [{"model": "small", "at_ms": spent_at * HOUR_MS, "spent_nanousd": 2 * 10**9, "turns": 3}]
+    chart = spend_series(rows, Period(0, 168 * HOUR_MS, None), HOUR_MS)
+    hours = [second // 3600 for second in chart["data"][0]]
+    assert hours == list(range(begins_at, 168))
+    assert {hour: usd for hour, usd in zip(hours, chart["data"][1], strict=True) if usd} == {spent_at: 2.0}
