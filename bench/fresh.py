@@ -1,10 +1,12 @@
 """A fresh install against the default rule: `python -m bench.fresh --data FOLDER`.
 
 Policies that know nothing but prices and priors play the budget cells and the prompt-cache cells of `quick`, with
-`--sessions` test sessions each: the default rule, the shipped network, and the network of every `--checkpoint`. Prints
-quality in points per turn, the paired difference to the default rule with a 95 % interval over prompts, starved
-sessions, and the means over all catalogues. `--inputs plain`, the default, is what a gateway knows before its first
-night: each model's own distribution of answer lengths. Deterministic given the data and the seed.
+`--sessions` test sessions each: the default rule, the shipped network, and the network of every `--checkpoint`.
+`exact` is the dynamic programme on the same priors, which knows the distribution of the training half's prompts
+beside: what planning could earn. Prints quality in points per turn, the paired difference to the default rule with a
+95 % interval over prompts, starved sessions, and the means over all catalogues. `--inputs plain`, the default, is what
+a gateway knows before its first night: each model's own distribution of answer lengths. Deterministic given the data
+and the seed.
 """
 
 from __future__ import annotations
@@ -18,20 +20,27 @@ import numpy as np
 
 from policy.checkpoint import load
 from policy.learned import policy_from
+from policy.mdp import COST_LEVELS
 from policy.network_policy import NetworkPolicy
+from policy.planned import Planner
+from policy.quality import PriorQuality, difficulties
 from policy.reload import PRETRAINED_FOLDER
 from policy.rules import ReSolving
+from train.config import PlanConfig
+from train.fit.value_table import Samples, Setting, tabulate
 from train.replay.catalogue import CatalogueSetup, Environment, compose_sets, stages, studies
 from train.replay.dataset import read_folder
 from train.replay.grid import Cell, quick
 from train.replay.inputs import KINDS
 from train.replay.served import as_rule
-from train.replay.simulator import NO_CONTEXT, Played
+from train.replay.simulator import KEPT_TOKENS, NO_CONTEXT, Played
 
 TURNS = 8
-Known = ReSolving | NetworkPolicy
+SAMPLED = 256
+"""Turns of the training half that the exact programme plans with."""
+Known = ReSolving | NetworkPolicy | Planner
 """Policies of a fresh install."""
-RULE = "default rule"
+RULE, EXACT = "default rule", "exact"
 
 
 @dataclass(frozen=True)
@@ -95,11 +104,39 @@ def lines(study: CatalogueSetup, sessions: int, networks: Mapping[str, Known]) -
     budget = [Cell(TURNS, phi, mode, NO_CONTEXT) for phi in grid.phis for mode in grid.modes]
     cached = [Cell(TURNS, None, "degrade", context) for context in grid.contexts]
     for kind, cells in (("budget", budget), ("cache", cached)):
-        at = [stages(study, sets, cell)[1] for cell in cells]
+        training, at = zip(*(stages(study, sets, cell) for cell in cells), strict=True)
         rule = played_by(study, at, ReSolving())
         yield line_of(study, (name, kind, RULE), at, rule, rule)
         for each, policy in networks.items():
             yield line_of(study, (name, kind, each), at, played_by(study, at, policy), rule)
+        planned = [
+            one
+            for past, stage in zip(training, at, strict=True)
+            for one in played_by(study, [stage], exact(study, past))
+        ]
+        yield line_of(study, (name, kind, EXACT), at, planned, rule)
+
+
+def exact(study: CatalogueSetup, past: Environment) -> Planner:
+    """The programme on priors bent by the training prompts' difficulty, over the bills that are forecast for them."""
+    board, priors = past.board, PriorQuality()
+    at = np.flatnonzero(board.sessions.valid.ravel())[:SAMPLED]
+    rows, models = board.sessions.rows.ravel()[at], len(board.models)
+    hard = difficulties(study.seen.stats[rows], np.zeros(len(at)), np.zeros(len(at), np.bool_))
+    base, usd = float(board.context.base_tokens), board.usd_in_per_m * 1e-6
+    samples = Samples(
+        models=board.models,
+        quality=np.clip(board.average ** priors.exponent(hard)[:, None], 0.0, 1.0),
+        bills_usd=board.cost_quantiles_usd.reshape(-1, models, len(COST_LEVELS))[at],
+        input_usd=usd * board.context.write_price,
+        cached_usd=usd * board.context.cached_price,
+        list_usd=np.maximum(board.usd_in_per_m + board.usd_out_per_m, 1e-6),
+        answers=np.ones((models + 1, len(COST_LEVELS))),
+        grown_tokens=float(KEPT_TOKENS if base else 0),
+    )
+    contexts = (0.0, *(base + KEPT_TOKENS * turns for turns in (0, 4, 8))) if base else (0.0,)
+    table = tabulate(samples, replace(PlanConfig(), money_points=96, contexts_tokens=contexts), Setting())
+    return Planner(EXACT, priors, table)
 
 
 def played_by(study: CatalogueSetup, at: Sequence[Environment], policy: Known) -> list[Played]:
