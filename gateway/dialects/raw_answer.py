@@ -106,7 +106,7 @@ def mentions_usage(answer: bytes | bytearray) -> bool:
         if isinstance(value, list):
             waiting += [each for each in value if isinstance(each, dict | list)]
         elif isinstance(value, dict):
-            if any(map(_is_usage_name, value)):
+            if any(inner not in (None, {}) and _is_usage_name(name) for name, inner in value.items()):
                 return True
             waiting += [
                 inner for name, inner in value.items() if isinstance(inner, dict | list) and name not in _BY_MODEL

@@ -26,7 +26,7 @@ from gateway.dialects.raw_answer import last_error
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
-from gateway.providers.claude_stream import read_whole_blocks
+from gateway.providers.claude_stream import read_whole_answers, read_whole_blocks, skip_comments
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
 from gateway.providers.history import attached, broken_arguments
@@ -423,6 +423,9 @@ def import_litellm() -> Any:
     finishes: Any = importlib.import_module("litellm.litellm_core_utils.core_helpers")
     finishes._FINISH_REASON_MAP["model_context_window_exceeded"] = "length"
     read_whole_blocks(importlib.import_module("litellm.llms.anthropic.chat.handler").ModelResponseIterator)
+    read_whole_answers(importlib.import_module("litellm.llms.anthropic.chat.transformation").AnthropicConfig)
+    google: Any = importlib.import_module("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini")
+    skip_comments(google.ModelResponseIterator)
     litellm.in_memory_llm_clients_cache = handler_cache()
     litellm.module_level_aclient = CurrentHandler("waiting")
     litellm.module_level_client = CurrentHandler("blocking")

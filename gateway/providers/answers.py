@@ -19,10 +19,12 @@ from gateway.dialects.older_functions import call_functions
 from gateway.dialects.raw_answer import ollama_report
 from gateway.dialects.repair import StreamRepair
 from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage, with_cached_audio
+from gateway.providers.claude_stream import COUNTED
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, TimeoutFault, UpstreamFault
 from gateway.providers.exchange import Exchange, uninterrupted
 from gateway.providers.waiting import Patience
 
+_OUTPUT_COUNTS = ("completion_tokens", "total_tokens")
 FaultOf = Callable[[Exchange, Exception], UpstreamFault]
 
 
@@ -234,6 +236,8 @@ class LitellmSource:
             usage = ollama_report(body)
         else:
             usage = (self._tap.usage if self._tap is not None else None) or _usage_in(bytes(body))
+            if usage is not None and self._tap is not None and self._tap.output_uncounted:
+                usage = {name: value for name, value in usage.items() if name not in _OUTPUT_COUNTS}
         if usage is None:
             return None
         usage = with_cached_audio(usage, self._exchange.cached_audio_tokens)
@@ -271,6 +275,11 @@ class _Tap:
         self._inner = inner
         self._iterator = aiter(inner) if hasattr(inner, "__aiter__") else None
         self._plain = None if self._iterator is not None else iter(inner)
+
+    @property
+    def output_uncounted(self) -> bool:
+        """True if Claude's stream ended with the count of its start alone."""
+        return getattr(self._inner, COUNTED, None) is False
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self

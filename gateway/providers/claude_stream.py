@@ -1,16 +1,56 @@
-"""Streams in Claude's dialect of compatible servers: whole blocks, blocks without an end.
+"""Answers in Claude's and Gemini's dialects from compatible servers, which LiteLLM reads strictly.
 
 Anthropic begins a block empty, fills it by deltas and ends it. LiteLLM reads the input of a tool and the thinking from
-deltas alone, and a text from both.
+deltas alone, and a text from both. A usage of null, a text for the content and a comment between events end its
+reading.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import wraps
 from typing import Any
 
 from gateway.dialects.claude_blocks import OpenBlock
+
+COUNTED = "output_counted"
+"""Attribute of a parser that has begun to end: whether the server counted the output, and not only its start."""
+_NO_CHUNK = (":", "event:", "id:", "retry:")
+
+
+def read_whole_answers(config_class: Any) -> None:
+    """Let LiteLLM read Claude's whole answers without a usage, and with a text for the content."""
+    inner = config_class.transform_parsed_response
+    if getattr(inner, "tolerant", False):
+        return  # done before
+
+    @wraps(inner)
+    def transformed(self: Any, completion_response: dict[str, Any], *arguments: Any, **more: Any) -> Any:
+        if "error" not in completion_response and "choices" not in completion_response:
+            content = completion_response.get("content") or []
+            if isinstance(content, str):
+                content = [{"type": "text", "text": content}]
+            counts = completion_response.get("usage") or {"input_tokens": 0, "output_tokens": 0}
+            completion_response = {**completion_response, "content": content, "usage": counts}
+        return inner(self, completion_response, *arguments, **more)
+
+    transformed.tolerant = True  # type: ignore[attr-defined]
+    config_class.transform_parsed_response = transformed
+
+
+def skip_comments(parser_class: Any) -> None:
+    """Let LiteLLM's parser of Gemini's events skip comments and other fields."""
+    inner = parser_class._common_chunk_parsing_logic
+    if getattr(inner, "tolerant", False):
+        return  # done before
+
+    @wraps(inner)
+    def parsed(self: Any, chunk: str) -> Any:
+        return None if str(chunk).startswith(_NO_CHUNK) else inner(self, chunk)
+
+    parsed.tolerant = True  # type: ignore[attr-defined]
+    parser_class._common_chunk_parsing_logic = parsed
 
 
 def read_whole_blocks(parser_class: Any) -> None:
@@ -29,6 +69,9 @@ def read_whole_blocks(parser_class: Any) -> None:
     def parsed(self: Any, chunk: dict[str, Any]) -> Any:
         if not hasattr(self, "open_block"):
             self.open_block = OpenBlock()
+        _without_null_usage(chunk)
+        if chunk.get("type") == "message_delta" and not getattr(self, COUNTED, False):
+            setattr(self, COUNTED, "output_tokens" in (chunk.get("usage") or {}))
         end = self.open_block.missing_end(chunk)
         # One event is one chunk: the other waits for the next one, where chunks are taken one by one.
         if end is None or not hasattr(self, "async_response_iterator"):
@@ -56,6 +99,13 @@ def read_whole_blocks(parser_class: Any) -> None:
 
     parser_class.parsed_alone, parser_class.chunk_parser = inner, parsed
     parser_class.__anext__ = next_chunk
+
+
+def _without_null_usage(event: dict[str, Any]) -> None:
+    message = event.get("message")
+    for part in (event, message):
+        if isinstance(part, dict) and "usage" in part and part["usage"] is None:
+            del part["usage"]
 
 
 def _whole(block: object) -> tuple[str | None, dict[str, Any] | None]:

@@ -66,8 +66,9 @@ def test_a_finish_is_read_from_the_candidates_alone(tail: bytes, finished: bool)
 @pytest.mark.parametrize(
     ("answer", "mentioned"),
     [
-        ({"usageMetadata": {}}, True),
-        ({"usage": None}, True),
+        ({"usageMetadata": {"promptTokenCount": 3}}, True),
+        ({"usageMetadata": {}}, False),
+        ({"usage": None}, False),
         ({"prompt_eval_count": 3}, True),
         ({"results": [{"generated_token_count": 3}]}, True),
         ({"meta": {"billed_units": {}}}, True),

@@ -153,6 +153,58 @@ async def test_a_tool_s_input_is_read_from_the_start_of_its_block_or_from_deltas
     assert stream.usage == CLAUDE_BILL
 
 
+def without(event: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key != name}
+
+
+UNCOUNTED = [without(CLAUDE_END[1], "usage"), CLAUDE_END[1] | {"usage": None}]
+
+
+@pytest.mark.parametrize("end", UNCOUNTED)
+async def test_the_count_of_a_claude_stream_s_start_is_no_count_of_its_output(
+    upstream: Upstream, end: dict[str, Any]
+) -> None:
+    async with CannedProvider(event_answer(CLAUDE_START, *CLAUDE_TEXT, CLAUDE_END[0], end, CLAUDE_END[2])) as provider:
+        text, usage, finish = await read(upstream, call(provider, "anthropic/claude-sonnet-4-5", stream=True))
+    assert (text, finish) == ("Hello", "stop")
+    assert isinstance(usage, PartialUsage)
+    assert (usage.has_prompt, usage.has_output, usage.known.prompt_tokens) == (True, False, 1_477)
+
+
+async def test_a_claude_stream_that_begins_without_a_usage_is_billed_as_it_ends(upstream: Upstream) -> None:
+    for message in (CLAUDE_START["message"] | {"usage": None}, without(CLAUDE_START["message"], "usage")):
+        end = (CLAUDE_END[0], CLAUDE_END[1] | {"usage": CLAUDE_USAGE}, CLAUDE_END[2])
+        answer = event_answer({"type": "message_start", "message": message}, *CLAUDE_TEXT, *end)
+        async with CannedProvider(answer) as provider:
+            got = await read(upstream, call(provider, "anthropic/claude-sonnet-4-5", stream=True))
+        assert got == ("Hello", CLAUDE_BILL, "stop")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "usage"),
+    [
+        (CLAUDE_ANSWER | {"content": "Hello"}, "Hello", CLAUDE_BILL),
+        (without(CLAUDE_ANSWER, "usage"), "Hello", None),
+        (CLAUDE_ANSWER | {"usage": None}, "Hello", None),
+        (CLAUDE_ANSWER | {"content": None}, None, CLAUDE_BILL),
+    ],
+)
+async def test_odd_whole_answers_in_claude_s_form_are_read(
+    upstream: Upstream, answer: dict[str, Any], text: str | None, usage: Any
+) -> None:
+    async with CannedProvider(json_answer(answer)) as provider:
+        reply = await upstream.complete(upstream.outgoing(call(provider, "anthropic/claude-sonnet-4-5")))
+    assert (reply.body["choices"][0]["message"]["content"] or None, reply.usage) == (text, usage)
+
+
+async def test_comments_and_empty_lines_in_a_gemini_stream_are_skipped(upstream: Upstream) -> None:
+    said, last = json.dumps(gemini("Hel")), json.dumps(gemini("lo", "STOP", GEMINI_USAGE))
+    body = f": still here\n\nevent: message\nid: 1\ndata: {said}\n\ndata:\n\n: x\n\nretry: 5\ndata: {last}\n\n"
+    async with CannedProvider(raw_answer(body.encode(), "text/event-stream")) as provider:
+        got = await read(upstream, call(provider, "gemini/gemini-2.5-pro", stream=True))
+    assert got == ("Hello", GEMINI_BILL, "stop")
+
+
 @pytest.mark.parametrize("deltas", [True, False])
 async def test_blocks_that_never_end_are_ended_by_what_follows(upstream: Upstream, deltas: bool) -> None:
     written = json.dumps(WEATHER["input"])
