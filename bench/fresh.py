@@ -118,7 +118,7 @@ def lines(study: CatalogueSetup, sessions: int, networks: Mapping[str, Known]) -
 
 
 def exact(study: CatalogueSetup, past: Environment) -> Planner:
-    """The programme on priors bent by the training prompts' difficulty, over the bills that are forecast for them."""
+    """The programme on priors and on forecast bills of prompts of the training half."""
     board, priors = past.board, PriorQuality()
     at = np.flatnonzero(board.sessions.valid.ravel())[:SAMPLED]
     rows, models = board.sessions.rows.ravel()[at], len(board.models)
