@@ -122,6 +122,7 @@ def savings_rows(found: Savings, own_nanousd: int = 0) -> dict[str, Any]:
     return {
         "routed_turns": found.turns,
         **_money("routed", found.billed_nanousd),
+        **_money("own_turns", own_nanousd),
         "predicted_quality": found.quality,
         "rivals": rivals,
         "baselines": [{"always": rival.name} | _rival_row(rival, own_nanousd) for rival in found.models],
@@ -168,12 +169,13 @@ def _point(point: FrontPoint) -> dict[str, Any]:
 
 def newest_turns(
     connection: Connection, *, tenant_id: str | None, since_ms: int, limit: int
-) -> tuple[list[RoutedTurn], bool]:
-    """The newest routed turns since then, and whether those are all."""
+) -> tuple[list[RoutedTurn], int, bool]:
+    """The newest routed turns since then, the bills of the gateway's own between them, and whether those are all."""
     query = _scoped(_turns_query(), decisions, tenant_id, since_ms)
     rows = connection.execute(query.order_by(decisions.c.created_at_ms.desc()).limit(limit)).all()
     scores = _scores_of(connection, [row.decision_id for row in rows])
-    return _routed(rows, [orjson.loads(row.candidates) for row in rows], scores), len(rows) < limit
+    own_nanousd = sum(row.cost_nanousd for row in rows if row.origin in OWN_ORIGINS.values())
+    return _routed(rows, [orjson.loads(row.candidates) for row in rows], scores), own_nanousd, len(rows) < limit
 
 
 def _turns_query() -> Select[Any]:

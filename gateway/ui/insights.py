@@ -50,7 +50,7 @@ class Insights:
             at_ms = now_ms(self._clock)
             if kept is not None and at_ms < until_ms:
                 return kept
-            found = await self._database.read(lambda c: _read(c, days, at_ms, tenant_id))
+            found = await self._database.read(lambda c: read_insight(c, days, at_ms, tenant_id))
             self._kept.pop((days, tenant_id), None)
             while len(self._kept) >= MAX_KEPT:
                 self._kept.pop(next(iter(self._kept)))
@@ -58,9 +58,10 @@ class Insights:
             return found
 
 
-def _read(connection: Connection, days: int, at_ms: int, tenant_id: str | None) -> Insight:
-    period = last_days(days, at_ms, tenant_id)
-    turns, whole = newest_turns(connection, tenant_id=tenant_id, since_ms=period.since_ms, limit=NEWEST_TURNS)
+def read_insight(connection: Connection, days: int, at_ms: int, tenant_id: str | None) -> Insight:
+    """Estimate from the newest turns of the last days."""
+    since_ms = last_days(days, at_ms, tenant_id).since_ms
+    turns, own_nanousd, whole = newest_turns(connection, tenant_id=tenant_id, since_ms=since_ms, limit=NEWEST_TURNS)
     tally = SavingsTally()
     tally.add(turns)
-    return Insight(savings_rows(tally.result()), calibrate(turns), whole)
+    return Insight(savings_rows(tally.result(), own_nanousd), calibrate(turns), whole)

@@ -108,7 +108,10 @@ class Baseline:
 
 
 def baselines(connection: Connection, period: Period) -> list[Baseline]:
-    """Every model as a baseline, most expensive first; turns it could not serve keep their cost."""
+    """Every model as a baseline, most expensive first; turns it could not serve keep their cost.
+
+    What the gateway's own turns cost (judge, second answers) is taken from what routing saved.
+    """
     columns = baseline_hours.c
     rows = {
         row.model: row
@@ -129,20 +132,28 @@ def baselines(connection: Connection, period: Period) -> list[Baseline]:
     if chosen is None or chosen.predicted <= 0:
         return []
     scale, billed = int(chosen.billed) / int(chosen.predicted), int(chosen.billed)
+    own_nanousd = _spent_by_own(connection, period)
     found = []
     for model, row in rows.items():
         estimated = round(int(row.predicted) * scale) + billed - int(row.billed)
+        saved = estimated - billed - own_nanousd
         found.append(
             Baseline(
                 model=model,
                 estimated_nanousd=estimated,
-                saved_nanousd=estimated - billed,
-                saved_share=(estimated - billed) / estimated if estimated > 0 else None,
+                saved_nanousd=saved,
+                saved_share=saved / estimated if estimated > 0 else None,
                 predicted_quality=row.quality_sum / int(row.quality_turns) if row.quality_turns else None,
                 turns_not_comparable=int(chosen.turns) - int(row.turns),
             )
         )
     return sorted(found, key=lambda baseline: -baseline.estimated_nanousd)
+
+
+def _spent_by_own(connection: Connection, period: Period) -> int:
+    spent = select(func.coalesce(func.sum(usage_hours.c.spent_nanousd), 0))
+    own = usage_hours.c.tenant_id.in_(OWN_TENANTS)
+    return int(connection.execute(spent.where(period.of(usage_hours), own)).scalar_one())
 
 
 def find_sessions(

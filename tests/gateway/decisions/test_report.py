@@ -20,6 +20,7 @@ from gateway.database.tables import (
 )
 from gateway.decisions.report import report
 from gateway.decisions.report_page import report_page
+from gateway.ui.insights import read_insight
 
 
 @pytest.fixture
@@ -146,6 +147,9 @@ def test_what_a_pinned_model_answered_is_no_saving_and_the_gateways_own_turns_ar
     assert (strongest["model"], strongest["estimated_nano_usd"], found["judge_nano_usd"]) == ("large", 1000, 30)
     assert found["second_answers_nano_usd"] == 200
     assert strongest["saved_nano_usd"] == 1000 - 100 - 30 - 200
+    # The dashboard says the same.
+    shown = read_insight(connection, 1, 10, None).savings
+    assert (shown["own_turns_nano_usd"], shown["rivals"]) == (230, found["rivals"])
 
 
 def test_since_leaves_out_what_was_before(connection: Connection) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, column, func, insert, select, table
 
+from gateway.accounts.tenants import JUDGE_TENANT
 from gateway.database.database import transaction
 from gateway.database.tables import baseline_hours, decisions, ledger_entries, tenants, usage_hours
 from gateway.decisions import rollups
@@ -162,6 +163,10 @@ def test_baselines_are_scaled_by_how_well_predictions_met_the_bills(sqlite_url: 
         assert (small.model, small.estimated_nanousd, small.saved_nanousd) == ("small", 100, -450)
         assert small.saved_share == -4.5
         assert queries.baselines(connection, queries.last_days(1, NOW_MS, "other")) == []
+        judge = {"hour_ms": NOW_MS - NOW_MS % HOUR_MS, "tenant_id": JUDGE_TENANT, "model": "small", "turns": 1}
+        connection.execute(insert(usage_hours).values(**judge, spent_nanousd=40))
+        charged, _ = queries.baselines(connection, queries.last_days(1, NOW_MS, None))
+        assert (charged.estimated_nanousd, charged.saved_nanousd) == (1_000, 410)
 
 
 def test_the_efforts_of_a_model_are_added_up_and_are_baselines_of_their_own(sqlite_url: str) -> None:
