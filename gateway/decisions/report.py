@@ -170,7 +170,7 @@ def _point(point: FrontPoint) -> dict[str, Any]:
 def newest_turns(
     connection: Connection, *, tenant_id: str | None, since_ms: int, limit: int
 ) -> tuple[list[RoutedTurn], int, bool]:
-    """The newest routed turns since then, the bills of the gateway's own between them, and whether those are all."""
+    """The newest routed turns, the bills of own turns among them, and whether those are all."""
     query = _scoped(_turns_query(), decisions, tenant_id, since_ms)
     rows = connection.execute(query.order_by(decisions.c.created_at_ms.desc()).limit(limit)).all()
     scores = _scores_of(connection, [row.decision_id for row in rows])
