@@ -26,7 +26,6 @@ from gateway.dialects.raw_answer import last_error
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
-from gateway.providers.claude_stream import read_whole_answers, read_whole_blocks, skip_comments
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
 from gateway.providers.history import attached, broken_arguments
@@ -42,6 +41,7 @@ from gateway.providers.litellm_clients import (
     SdkClients,
     handler_cache,
 )
+from gateway.providers.litellm_readers import read_whole_answers, read_whole_blocks, skip_comments
 from gateway.providers.parameters import NEEDED
 from gateway.providers.replies import WholeSource, translated_reply
 from gateway.providers.transport import Connections

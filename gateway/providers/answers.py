@@ -19,9 +19,9 @@ from gateway.dialects.older_functions import call_functions
 from gateway.dialects.raw_answer import ollama_report
 from gateway.dialects.repair import StreamRepair
 from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage, with_cached_audio
-from gateway.providers.claude_stream import COUNTED
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, TimeoutFault, UpstreamFault
 from gateway.providers.exchange import Exchange, uninterrupted
+from gateway.providers.litellm_readers import COUNTED
 from gateway.providers.waiting import Patience
 
 _OUTPUT_COUNTS = ("completion_tokens", "total_tokens")

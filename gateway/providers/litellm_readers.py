@@ -1,4 +1,4 @@
-"""Answers in Claude's and Gemini's dialects of servers that LiteLLM reads too strictly.
+"""Makes LiteLLM's readers of Claude's and Gemini's answers tolerate compatible servers.
 
 Anthropic begins a block empty, fills it by deltas and ends it. LiteLLM reads the input of a tool and the thinking from
 deltas alone, and a text from both. A usage of null, a text for the content and a comment between events end its
