@@ -227,6 +227,13 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
         value = known.get(name) if name in _SCHEMA else wanted[name]
         from_operator = name not in kept or (name == _TIER and name in defaults)
         place = _place(name, value, target, call, steering, from_operator=from_operator)
+        if place is None and name == "reasoning" and isinstance(value, Mapping) and _EFFORT not in wanted:
+            # OpenRouter's form of it; Claude and Gemini, whose thinking excludes other parameters, are asked for none.
+            effort = value.get("effort") if target.in_body and _EFFORT in target.supported else None
+            if effort in SCALE:
+                plain[_EFFORT] = target.efforts.get(effort, effort)
+                if value.keys() == {"effort"}:
+                    continue
         if value is None or place is None:
             dropped.append(name)
         elif place == "plain":

@@ -442,6 +442,26 @@ async def test_what_a_provider_does_not_know_is_refused_by_its_name(
     assert error.message.startswith(f"{name}: ")
 
 
+@pytest.mark.parametrize(
+    ("model", "sent_as"),
+    [("openai/gpt-5", {"reasoning_effort": "high"}), ("openrouter/x", {"reasoning": {"effort": "high"}})],
+)
+async def test_an_effort_in_openrouter_s_form_reaches_providers_in_theirs(
+    upstream: Upstream, model: str, sent_as: dict[str, Any]
+) -> None:
+    reasoning = {"effort": "high"}
+    body, left_out = await sent(upstream, model, extras={"reasoning": reasoning})
+    assert {name: body[name] for name in ("reasoning_effort", "reasoning") if name in body} == sent_as
+    assert left_out == set()
+    if model == "openai/gpt-5":
+        body, left_out = await sent(upstream, model, extras={"reasoning": {"effort": "high", "exclude": True}})
+        assert (body["reasoning_effort"], left_out) == ("high", {"reasoning"})
+        body, left_out = await sent(
+            upstream, model, params={"reasoning_effort": "low"}, extras={"reasoning": reasoning}
+        )
+        assert (body["reasoning_effort"], left_out) == ("low", {"reasoning"})
+
+
 REFUSALS: list[list[dict[str, Any]]] = [
     [{"role": "assistant", "content": None, "refusal": "I will not."}],
     [{"role": "assistant", "content": [{"type": "refusal", "refusal": "I will not."}]}],
