@@ -446,33 +446,40 @@ def template() -> Any:
     return connection
 
 
-def simulate(seed: int, empty: Any) -> None:
-    """Run one seed on a copy of the database `empty`. Raises AssertionError."""
+def in_a_copy(empty: Any, work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """Run `work(connection)` in virtual time on a copy of the database `empty`."""
     connection = db_sqlite.driver.connect(":memory:", isolation_level=None)
     empty.backup(connection)
     try:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(Simulation(seed, connection).run())
+            runner.run(work(connection))
     finally:
         connection.close()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def simulate(seed: int, empty: Any) -> None:
+    """Run one seed on a copy of the database `empty`. Raises AssertionError."""
+    in_a_copy(empty, lambda connection: Simulation(seed, connection).run())
+
+
+def run_seeds(module: str, about: str, *simulations: Callable[[int, Any], None]) -> int:
+    """The command line of a simulator: run the seeds that it names, and print those that fail."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0:1000", help="first:last, the last not included")
     first, last = map(int, parser.parse_args().seeds.split(":"))
     empty = template()
     failed = 0
     for seed in range(first, last):
         try:
-            simulate(seed, empty)
+            for each in simulations:
+                each(seed, empty)
         except Exception as error:  # noqa: BLE001 - every way to fail is a finding
             failed += 1
             print(f"seed {seed}: {type(error).__name__}: {error}")
-            print(f"  again: python -m tests.harness.simulator --seeds {seed}:{seed + 1}")
+            print(f"  again: python -m {module} --seeds {seed}:{seed + 1}")
     print(f"{last - first} seeds, {failed} failed")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_seeds("tests.harness.simulator", __doc__, simulate))

@@ -11,7 +11,6 @@ are compared. `at_every_await` cancels one and the same turn at each of its awai
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
@@ -75,9 +74,9 @@ from tests.harness.simulator import (
     InlineThreads,
     SteppingClock,
     Swarm,
-    VirtualLoop,
     draw_skew,
-    template,
+    in_a_copy,
+    run_seeds,
 )
 
 T = TypeVar("T")
@@ -516,34 +515,6 @@ def _hunting(victim: str, at: int, met: Seen) -> Callable[..., asyncio.Task[Any]
     return make
 
 
-def in_a_copy(empty: Any, work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-    connection = db_sqlite.driver.connect(":memory:", isolation_level=None)
-    empty.backup(connection)
-    try:
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(work(connection))
-    finally:
-        connection.close()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0:1000", help="first:last, the last not included")
-    first, last = map(int, parser.parse_args().seeds.split(":"))
-    empty = template()
-    failed = 0
-    for seed in range(first, last):
-        try:
-            simulate_turns(seed, empty)
-            simulate_crowd(seed, empty)
-            simulate_endings(seed, empty)
-        except Exception as error:  # noqa: BLE001 - every way to fail is a finding
-            failed += 1
-            print(f"seed {seed}: {type(error).__name__}: {error}")
-            print(f"  again: python -m tests.harness.turn_simulator --seeds {seed}:{seed + 1}")
-    print(f"{last - first} seeds, {failed} failed")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    simulations = (simulate_turns, simulate_crowd, simulate_endings)
+    sys.exit(run_seeds("tests.harness.turn_simulator", __doc__, *simulations))

@@ -9,12 +9,11 @@ import pytest
 from sqlalchemy import text
 
 from gateway.providers.call import Outgoing
-from tests.harness.simulator import template
+from tests.harness.simulator import in_a_copy, template
 from tests.harness.turn_simulator import (
     TurnSimulation,
     at_every_await,
     calm,
-    in_a_copy,
     simulate_crowd,
     simulate_endings,
     simulate_turns,
