@@ -32,9 +32,10 @@ provider: $(VENV)/.run-installed ## Serve the simulated provider of gateway.yaml
 serve: $(VENV)/.run-installed ## Serve the gateway (CONFIG=gateway.yaml PORT=4000)
 	@exec $(BIN)/seqroute serve --config $(CONFIG) --port $(PORT)
 
-# Files go to two workers: what a file's tests share, they share in one process. What failed runs once more, alone:
-# a machine that stands still for seconds breaks limits of time that the tests rightly keep. Both runs are printed.
-WORKERS ?= 2
+# Files go to workers: what a file's tests share, they share in one process. Three on two cores, since tests wait for a
+# retry or a timeout for more than half of their time. What failed runs once more, alone: a machine that stands still for
+# seconds breaks limits of time that the tests rightly keep. Both runs are printed.
+WORKERS ?= 3
 TEST = $(PY) -m pytest -m "not faults"
 test: setup ## Run the tests, on a real Postgres too (ARGS="tests/gateway -k name" for some)
 	@$(TEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS) || { [ $$? = 1 ] && \
