@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.config.settings import LimitSettings
-from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge, UnsupportedMediaType, http_status
+from gateway.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from gateway.money import MoneyError, nanousd_from_usd
 
 
@@ -80,11 +80,6 @@ def _refuse_doubles(raw: Iterable[tuple[bytes, bytes]]) -> None:
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response."""
     return Response(orjson.dumps(content), status, dict(headers or {}), media_type="application/json")
-
-
-def error_response(error: GatewayError) -> Response:
-    """An error as an OpenAI-shaped response."""
-    return json_response(error.as_body(), http_status(error), error.headers)
 
 
 def query_limit(request: Request, default: int, high: int) -> int:

@@ -35,8 +35,8 @@ from gateway.config.settings import LimitSettings, RateQuota, RouterSettings, Se
 from gateway.database import sqlite_connection as db_sqlite
 from gateway.database.database import Database
 from gateway.decisions.refused_turns import RefusedTurns
-from gateway.errors import GatewayError, LedgerUnavailable
-from gateway.http import error_response
+from gateway.errors import GatewayError, LedgerUnavailable, http_status
+from gateway.http import json_response
 from gateway.ledger.audit import audit
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
@@ -332,7 +332,7 @@ class TurnSimulation:
             try:
                 answer = await turns.serve(Request(scope, receive), lambda body, _: read_chat(body, LimitSettings()))
             except GatewayError as error:
-                answer = error_response(error)
+                answer = json_response(error.as_body(), http_status(error), error.headers)
             await answer(scope, receive, send)
 
         task: asyncio.Task[None] = asyncio.create_task(_interrupted(handle(), cancel_at, lambda: task.cancel(), seen))
