@@ -350,72 +350,87 @@ def assemble(
         clock=clock,
         uniform=uniform,
     )
+    return parts, _routes(parts, dry_runs, forecasts, new_id)
+
+
+def _routes(parts: Gateway, dry_runs: DryRuns, forecasts: SessionForecasts, new_id: NewId) -> list[BaseRoute]:
+    """Every route, with the objects that only routes use."""
+    master_key = parts.settings.general.master_key
+    assert master_key is not None, "the caller provides a master key"
+
+    def current() -> Configuration:
+        return parts.configuration.current
+
     views = Views(
         configuration=current,
-        database=database,
-        authenticator=authenticator,
-        metrics=metrics,
-        clock=clock,
+        database=parts.database,
+        authenticator=parts.authenticator,
+        metrics=parts.metrics,
+        clock=parts.clock,
         new_id=new_id,
     )
     admin = Admin(
         configuration=current,
-        database=database,
-        authenticator=authenticator,
-        policies=policies,
-        clock=clock,
+        database=parts.database,
+        authenticator=parts.authenticator,
+        policies=parts.policies,
+        clock=parts.clock,
         new_id=new_id,
     )
 
     planning = Planning(
         configuration=current,
-        database=database,
-        authenticator=authenticator,
-        clock=clock,
+        database=parts.database,
+        authenticator=parts.authenticator,
+        clock=parts.clock,
         forecasts=forecasts,
     )
     charges = Charges(
-        configuration=current, database=database, ledger=ledger, authenticator=authenticator, new_id=new_id
+        configuration=current,
+        database=parts.database,
+        ledger=parts.ledger,
+        authenticator=parts.authenticator,
+        new_id=new_id,
     )
-    tool = BudgetTool(configuration=current, database=database, authenticator=authenticator)
+    tool = BudgetTool(configuration=current, database=parts.database, authenticator=parts.authenticator)
     dashboard = Dashboard(
         configuration=current,
-        database=database,
-        authenticator=authenticator,
-        policies=policies,
+        database=parts.database,
+        authenticator=parts.authenticator,
+        policies=parts.policies,
         forecasts=forecasts,
         actions=Actions(
             configuration=current,
-            database=database,
-            authenticator=authenticator,
-            policies=policies,
-            clock=clock,
+            database=parts.database,
+            authenticator=parts.authenticator,
+            policies=parts.policies,
+            clock=parts.clock,
             new_id=new_id,
         ),
-        sign_in=SignIn(settings.general.master_key, clock),
-        clock=clock,
+        sign_in=SignIn(master_key, parts.clock),
+        clock=parts.clock,
     )
 
     def refresh(target: Metrics) -> None:
-        target.live_holds.set(leases.count)
-        target.own_turns_queue.labels("judge").set(judge.waiting)
-        target.own_turns_queue.labels("second").set(second_answers.waiting)
+        target.live_holds.set(parts.leases.count)
+        target.own_turns_queue.labels("judge").set(parts.judge.waiting)
+        target.own_turns_queue.labels("second").set(parts.second_answers.waiting)
         target.price_change.clear()
         for name, dated in reversed(current().catalog.coming):
             target.price_change.labels(name).set(dated.valid_from_ms / 1000)
-        target.unresolved.set(ledger.unresolved)
-        target.exploration_today.set(exploring.today.extra_nanousd / NANOUSD_PER_USD)
-        target.exploring.set(exploring.allows())
+        target.unresolved.set(parts.ledger.unresolved)
+        target.exploration_today.set(parts.exploring.today.extra_nanousd / NANOUSD_PER_USD)
+        target.exploring.set(parts.exploring.allows())
 
     routes: list[BaseRoute] = [
-        *tenant_routes(dry_runs, endpoints, views, planning, charges, tool),
+        *tenant_routes(dry_runs, parts.endpoints, views, planning, charges, tool),
         *admin.routes(),
         *dashboard.routes(),
         Route("/", Welcome(version("seqroute")).root, methods=["GET"]),
-        *health_routes(Health(lifecycle, metrics, refresh)),
+        *health_routes(Health(parts.lifecycle, parts.metrics, refresh)),
     ]
     routes.append(Route("/openapi.json", OpenApi(version("seqroute"), routes).openapi, methods=["GET"]))
-    return parts, routes
+    return routes
 
 
 def _tracing(settings: Settings) -> TurnTracing | None:
