@@ -188,7 +188,7 @@ def settlement(
     missing usage, or a half of it        the bill of the estimate, never above the hold; marked (missing is not zero);
                                           hosted tools: the calls heard so far, else one of every kind with a fee
     zero                                  zero tokens, as reported
-    negative, contradictory, implausible  the whole hold, with an alarm
+    contradictory, implausible            the whole hold, with an alarm
     more than the hold                    the actual bill, with an alarm: the ledger posts the excess as overage
     calls of a model without prices       at this model's prices, with an alarm
 

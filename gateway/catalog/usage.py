@@ -97,8 +97,8 @@ ReportedUsage = Usage | PartialUsage | UsageFault | None
 def usage_from_openai(reported: Mapping[str, Any] | None) -> ReportedUsage:
     """Read a `usage` object of any dialect; None when nothing was reported (never zero usage).
 
-    One half without the other gives PartialUsage; a negative, fractional, implausible or contradictory count gives
-    UsageFault.
+    One half without the other gives PartialUsage; a negative count is a missing one. A fractional, implausible or
+    contradictory count gives UsageFault.
     """
     if not reported:
         return None
@@ -150,8 +150,6 @@ _WRITTEN_IN_DETAILS = (*_WRITTEN, *_folded("cache_creation_tokens", "cache_creat
 _AMBIGUOUS = frozenset(_folded("prompt", "input", "completion", "output"))
 """Names that mean counts only within a usage."""
 _LONE_COUNTS = frozenset((*_PROMPT, *_OUTPUT, *_TOTAL, *_CACHED, *_PROMPT_DETAILS, *_OUTPUT_DETAILS)) - _AMBIGUOUS
-_UNKNOWN = -1
-"""What some servers write for a detail that they did not count."""
 _HOSTED = frozenset(
     _folded(
         "server_tool_use", "server_side_tool_usage_details", "tool_usage", "web_search_requests", "num_search_queries",
@@ -219,10 +217,10 @@ class _Report:
         return _NOTHING
 
     def first(self, *names: str) -> str | None:
-        """The first of `names` that is present; null counts as absent."""
+        """The first of `names` that is present; null counts as absent, and so does a negative number."""
         values = self.values
         for name in names:
-            if name in values and values[name][1] is not None:
+            if name in values and not _is_uncounted(values[name][1]):
                 return name
         return None
 
@@ -237,8 +235,6 @@ class _Report:
             value = _as_integer(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise _Implausible(f"{name} is not a whole number")
-        if value < 0:
-            raise _Implausible(f"{name} is negative")
         if value > MAX_PLAUSIBLE_TOKENS:
             raise _Implausible(f"{name} is implausibly large")
         return value
@@ -249,7 +245,7 @@ class _Report:
         for name in names:
             if name in values:
                 value = values[name][1]
-                if value is not None and value != _UNKNOWN and not isinstance(value, Mapping):
+                if not (_is_uncounted(value) or isinstance(value, Mapping)):
                     return self._counted(name)
         return 0
 
@@ -288,6 +284,10 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     reasoning = output_details.detail(*_REASONING) or reported.detail(*_REASONING)
 
     prompt = _with_cache(reported, prompt, output, cached + written, total)
+    if total is not None and total == prompt + output and cached + written > prompt:
+        # The total has no room for a cache beside the prompt: some servers count one for each of several choices.
+        cached, written = min(cached, prompt), min(written, max(prompt - cached, 0))
+        written_1h = min(written_1h, written)
     hosted = not (_HOSTED.isdisjoint(reported.values) and _HOSTED.isdisjoint(prompt_details.values))
     researched = hosted and any(details.first("citationtokens") for details in (reported, prompt_details))
     output, reasoning = _with_reasoning(reported, prompt, output, reasoning, total, apart=researched)
@@ -344,7 +344,8 @@ def _with_cache(reported: _Report, prompt: int, output: int, cache: int, total: 
         and ("cachereadinputtokens" in reported or "cachecreationinputtokens" in reported)
     )
     total_adds_cache = total is not None and total == prompt + cache + output
-    return prompt + cache if native_anthropic or prompt < cache or total_adds_cache else prompt
+    excluded = prompt < cache and total != prompt + output
+    return prompt + cache if native_anthropic or excluded or total_adds_cache else prompt
 
 
 def _with_reasoning(
@@ -373,6 +374,16 @@ def _checked(usage: Usage) -> Usage:
         raise _Implausible("more audio tokens than tokens")
     if usage.output_tokens > MAX_PLAUSIBLE_TOKENS or usage.prompt_tokens > MAX_PLAUSIBLE_TOKENS:
         raise _Implausible("implausibly many tokens")
+    return usage
+
+
+def beside_words(usage: ReportedUsage) -> ReportedUsage:
+    """What a report means beside a generated answer: a prompt without output is half a usage.
+
+    Zero for both is a call that was free.
+    """
+    if isinstance(usage, Usage) and usage.output_tokens == 0 and usage.prompt_tokens and not usage.parts:
+        return PartialUsage(usage, has_prompt=True, has_output=False)
     return usage
 
 
@@ -441,6 +452,15 @@ def counts_by_modality(listed: list[Any]) -> dict[str, int]:
         name = f"{modality}_tokens".lower()
         counts[name] = counts.get(name, 0) + count
     return counts
+
+
+def _is_uncounted(value: object) -> bool:
+    """True for null and for a negative number, which some servers write for what they did not count."""
+    if type(value) is int:
+        return value < 0
+    if isinstance(value, str):
+        return value.strip().startswith("-") and isinstance(_as_integer(value.strip()[1:]), int)
+    return value is None or (isinstance(value, float) and value < 0)
 
 
 def _as_integer(value: object) -> object:

@@ -10,7 +10,7 @@ Callers write some of a response: what they sent comes back in it. No usage is r
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -42,6 +42,11 @@ _WRITTEN = KNOWN_FIELDS | {
 }  # fmt: skip
 """Fields that contain what the caller sent or the model wrote, or an event whose usage stands beside it."""
 _MAX_DEPTH = 3
+_GENERATED = (
+    "content", "tool_calls", "reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "refusal",
+    "function_call", "audio", "images",
+)  # fmt: skip
+_NOTHING: Mapping[str, Any] = {}
 _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
 
 
@@ -87,6 +92,17 @@ def cited_searches(choices: object) -> int:
     return 0
 
 
+def speaks(choices: Iterable[Mapping[str, Any]]) -> bool:
+    """True if choices, whole or in deltas, bring anything that was generated; a filter's words were not."""
+    for choice in choices:
+        if choice.get("finish_reason") != "content_filter":
+            part = choice.get("delta") or choice.get("message") or _NOTHING
+            for name in _GENERATED:
+                if part.get(name):
+                    return True
+    return False
+
+
 def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Merge two reports of one response: newer counts replace older, unless zero or null.
 
@@ -128,7 +144,7 @@ def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.prompt_tokens + usage.output_tokens,
     }
-    made |= {name: count for name, count in named.items() if type(made.get(name)) is not int}
+    made |= {name: count for name, count in named.items() if type(made.get(name)) is not int or made[name] < 0}
     if usage.cached_tokens and not isinstance(made.get("prompt_tokens_details"), Mapping):
         made["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
     if usage.reasoning_tokens and not isinstance(made.get("completion_tokens_details"), Mapping):

@@ -8,17 +8,33 @@ Other providers go through that wrapper (`LitellmSource`), with finish and usage
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import orjson
 
-from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, counts_output, usage_from_openai, with_facts
+from gateway.catalog.usage import (
+    PartialUsage,
+    ReportedUsage,
+    Usage,
+    beside_words,
+    counts_output,
+    usage_from_openai,
+    with_facts,
+)
 from gateway.dialects.loose_json import SurrogateJoiner, read_json
 from gateway.dialects.older_functions import call_functions
 from gateway.dialects.raw_answer import ollama_report
 from gateway.dialects.repair import StreamRepair
-from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage, with_cached_audio
+from gateway.dialects.usage_report import (
+    cited_searches,
+    joined,
+    reported_tier,
+    shown,
+    speaks,
+    take_usage,
+    with_cached_audio,
+)
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, TimeoutFault, UpstreamFault
 from gateway.providers.exchange import Exchange, uninterrupted
 from gateway.providers.litellm_readers import COUNTED
@@ -51,6 +67,7 @@ class UpstreamStream:
         self._report_chunk: dict[str, Any] = {}
         self._outdated = False
         self._spoken_since = False
+        self._spoken = False
         self._fault_usage: ReportedUsage = None
         self._at_end = False
         self._closed = False
@@ -64,9 +81,9 @@ class UpstreamStream:
         complete = self.finish_reason is not None and not self._unfinished
         if not isinstance(usage, Usage):
             return usage
-        if not (self._spoken_since and usage.output_tokens == 0 if complete else self._outdated):
-            return usage
-        return PartialUsage(usage, has_prompt=usage.prompt_tokens > 0, has_output=False)
+        if self._spoken_since and usage.output_tokens == 0 if complete else self._outdated:
+            return PartialUsage(usage, has_prompt=usage.prompt_tokens > 0, has_output=False)
+        return beside_words(usage) if self._spoken and self.finish_reason != "content_filter" else usage
 
     def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
         return self
@@ -124,6 +141,7 @@ class UpstreamStream:
         choices = self._repair.repair(chunk)
         if self._older_functions:
             call_functions(choices)
+        self._spoken = self._spoken or speaks(choices)
         report = take_usage(chunk)
         self._tier = reported_tier(chunk) or self._tier
         self._searches = self._searches or cited_searches(choices)
@@ -142,14 +160,14 @@ class UpstreamStream:
             counted = counts_output(report)
             self._outdated = bool(choices) and not counted
             ended = any(choice.get("finish_reason") for choice in choices)
-            self._spoken_since = not (counted or ended) and _speaks(choices)
+            self._spoken_since = not (counted or ended) and speaks(choices)
             if not choices:
                 self._report_chunk = chunk
                 return False
         elif choices:
             self._outdated = True
             if self._report is not None and not self._spoken_since:
-                self._spoken_since = _speaks(choices)
+                self._spoken_since = speaks(choices)
         return True
 
 
@@ -316,11 +334,6 @@ class _Tap:
 def _member(value: Any, name: str) -> Any:
     """A member of a dict or object: LiteLLM's providers return both."""
     return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
-
-
-def _speaks(choices: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a chunk brings anything that was generated."""
-    return any(value for choice in choices for name, value in (choice.get("delta") or {}).items() if name != "role")
 
 
 def _says_something(choice: Mapping[str, Any]) -> bool:

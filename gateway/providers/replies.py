@@ -7,13 +7,20 @@ from typing import Any
 import orjson
 from msgspec import Struct, structs
 
-from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai, with_facts
+from gateway.catalog.usage import ReportedUsage, Usage, beside_words, usage_from_openai, with_facts
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import strict_value
 from gateway.dialects.older_functions import call_functions
 from gateway.dialects.raw_answer import mentions_usage, ollama_report
 from gateway.dialects.repair import repair_whole, unwrapped
-from gateway.dialects.usage_report import cited_searches, reported_tier, shown, take_usage, with_cached_audio
+from gateway.dialects.usage_report import (
+    cited_searches,
+    reported_tier,
+    shown,
+    speaks,
+    take_usage,
+    with_cached_audio,
+)
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import Exchange
@@ -120,6 +127,8 @@ def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
     choices = body["choices"]
     if not choices:
         raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status).billed(usage)
+    if speaks(choices):
+        usage = beside_words(usage)
     if report is not None and isinstance(usage, Usage):
         body["usage"] = shown(report, usage)
     model = body.get("model")

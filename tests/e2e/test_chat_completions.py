@@ -224,11 +224,14 @@ async def test_missing_usage_is_estimated_and_marked_and_zero_is_zero(stage: Sta
     assert sources == ["estimated", "reported"]
 
 
-@pytest.mark.parametrize("model", ["negative", "absurd"])
-async def test_impossible_usage_settles_at_the_reserved_maximum(stage: Stage, model: str) -> None:
+async def test_impossible_usage_settles_at_the_reserved_maximum_and_a_negative_one_is_missing(stage: Stage) -> None:
     client = await client_of(stage)
-    raw = await client.chat.completions.with_raw_response.create(model=model, messages=HELLO)
+    raw = await client.chat.completions.with_raw_response.create(model="absurd", messages=HELLO)
     assert raw.headers["x-seqroute-cost-usd"] == raw.headers["x-seqroute-reserved-usd"]
+    raw = await client.chat.completions.with_raw_response.create(model="negative", messages=HELLO)
+    assert 0 < float(raw.headers["x-seqroute-cost-usd"]) < float(raw.headers["x-seqroute-reserved-usd"])
+    sources = [e["usage_source"] for e in await stage.gateway.entries() if e["kind"] == "settle"]
+    assert sources == ["estimated", "estimated"]
 
 
 async def test_a_client_that_leaves_mid_stream_pays_for_what_came_and_the_provider_is_stopped(stage: Stage) -> None:

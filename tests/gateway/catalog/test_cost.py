@@ -187,7 +187,7 @@ def test_zero_usage_is_zero() -> None:
 
 
 def test_an_impossible_usage_settles_the_whole_hold_and_alarms() -> None:
-    for reported in (UsageFault("prompt_tokens is negative"), Usage(10, 5_000_000), Usage(9_000_000, 1)):
+    for reported in (UsageFault("prompt_tokens is not a whole number"), Usage(10, 5_000_000), Usage(9_000_000, 1)):
         bill = settlement(SMALL, reported, held_nanousd=12_345, prompt_tokens=100, output_tokens=50)
         assert (bill.amount_nanousd, bill.usage_source, bill.alarm) == (12_345, "estimated", "implausible_usage")
 

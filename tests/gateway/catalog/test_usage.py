@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.catalog.usage import Usage, UsageFault, usage_from_openai
+from gateway.catalog.usage import PartialUsage, Usage, UsageFault, beside_words, usage_from_openai
 
 
 @pytest.mark.parametrize("reported", [None, {}, {"prompt_tokens": None}, {"total_tokens": 5}])
@@ -23,15 +23,12 @@ def test_explicit_zero_is_zero() -> None:
 @pytest.mark.parametrize(
     "reported",
     [
-        {"prompt_tokens": -1, "completion_tokens": 5},
-        {"prompt_tokens": 1, "completion_tokens": -5},
         {"prompt_tokens": 1, "completion_tokens": 10**15},
         {"prompt_tokens": 10**15, "completion_tokens": 1},
         {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 10**18},
         {"prompt_tokens": 1.5, "completion_tokens": 2},
         {"prompt_tokens": "seven", "completion_tokens": 2},
         {"prompt_tokens": True, "completion_tokens": 2},
-        {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": -3}},
         {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"audio_tokens": 11}},
         {"prompt_tokens": 10, "completion_tokens": 2, "completion_tokens_details": {"audio_tokens": 3}},
         {"input_tokens": 1, "output_tokens": 1, "cache_creation": {"ephemeral_1h_input_tokens": 5}},
@@ -39,6 +36,41 @@ def test_explicit_zero_is_zero() -> None:
 )
 def test_a_count_that_cannot_be_is_a_fault(reported: dict[str, Any]) -> None:
     assert isinstance(usage_from_openai(reported), UsageFault)
+
+
+@pytest.mark.parametrize(
+    ("reported", "read"),
+    [
+        ({"prompt_tokens": -1, "completion_tokens": 5}, PartialUsage(Usage(0, 5), has_prompt=False, has_output=True)),
+        ({"prompt_tokens": 7, "completion_tokens": -5}, PartialUsage(Usage(7, 0), has_prompt=True, has_output=False)),
+        ({"prompt_tokens": "-1", "output_tokens": 5}, PartialUsage(Usage(0, 5), has_prompt=False, has_output=True)),
+        ({"prompt_tokens": 7, "completion_tokens": -1, "total_tokens": 12}, Usage(7, 5)),
+        ({"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": -1}, Usage(7, 5)),
+        ({"prompt_tokens": -7, "completion_tokens": -5.0, "total_tokens": -12}, None),
+        ({"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": -3}}, Usage(10, 2)),
+    ],
+)
+def test_a_negative_count_is_a_missing_one(reported: dict[str, Any], read: object) -> None:
+    assert usage_from_openai(reported) == read
+
+
+@pytest.mark.parametrize(
+    ("total", "read"),
+    [
+        (110, Usage(100, 10, cached_tokens=100)),
+        (260, Usage(250, 10, cached_tokens=150)),
+        (None, Usage(250, 10, cached_tokens=150)),
+    ],
+)
+def test_the_total_tells_whether_a_cache_above_the_prompt_stands_beside_it(total: int | None, read: Usage) -> None:
+    counts = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": total}
+    assert usage_from_openai({**counts, "prompt_tokens_details": {"cached_tokens": 150}}) == read
+
+
+def test_a_prompt_without_output_beside_words_is_half_a_usage_and_zeros_are_free() -> None:
+    assert beside_words(Usage(10, 0)) == PartialUsage(Usage(10, 0), has_prompt=True, has_output=False)
+    assert beside_words(Usage(0, 0)) == Usage(0, 0)
+    assert beside_words(Usage(10, 1)) == Usage(10, 1)
 
 
 def test_a_fault_names_the_field_and_not_the_value() -> None:

@@ -830,17 +830,33 @@ async def test_a_half_that_the_total_tells_is_told() -> None:
     assert (await whole(completion(usage={"completion_tokens": 5, "total_tokens": 15}))).usage == Usage(10, 5)
 
 
-async def test_an_output_of_nothing_from_before_the_words_is_no_output() -> None:
+async def test_an_output_of_nothing_beside_words_is_no_output() -> None:
     nothing = {"prompt_tokens": 10, "completion_tokens": 0}
+    half = PartialUsage(Usage(10, 0), has_prompt=True, has_output=False)
     begun = {"choices": [{"index": 0, "delta": {"role": "assistant"}}], "usage": nothing}
-    for payloads in ([begun, delta("hi"), finish()], [delta("h", usage=nothing), delta("i", usage=nothing), finish()]):
+    for payloads in (
+        [begun, delta("hi"), finish()],
+        [delta("h", usage=nothing), delta("i", usage=nothing), finish()],
+        [delta("hi"), finish(usage=nothing)],
+        [delta("hi"), finish(), {"choices": [], "usage": nothing}],
+    ):
         stream = opened(events(*payloads))
         [chunk async for chunk in stream]
-        assert stream.usage == PartialUsage(Usage(10, 0), has_prompt=True, has_output=False)
-    for payloads in ([delta("hi"), finish(usage=nothing)], [delta("hi"), finish(), {"choices": [], "usage": nothing}]):
+        assert stream.usage == half
+    assert (await whole(completion(usage=nothing))).usage == half
+
+
+async def test_an_output_of_nothing_is_reported_where_nothing_was_generated_or_nothing_cost() -> None:
+    nothing, free = {"prompt_tokens": 10, "completion_tokens": 0}, {"prompt_tokens": 0, "completion_tokens": 0}
+    for payloads, read in (
+        ([delta("", usage=nothing), finish(usage=nothing)], Usage(10, 0)),
+        ([delta("I cannot"), finish("content_filter", usage=nothing)], Usage(10, 0)),
+        ([delta("hi"), finish(usage=free)], Usage(0, 0)),
+    ):
         stream = opened(events(*payloads))
         [chunk async for chunk in stream]
-        assert stream.usage == Usage(10, 0)
+        assert stream.usage == read
+    assert (await whole(completion(usage=free))).usage == Usage(0, 0)
 
 
 async def test_counts_from_before_the_last_words_of_a_cut_answer_are_only_a_part() -> None:

@@ -110,7 +110,7 @@ async def test_several_choices_keep_their_numbers(upstream: Upstream, provider: 
     [
         ("nousage", None),
         ("zero", Usage(0, 0)),
-        ("neg", UsageFault("prompt_tokens is negative")),
+        ("neg", None),
         ("huge", UsageFault("completion_tokens is implausibly large")),
     ],
 )
