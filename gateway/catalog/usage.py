@@ -378,7 +378,7 @@ def _checked(usage: Usage) -> Usage:
 
 
 def beside_words(usage: ReportedUsage) -> ReportedUsage:
-    """What a report means beside a generated answer: a prompt without output is half a usage.
+    """The usage of a generated answer, of which a prompt without output is half.
 
     Zero for both is a call that was free.
     """

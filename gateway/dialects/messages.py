@@ -36,9 +36,8 @@ class MessagesDialect:
 
     def stream(self, answer: AnswerIdentity) -> StreamRenderer:
         """A renderer of Anthropic's events."""
-        if self._forwarded:
-            return ForwardedMessagesStream(answer)
-        return MessagesStream(answer.decision_id, answer.model, answer.prompt_tokens, self._stop_sequences)
+        made = MessagesStream(answer.decision_id, answer.model, answer.prompt_tokens, self._stop_sequences)
+        return ForwardedMessagesStream(answer, made) if self._forwarded else made
 
     def error(self, error: GatewayError) -> ErrorAnswer:
         """The error in Anthropic's format, and with its status for an overloaded provider."""
@@ -50,15 +49,24 @@ class MessagesDialect:
 
 
 class ForwardedMessagesStream:
-    """Events of Anthropic's own servers, passed on; the last two wait for the bill."""
+    """Events of Anthropic's own servers, passed on; the last two wait for the bill.
 
-    def __init__(self, answer: AnswerIdentity) -> None:
+    A server that answers in OpenAI's dialect is translated.
+    """
+
+    def __init__(self, answer: AnswerIdentity, translated: MessagesStream) -> None:
         self._answer = answer
+        self._translated = translated
+        self._passing: bool | None = None
         self._delta: Mapping[str, Any] = {}
 
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
         """The event of one chunk."""
         event = chunk.get(FORWARDED)
+        if self._passing is None:
+            self._passing = event is not None
+        if not self._passing:
+            return self._translated.chunk(chunk)
         if event is None:
             return b""
         kind = event.get("type")
@@ -74,8 +82,8 @@ class ForwardedMessagesStream:
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
         """The last events; may be called again with a newer report."""
-        if error is not None:
-            return billed_frame(billed.report, event_frame("error", error_body(error)))
+        if self._passing is False or error is not None:
+            return self._translated.end(billed, error)
         usage = self._delta.get("usage") or usage_object(billed.usage)
         delta = {**self._delta, "usage": billed.told_in(usage), "seqroute": billed.report}
         stop = billed_frame(billed.report, event_frame("message_stop", {"type": "message_stop"}))

@@ -125,8 +125,8 @@ def _events(raw: bytes | bytearray, mark: bytes) -> Iterator[Mapping[str, Any]]:
         yield from (each for each in reversed(value if isinstance(value, list) else [value]) if isinstance(each, dict))
         return
     for line in reversed(bytes(raw).splitlines()):
-        if line.startswith(b"data:") and mark in line:
+        if line.startswith((b"data:", b"{")) and mark in line:
             with contextlib.suppress(ValueError):
-                event = orjson.loads(line[5:])
+                event = orjson.loads(line.removeprefix(b"data:"))
                 if isinstance(event, dict):
                     yield event

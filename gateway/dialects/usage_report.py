@@ -93,7 +93,7 @@ def cited_searches(choices: object) -> int:
 
 
 def speaks(choices: Iterable[Mapping[str, Any]]) -> bool:
-    """True if choices, whole or in deltas, bring anything that was generated; a filter's words were not."""
+    """True if choices, whole or in deltas, bring anything that a model generated."""
     for choice in choices:
         if choice.get("finish_reason") != "content_filter":
             part = choice.get("delta") or choice.get("message") or _NOTHING

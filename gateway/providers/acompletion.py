@@ -6,6 +6,7 @@ of this process nor the caller's body can choose an address or a key.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import os
@@ -14,20 +15,30 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
 import httpx
 import orjson
 
-from gateway.catalog.usage import usage_from_openai
+from gateway.catalog.usage import ReportedUsage, usage_from_openai
+from gateway.dialects.native_forms import begun_payload, native_dialect, payloads_of, speaks_openai
 from gateway.dialects.raw_answer import last_error
+from gateway.dialects.usage_report import take_usage
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
-from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
-from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
+from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, TimeoutFault, UpstreamFault
+from gateway.providers.exchange import (
+    EXCHANGE,
+    BoundedTransport,
+    Exchange,
+    NoSecondTransport,
+    RecordedStream,
+    exchange_fault,
+    wire_fault,
+)
 from gateway.providers.history import attached, broken_arguments
 from gateway.providers.inband import fault_in
 from gateway.providers.litellm_clients import (
@@ -41,10 +52,11 @@ from gateway.providers.litellm_clients import (
     SdkClients,
     handler_cache,
 )
-from gateway.providers.litellm_readers import read_whole_answers, read_whole_blocks, skip_comments
+from gateway.providers.litellm_readers import keep_service_tiers, read_whole_answers, read_whole_blocks, skip_comments
 from gateway.providers.parameters import NEEDED
 from gateway.providers.replies import WholeSource, translated_reply
 from gateway.providers.transport import Connections
+from gateway.providers.waiting import Patience
 from gateway.providers.wire_source import WireSource
 
 _log = logging.getLogger("seqroute.upstream")
@@ -279,13 +291,19 @@ class LitellmCall:
                 return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
             source = LitellmSource(response, self._call.idle_timeout_s, deadline, self.fault, exchange)
             await source.open()
+            answer = exchange.answer
+            if isinstance(answer, RecordedStream) and not answer.begun and native_dialect(exchange.path):
+                await _begin(answer, exchange, self._call.idle_timeout_s, deadline)
+                if exchange.openai_instead:
+                    return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
             return _RecordedSource(source, self._lane, exchange)
 
     def is_native(self, exchange: Exchange) -> bool:
         """False also where LiteLLM emulates schemas with tools, which only LiteLLM can reverse."""
         wanted = self._call.params.get("response_format") or {}
         emulated = wanted.get("type") == "json_schema" and self._provider not in _OWN_SCHEMAS
-        return exchange.speaks_openai and self._provider not in _TRANSLATED and not emulated
+        ordinary = self._provider not in _TRANSLATED and not emulated
+        return exchange.speaks_openai and (exchange.openai_instead or ordinary)
 
     def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
         """The fault of a failed call, from the exchange, else from LiteLLM's exception."""
@@ -298,9 +316,8 @@ class LitellmCall:
         if seen is not None:
             return seen
         if exchange.status:
-            return _failed_response(exchange) or BrokenFault(
-                "the provider's answer was not a chat completion", status=exchange.status
-            )
+            unread = BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
+            return _failed_response(exchange) or unread.billed(_reported(exchange))
         missing = next((each.name for each in _chain(error) if isinstance(each, ModuleNotFoundError)), None)
         if exchange.attempts == 0 and missing is not None:
             _log.error("a call needs the Python package %s, which is not installed beside the gateway", missing)
@@ -321,18 +338,45 @@ class LitellmCall:
         return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
 
 
+async def _begin(answer: RecordedStream, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
+    """Wait for the first event of a stream, which shows the dialect that it is in."""
+    try:
+        async with Patience(min(asyncio.get_running_loop().time() + idle_timeout_s, deadline)):
+            head = await answer.head()
+    except TimeoutError:
+        raise TimeoutFault("the provider stopped sending for too long") from None
+    except httpx.HTTPError:
+        raise wire_fault(exchange) from None
+    begun = [] if exchange.document else [begun_payload(head) or {}]
+    if exchange.document:
+        with suppress(ValueError):
+            begun = payloads_of(head)
+    exchange.openai_instead = any(map(speaks_openai, begun))
+
+
 def _failed_response(exchange: Exchange) -> UpstreamFault | None:
     """The fault that an answer of status 200 reports, with its usage: a whole one, or the last event of a stream."""
     try:
         payload = orjson.loads(exchange.body)
     except ValueError:
         payload = last_error(exchange.body)
+    if isinstance(payload, list):
+        payload = next((each for each in payload if isinstance(each, dict) and each.get("error")), None)
     if not isinstance(payload, dict):
         return None
     failed = payload.get("status") == "failed" or payload.get("type") == "error"
     fault = fault_in(payload, exchange.headers, named_error=failed, alone=True)
     usage = payload.get("usage")
     return None if fault is None else fault.billed(usage_from_openai(usage if isinstance(usage, dict) else None))
+
+
+def _reported(exchange: Exchange) -> ReportedUsage:
+    """The usage in a whole answer that LiteLLM could not read."""
+    try:
+        payload = orjson.loads(exchange.body) if exchange.whole else None
+    except ValueError:
+        return None
+    return usage_from_openai(take_usage(payload)) if isinstance(payload, dict) else None
 
 
 def _refused_name(error: BaseException, call: Call) -> str | None:
@@ -423,6 +467,7 @@ def import_litellm() -> Any:
     finishes: Any = importlib.import_module("litellm.litellm_core_utils.core_helpers")
     finishes._FINISH_REASON_MAP["model_context_window_exceeded"] = "length"
     read_whole_blocks(importlib.import_module("litellm.llms.anthropic.chat.handler").ModelResponseIterator)
+    keep_service_tiers(importlib.import_module("litellm.llms.groq.chat.transformation").GroqChatConfig)
     read_whole_answers(importlib.import_module("litellm.llms.anthropic.chat.transformation").AnthropicConfig)
     google: Any = importlib.import_module("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini")
     skip_comments(google.ModelResponseIterator)

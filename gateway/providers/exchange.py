@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
@@ -21,9 +20,20 @@ from typing import Literal, Protocol
 
 import aiohttp
 import httpx
+import orjson
 from msgspec import Struct, field
 
 from gateway.clock import NewId, time_ordered_ids
+from gateway.dialects.documents import form_of
+from gateway.dialects.native_forms import (
+    NativeDialect,
+    as_stream,
+    as_whole,
+    begun_payload,
+    native_dialect,
+    payloads_of,
+    speaks_openai,
+)
 from gateway.dialects.raw_answer import gemini_cached_audio, gemini_finished
 from gateway.providers.decoding import Decoder, UnpackingError, decoder_for, encoding_name
 from gateway.providers.errors import (
@@ -47,8 +57,6 @@ KEPT_TAIL_BYTES = 32 * 1024
 STALE_S = 0.3
 """Within a round trip to the other side of the world a server says that it had closed a connection."""
 USER_AGENT = "seqroute"
-
-_GEMINI_PATH = re.compile(r":(?:streamG|g)enerateContent\b")
 
 _SDK_HEADERS = ("x-stainless-", "openai-organization", "openai-project")
 
@@ -99,6 +107,10 @@ class Exchange(Struct):
     whole: bool = False
     failure: type[BaseException] | None = None
     answer: AnswerBody | None = None
+    document: bool = False
+    """A stream was requested of Claude or Gemini, and something whole is received: all of it is kept."""
+    openai_instead: bool = False
+    """The response is in OpenAI's dialect at an address of Claude's or Gemini's."""
 
     @property
     def address(self) -> str:
@@ -108,12 +120,12 @@ class Exchange(Struct):
     @property
     def speaks_openai(self) -> bool:
         """The response is a chat completion in OpenAI's dialect, read or not."""
-        return 200 <= self.status < 300 and self.path.endswith("/chat/completions")
+        return 200 <= self.status < 300 and (self.openai_instead or self.path.endswith("/chat/completions"))
 
     @property
     def tail_only(self) -> bool:
         """`body` holds only the tail of a stream."""
-        return self.streaming and self.status < 300
+        return self.streaming and self.status < 300 and not self.document
 
     @property
     def finish_was_sent(self) -> bool:
@@ -123,7 +135,7 @@ class Exchange(Struct):
     @property
     def cached_audio_tokens(self) -> int:
         """Cached audio that Gemini counted; LiteLLM leaves it out."""
-        return gemini_cached_audio(self.body) if _GEMINI_PATH.search(self.path) else 0
+        return gemini_cached_audio(self.body) if native_dialect(self.path) == "gemini" else 0
 
     @property
     def speaks_ollama(self) -> bool:
@@ -193,10 +205,13 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         if decoder is not None:
             del headers["content-encoding"]
             headers.pop("content-length", None)
-        exchange.answer = RecordedStream(inner_stream, exchange, self._max_answer_bytes, decoder)
-        return httpx.Response(
-            status_code=response.status_code, headers=headers, stream=exchange.answer, request=request
-        )
+        exchange.answer = answer = RecordedStream(inner_stream, exchange, self._max_answer_bytes, decoder)
+        dialect = native_dialect(request.url.path) if response.status_code < 300 else None
+        if dialect is None:
+            return httpx.Response(response.status_code, headers=headers, stream=answer, request=request)
+        headers.pop("content-length", None)
+        formed = FormedStream(answer, exchange, dialect)
+        return httpx.Response(response.status_code, headers=headers, stream=formed, request=request)
 
     async def _sent(self, request: httpx.Request, exchange: Exchange) -> httpx.Response:
         loop = asyncio.get_running_loop()
@@ -234,11 +249,31 @@ class RecordedStream(httpx.AsyncByteStream):
         self._exchange = exchange
         self._max_bytes = max_bytes
         self._decoder = decoder
+        self._ahead: list[bytes] = []
+        self._rest = self._received()
         self.begun = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        received = 0
         self.begun = True
+        while self._ahead:
+            yield self._ahead.pop(0)
+        async for piece in self._rest:
+            yield piece
+
+    async def head(self) -> bytes:
+        """The start of the response up to its first event; all of it if it is not a stream."""
+        head = bytearray().join(self._ahead)
+        while (form := form_of(head)) != "events" or (begun_payload(head) is None and len(head) < KEPT_TAIL_BYTES):
+            self._exchange.document = form == "document"
+            piece = await anext(self._rest, b"")
+            if not piece:
+                break
+            self._ahead.append(piece)
+            head += piece
+        return bytes(head)
+
+    async def _received(self) -> AsyncIterator[bytes]:
+        received = 0
         try:
             async for piece in self._inner:
                 plain = unpacked(self._decoder, piece, self._max_bytes - received)
@@ -254,6 +289,40 @@ class RecordedStream(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         """Release the connection."""
         await self._inner.aclose()
+
+
+class FormedStream(httpx.AsyncByteStream):
+    """A response of Claude's or Gemini's API for LiteLLM, in the form that was asked for."""
+
+    def __init__(self, recorded: RecordedStream, exchange: Exchange, dialect: NativeDialect) -> None:
+        self._recorded = recorded
+        self._exchange = exchange
+        self._dialect = dialect
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        streaming = self._exchange.streaming
+        if streaming and form_of(await self._recorded.head()) == "events":
+            async for piece in self._recorded:
+                yield piece
+            return
+        data = b"".join([piece async for piece in self._recorded])
+        try:
+            payloads = payloads_of(data)
+        except ValueError:
+            payloads = []
+        self._exchange.openai_instead = any(map(speaks_openai, payloads))
+        if not payloads or self._exchange.openai_instead:
+            yield data
+        elif streaming:
+            yield as_stream(self._dialect, payloads)
+        elif (whole := as_whole(self._dialect, payloads)) is not None:
+            yield orjson.dumps(whole)
+        else:
+            yield data
+
+    async def aclose(self) -> None:
+        """Release the connection."""
+        await self._recorded.aclose()
 
 
 def unpacked(decoder: Decoder | None, piece: bytes, max_bytes: int) -> bytes:

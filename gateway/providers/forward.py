@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import httpx
@@ -18,9 +18,13 @@ from yarl import URL
 
 from gateway.catalog.price_map import RESPONSES_ROUTE
 from gateway.catalog.usage import usage_from_openai
+from gateway.dialects.assembly import Assembly, chunks_of
+from gateway.dialects.documents import Form, form_of, is_chunk
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.loose_json import check_depth, read_json, without_list
-from gateway.dialects.sse import EventReader, EventTooLarge
+from gateway.dialects.native_forms import NativeDialect, as_stream, as_whole, payloads_of, speaks_openai
+from gateway.dialects.repair import StreamRepair, repair_whole
+from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.usage_report import take_usage
 from gateway.providers.answers import ChunkSource
 from gateway.providers.call import NO_KEY, Call, ProviderNames
@@ -49,6 +53,8 @@ _NO_ROUTE = (404, 405, 501)
 """Statuses of servers without the dialect's route; a model that is not found has a code of its own."""
 _FROM_OPERATOR = ("service_tier", "temperature", "top_p")
 """Defaults of a deployment that have the same name in these dialects."""
+
+_DIALECTS: Mapping[str, NativeDialect] = {"messages_api": "claude", "responses_api": "responses"}
 
 
 class ForwardedCall:
@@ -106,13 +112,16 @@ class ForwardedCall:
 
     def reply(self, exchange: Exchange) -> Reply:
         """The response that was received. Raises UpstreamFault."""
+        payload: Any
         try:
             payload = orjson.loads(exchange.body)
             check_depth(exchange.body, payload)
         except ValueError:
-            raise BrokenFault("the provider's answer was not JSON", status=exchange.status) from None
+            payload = None
         if not isinstance(payload, dict):
-            raise BrokenFault("the provider's answer was not an object", status=exchange.status)
+            payload = self._joined(exchange)
+        if speaks_openai(payload):
+            return chat_reply(exchange, payload)
         failed = payload.get("status") == "failed" or payload.get("type") == "error"
         body = self._forwarded.chat_body(payload)
         if failed or ("output" not in payload and "content" not in payload):
@@ -120,6 +129,20 @@ class ForwardedCall:
             fault = fault or BrokenFault("the provider's answer was in another dialect", status=exchange.status)
             raise fault.billed(usage_from_openai(take_usage(body)))
         return chat_reply(exchange, body)
+
+    def _joined(self, exchange: Exchange) -> dict[str, Any]:
+        """The answer that a stream of events, or a list of them, amounts to."""
+        try:
+            payloads = payloads_of(exchange.body)
+            if any(map(speaks_openai, payloads)):
+                whole = _assembled(payloads, lambda: exchange.new_id("call"))
+            else:
+                whole = as_whole(_DIALECTS[self._forwarded.api], payloads)
+        except ValueError:
+            whole = None
+        if whole is None:
+            raise BrokenFault("the provider's answer was neither JSON nor a whole stream", status=exchange.status)
+        return whole
 
     def _check(self, exchange: Exchange) -> None:
         seen = exchange_fault(exchange)
@@ -131,6 +154,16 @@ class ForwardedCall:
             raise DialectFault(exchange.status, self._forwarded.refusal(), reported)
         if seen is not None:
             raise seen
+
+
+def _assembled(chunks: Iterable[dict[str, Any]], new_call_id: Callable[[], str]) -> dict[str, Any] | None:
+    """The whole answer of a stream in OpenAI's dialect; None if it was cut off."""
+    assembly, repair = Assembly(), StreamRepair(new_call_id)
+    for chunk in chunks:
+        repair.repair(chunk)
+        assembly.add(chunk)
+    body = assembly.body()
+    return body if all(choice.get("finish_reason") for choice in body["choices"]) else None
 
 
 def _read_loosely(data: bytes) -> Any:
@@ -175,6 +208,9 @@ class ForwardedSource:
         self._pieces = aiter(answer)
         self._exchange = exchange
         self._reader = forwarded.reader()
+        self._dialect = _DIALECTS[forwarded.api]
+        self._form: Form = "unknown"
+        self._document = bytearray()
         self._idle_timeout_s = idle_timeout_s
         self._deadline = deadline
         self._events = EventReader()
@@ -206,10 +242,10 @@ class ForwardedSource:
             async with Patience(quiet_until):
                 while self._events.lines == lines and not self._ended:
                     try:
-                        events = self._events.feed(await anext(self._pieces))
+                        events = self._fed(await anext(self._pieces))
                     except StopAsyncIteration:
                         self._ended = True
-                        events = self._events.finish()
+                        events = [*(self._end_of_document() if self._document else ()), *self._events.finish()]
                     for event in events:
                         self._take(event.data)
         except TimeoutError:
@@ -218,6 +254,33 @@ class ForwardedSource:
             raise BrokenFault("the provider sent an event too large to read") from None
         except (httpx.HTTPError, httpx.StreamError):
             raise wire_fault(self._exchange) from None
+
+    def _fed(self, piece: bytes) -> list[Event]:
+        """The events that a piece completes; none before the end of what is no stream."""
+        if self._form == "events":
+            return self._events.feed(piece)
+        self._document += piece
+        self._form = form_of(self._document)
+        if self._form != "events":
+            return []
+        begun, self._document = bytes(self._document), bytearray()
+        return self._events.feed(begun)
+
+    def _end_of_document(self) -> list[Event]:
+        """The events of a whole answer, or of some without the form of a stream."""
+        try:
+            payloads = payloads_of(self._document)
+        except ValueError:
+            raise BrokenFault("the provider answered with neither JSON nor an event stream", status=200) from None
+        made: list[Event] = []
+        for payload in payloads:
+            if speaks_openai(payload) and not is_chunk(payload):
+                report = take_usage(payload)
+                repair_whole(payload, lambda: self._exchange.new_id("call"))
+                self._chunks += [*chunks_of(payload), *([{"choices": [], "usage": report}] if report else ())]
+            else:
+                made += self._events.feed(as_stream(self._dialect, [payload]))
+        return made
 
     def _take(self, data: bytes) -> None:
         """Turn an event into chunks, or into the fault that it reports."""
@@ -233,6 +296,9 @@ class ForwardedSource:
             payload = _read_loosely(data)
         if not isinstance(payload, dict):
             self._chunks.append(BrokenFault("the provider sent an event that is not JSON"))
+            return
+        if "type" not in payload and speaks_openai(payload):
+            self._chunks.append(payload)
             return
         error = self._reader.failure(payload)
         if error is None and "type" not in payload:

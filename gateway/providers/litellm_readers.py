@@ -1,4 +1,4 @@
-"""Makes LiteLLM's readers of Claude's and Gemini's answers tolerate compatible servers.
+"""Makes LiteLLM's readers of other dialects tolerate compatible servers.
 
 Anthropic begins a block empty, fills it by deltas and ends it. LiteLLM reads the input of a tool and the thinking from
 deltas alone, and a text from both. A usage of null, a text for the content and a comment between events end its
@@ -37,6 +37,18 @@ def read_whole_answers(config_class: Any) -> None:
 
     transformed.tolerant = True  # type: ignore[attr-defined]
     config_class.transform_parsed_response = transformed
+
+
+def keep_service_tiers(config_class: Any) -> None:
+    """Let LiteLLM read Groq's whole answers without a service tier, and keep one."""
+    inner = config_class.__mro__[1].transform_response
+
+    def transformed(self: Any, *arguments: Any, **more: Any) -> Any:
+        response = inner(self, *arguments, **more)
+        self._add_web_search_usage(model_response=response)
+        return response
+
+    config_class.transform_response = transformed
 
 
 def skip_comments(parser_class: Any) -> None:

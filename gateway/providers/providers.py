@@ -116,12 +116,15 @@ class Upstream:
             if not exchange.whole:
                 await uninterrupted(exchange.close())
         # Raised here, a fault has no context: LiteLLM's exceptions repeat the provider's message.
-        if exchange.whole and prepared.is_native(exchange):
+        # An answer in OpenAI's dialect that LiteLLM failed to translate can be read as it is.
+        if exchange.whole and exchange.speaks_openai and (fault is not None or prepared.is_native(exchange)):
             reply = await native_reply(exchange)
         elif fault is not None:
             raise fault
         else:
             reply = translated_reply(exchange, response)
+        if "response_format" in call.params and "tools" not in call.params:
+            reply = reply.with_schema_answer()
         return reply.with_function_calls() if call.older_functions else reply
 
     async def embed(self, outgoing: Outgoing) -> Reply:

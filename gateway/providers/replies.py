@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from gateway.catalog.usage import ReportedUsage, Usage, beside_words, usage_from_openai, with_facts
 from gateway.dialects.assembly import Assembly
+from gateway.dialects.documents import document_payloads, form_of, is_chunk
 from gateway.dialects.loose_json import strict_value
 from gateway.dialects.older_functions import call_functions
 from gateway.dialects.raw_answer import mentions_usage, ollama_report
@@ -25,7 +26,7 @@ from gateway.providers.answers import UpstreamStream
 from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import Exchange
 from gateway.providers.inband import fault_in
-from gateway.providers.wire_source import WireSource, document_payloads, form_of, is_chunk
+from gateway.providers.wire_source import WireSource
 
 
 class Reply(Struct, frozen=True):
@@ -39,6 +40,18 @@ class Reply(Struct, frozen=True):
     def with_function_calls(self) -> Reply:
         """The response for a client of the older `functions`."""
         call_functions(self.body["choices"])
+        return structs.replace(self, finish_reason=self.body["choices"][0]["finish_reason"])
+
+    def with_schema_answer(self) -> Reply:
+        """The response with the call of the tool by which LiteLLM asks for a schema as its content."""
+        for choice in self.body["choices"]:
+            message = choice["message"]
+            functions = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+            if [function.get("name") for function in functions] == [_SCHEMA_TOOL]:
+                message["content"] = functions[0].get("arguments")
+                del message["tool_calls"]
+            if choice["finish_reason"] == "tool_calls" and not message.get("tool_calls"):
+                choice["finish_reason"] = "stop"
         return structs.replace(self, finish_reason=self.body["choices"][0]["finish_reason"])
 
 
@@ -140,6 +153,7 @@ def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
     )
 
 
+_SCHEMA_TOOL = "json_tool_call"
 _NO_WAIT_S = 60.0
 """Never reached: the response has already arrived."""
 

@@ -7,21 +7,20 @@ chunks, whatever its content type. Anything else raises a fault with its meaning
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import orjson
 
 from gateway.catalog.usage import usage_from_openai
 from gateway.dialects.assembly import chunks_of
+from gateway.dialects.documents import AGAIN, Form, document_payloads, form_of, is_chunk, is_done
 from gateway.dialects.loose_json import (
     SurrogateJoiner,
     check_depth,
-    read_json,
     read_loosely,
     read_values,
     without_list,
@@ -39,87 +38,6 @@ _ERROR_KEYS = frozenset({"error", "Error", "errors", "fault", "base_resp"})
 _ANSWER_KEYS = frozenset({"id", "choices"})
 WORDS = re.compile(rb"[\s\[<|/]*[A-Za-z][\w .:-]{0,99}[\s\]>|/]*")
 """A sign of life or an end in words: "keep-alive", "[END]"."""
-_AGAIN = re.compile(rb"\s*data:\s*")
-_FIELDS = re.compile(rb"^(?:data:[ \t]*|(?:event|id|retry)?:[^\r\n]*)", re.MULTILINE)
-"""Of an event: the name before its data, other fields and comments."""
-_RECORD = b"\x1e"
-"""What begins a value of a JSON text sequence (RFC 7464)."""
-_SNIFFED_BYTES = 4096
-_CHUNK = "chat.completion.chunk"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
-"""Of UTF-16, which only a complete response can be read in."""
-
-Form = Literal["unknown", "events", "document"]
-
-
-def form_of(start: bytes | bytearray) -> Form:
-    """The format of a response by its start; `unknown` while too little has arrived."""
-    begun = bytes(start[:_SNIFFED_BYTES])
-    if len(begun) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(begun):
-        return "unknown"
-    begun = begun.removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n" + _RECORD)
-    if not begun:
-        return "unknown" if len(start) < _SNIFFED_BYTES else "document"
-    return "document" if begun[:1] in b'{[<"' or begun.startswith(_WIDE_MARKS) else "events"
-
-
-def document_payloads(data: bytes | bytearray) -> list[Any]:
-    """JSON values of a response without events: one, or several in lines or a list.
-
-    Raises ValueError.
-    """
-    data = data.replace(_RECORD, b"\n")
-    try:
-        value = read_json(data)
-        return value if isinstance(value, list) and len(value) > 1 else [value]
-    except ValueError:
-        lines = [line for line in bytes(data).splitlines() if line.strip()]
-        if len(lines) > 1:
-            with contextlib.suppress(ValueError):
-                return [read_json(line.strip(b" \t,;")) for line in lines]
-        # Behind a first value that has no field's name, events may follow.
-        return _values_and_more(_FIELDS.sub(b"", data))
-
-
-def _values_and_more(data: bytes | bytearray) -> list[Any]:
-    """Values without lines between them, or one whole answer and whatever follows it.
-
-    Raises ValueError for anything else: more JSON that cannot be read is the rest of an answer that was cut off.
-    """
-    values, rest = read_values(data)
-    ended = not rest or _is_done(_AGAIN.sub(b"", rest.encode("utf-8", "replace"), count=1))
-    if not ended and (rest.startswith(("{", "[")) or len(values) > 1 or not _is_answer(values[0])):
-        raise ValueError("expected a whole answer")
-    return values
-
-
-def _is_answer(value: Any) -> bool:
-    """Whether a JSON value is a complete answer: every choice has a message."""
-    body = unwrapped(value)
-    if not isinstance(body, dict) or body.get("object") == _CHUNK:
-        return False
-    choices = body.get("choices")
-    return (
-        isinstance(choices, list)
-        and bool(choices)
-        and all(isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices)
-    )
-
-
-def is_chunk(body: Mapping[str, Any]) -> bool:
-    """True for a piece of a stream: it says so, or has a delta.
-
-    A delta beside a message does not count. As the only value of a response it is an answer if it has a finish reason;
-    else the rest was cut off.
-    """
-    if body.get("object") in (_CHUNK, "chat.completion"):
-        return bool(body["object"] == _CHUNK)
-    choices = body.get("choices")
-    return any(
-        isinstance(choice, dict) and isinstance(choice.get("delta"), dict) and "message" not in choice
-        for choice in (choices if isinstance(choices, list) else [choices])
-    )
 
 
 class WireSource:
@@ -149,7 +67,7 @@ class WireSource:
                 return self._chunks.popleft()
             while self._events:
                 event = self._events.popleft()
-                if _is_done(event.data):
+                if is_done(event.data):
                     self._check_lone()
                     self._ended = True
                     self._take_late_usage()
@@ -245,10 +163,10 @@ class WireSource:
 
     def _read_loosely(self, event: Event) -> Iterator[Any]:
         """The values of an event that is not strict JSON."""
-        if _is_done(_AGAIN.sub(b"", event.data, count=1)):
+        if is_done(AGAIN.sub(b"", event.data, count=1)):
             self._events.appendleft(Event(event.name, b"[DONE]"))
             return
-        data = without_list(_AGAIN.sub(b"", event.data, count=1))
+        data = without_list(AGAIN.sub(b"", event.data, count=1))
         try:
             if data:
                 yield read_loosely(data)
@@ -263,7 +181,7 @@ class WireSource:
             return
         # Events without a blank line between them arrive as one.
         for number, line in enumerate(lines):
-            if _is_done(line):
+            if is_done(line):
                 self._events.extendleft(Event(event.name, left) for left in reversed(lines[number:]))
                 return
             try:
@@ -279,7 +197,7 @@ class WireSource:
         except ValueError:
             values, rest = [], ""
         behind = rest.encode("utf-8", "replace")
-        if not values or (rest and not _is_done(behind.partition(b"\n")[0])):
+        if not values or (rest and not is_done(behind.partition(b"\n")[0])):
             raise BrokenFault("the provider sent an event that is not JSON")
         if rest:
             self._events.extendleft(Event(name, left) for left in reversed(behind.split(b"\n")))
@@ -329,10 +247,6 @@ class WireSource:
         if self._answered:
             fault = BrokenMidAnswer(fault)
         raise fault.billed(usage_from_openai(take_usage(payload)))
-
-
-def _is_done(data: bytes) -> bool:
-    return data.strip(b' \t\r\n",;.').upper() == b"[DONE]"
 
 
 def _has_error(choices: Any) -> bool:

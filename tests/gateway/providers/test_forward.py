@@ -11,7 +11,9 @@ import pytest_asyncio
 
 from gateway.catalog.usage import Usage
 from gateway.dialects import carried, messages_request, responses_request
+from gateway.dialects.dialect import AnswerIdentity
 from gateway.dialects.forwarded import FORWARDED
+from gateway.dialects.messages import MessagesDialect
 from gateway.errors import InvalidRequest, http_status
 from gateway.providers.errors import (
     BrokenFault,
@@ -24,7 +26,8 @@ from gateway.providers.errors import (
 )
 from gateway.providers.providers import Call, Upstream
 from gateway.turn.fallback import cause_of
-from tests.harness.fixed_answers import CannedProvider, raw_answer
+from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, CLAUDE_END, CLAUDE_START, CLAUDE_TEXT
+from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer, raw_answer
 from tests.harness.upstream import FaultUpstream
 from tests.harness.words import words
 
@@ -246,3 +249,72 @@ async def test_an_answer_with_the_label_of_a_page_is_an_answer(upstream: Upstrea
             usage = (await upstream.complete(upstream.outgoing(asked))).usage
     assert isinstance(usage, Usage)
     assert usage.output_tokens == 900
+
+
+MESSAGES: dict[str, Any] = {
+    "model": "m", "max_tokens": 64, "messages": [{"role": "user", "content": "hi"}], "tools": SERVER_SEARCH,
+}  # fmt: skip
+RESPONSE = {
+    "id": "resp_1", "object": "response", "status": "completed", "model": "m",
+    "usage": {"input_tokens": 21, "output_tokens": 7, "total_tokens": 28},
+    "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]}],
+}  # fmt: skip
+OF_CLAUDE = CLAUDE_ANSWER | {"usage": {"input_tokens": 21, "output_tokens": 7}}
+CLAUDE_EVENTS = [CLAUDE_START | {"message": OF_CLAUDE | {"content": []}}, *CLAUDE_TEXT, *CLAUDE_END]
+CHAT = {
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello"}}],
+    "usage": {"prompt_tokens": 21, "completion_tokens": 7},
+}  # fmt: skip
+
+
+def chat_chunk(delta: dict[str, Any], finish: str | None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+
+
+CHAT_CHUNKS = chat_chunk({"content": "Hel"}, None), chat_chunk({"content": "lo"}, "stop", usage=CHAT["usage"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("model", "answer"),
+    [
+        ("anthropic/m", json_answer(OF_CLAUDE)),
+        ("anthropic/m", event_answer(*CLAUDE_EVENTS)),
+        ("anthropic/m", json_answer(CLAUDE_EVENTS)),
+        ("anthropic/m", json_answer(CHAT)),
+        ("anthropic/m", event_answer(*CHAT_CHUNKS)),
+        ("openai/m", json_answer(RESPONSE)),
+        ("openai/m", event_answer({"type": "response.completed", "response": RESPONSE})),
+    ],
+)
+async def test_a_forwarded_answer_is_read_in_whatever_form_it_comes(
+    upstream: Upstream, model: str, answer: bytes, stream: bool
+) -> None:
+    dialect = MessagesDialect(forwarded=True) if model.startswith("anthropic") else None
+    asked_in_responses = {"model": "m", "input": "hello", "tools": SEARCH}
+    forwarded = (
+        responses_request.to_chat(asked_in_responses).forwarded
+        if dialect is None
+        else messages_request.to_chat(MESSAGES).forwarded
+    )
+    async with CannedProvider(answer) as canned:
+        asked = Call(model, [], api_base=canned.address, api_key="k", forwarded=forwarded, max_tokens=64)
+        if not stream:
+            reply = await upstream.complete(upstream.outgoing(asked))
+            assert (reply.body["choices"][0]["message"]["content"], reply.finish_reason) == ("Hello", "stop")
+            assert isinstance(reply.usage, Usage)
+            assert (reply.usage.prompt_tokens, reply.usage.output_tokens) == (21, 7)
+            return
+        opened = await upstream.open_stream(upstream.outgoing(asked))
+        chunks = [chunk async for chunk in opened]
+    assert (opened.finish_reason, opened.ended_properly) == ("stop", True)
+    assert isinstance(opened.usage, Usage)
+    assert (opened.usage.prompt_tokens, opened.usage.output_tokens) == (21, 7)
+    if dialect is not None:
+        renderer = dialect.stream(AnswerIdentity("dec_1", "m", 0.0, 21))
+        told = b"".join(map(renderer.chunk, chunks)).decode()
+        texts = [json.loads(line[6:]) for line in told.splitlines() if line.startswith("data: ")]
+        assert [each["type"] for each in texts].count("message_start") == 1
+        starts = [each["content_block"].get("text", "") for each in texts if each["type"] == "content_block_start"]
+        deltas = [each["delta"].get("text", "") for each in texts if each["type"] == "content_block_delta"]
+        assert "".join([*starts, *deltas]) == "Hello"

@@ -1,0 +1,215 @@
+"""Answers of Claude's and Gemini's servers in another form, or dialect, than was asked for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic.warnings import PydanticDeprecatedSince211
+
+from gateway.catalog.usage import PartialUsage, Usage
+from gateway.dialects.assembly import Assembly
+from gateway.errors import http_status
+from gateway.providers.errors import BrokenFault, UpstreamFault
+from gateway.providers.providers import Upstream
+from tests.gateway.providers.test_provider_dialects import (
+    CLAUDE_ANSWER,
+    CLAUDE_BILL,
+    CLAUDE_END,
+    CLAUDE_START,
+    CLAUDE_TEXT,
+    GEMINI_BILL,
+    GEMINI_USAGE,
+    WEATHER,
+    call,
+    gemini,
+    tool_delta,
+)
+from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer, raw_answer
+
+# LiteLLM's wrapper reads attributes that pydantic wants to give up.
+pytestmark = pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprecatedSince211.__name__}")
+
+CLAUDE, GEMINI = "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro"
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+CLAUDE_EVENTS: list[dict[str, Any]] = [CLAUDE_START, *CLAUDE_TEXT, *CLAUDE_END]
+THOUGHT = {"type": "thinking", "thinking": "Let me see", "signature": "sig=="}
+CLAUDE_CALLING = CLAUDE_ANSWER | {
+    "content": [THOUGHT, {"type": "text", "text": "Hello"}, WEATHER],
+    "stop_reason": "tool_use",
+}
+CALLING_EVENTS: list[dict[str, Any]] = [
+    CLAUDE_START,
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Let me see"}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "sig=="}},
+    {"type": "content_block_stop", "index": 0},
+    *({**event, "index": 1} for event in (*CLAUDE_TEXT, CLAUDE_END[0])),
+    {"type": "content_block_start", "index": 2, "content_block": WEATHER | {"input": {}}},
+    *({**tool_delta(text), "index": 2} for text in ('{"city": ', '"Paris"}')),
+    {"type": "content_block_stop", "index": 2},
+    {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 7}},
+    {"type": "message_stop"},
+]
+OPENAI_USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
+OPENAI = {
+    "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "claude-sonnet-4-5",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello"}}],
+    "usage": OPENAI_USAGE,
+}  # fmt: skip
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **more}
+
+
+OPENAI_CHUNKS = chunk({"role": "assistant", "content": "Hel"}), chunk({"content": "lo"}, "stop", usage=OPENAI_USAGE)
+
+
+async def answered(upstream: Upstream, answer: bytes, model: str, *, stream: bool, **more: Any) -> tuple[Any, Any]:
+    """The assembled body and its usage."""
+    async with CannedProvider(answer) as provider:
+        outgoing = upstream.outgoing(call(provider, model, stream=stream, **more))
+        if not stream:
+            reply = await upstream.complete(outgoing)
+            return reply.body, reply.usage
+        received = await upstream.open_stream(outgoing)
+        whole = Assembly()
+        async for each in received:
+            whole.add(each)
+        assert received.ended_properly
+        return whole.body(), received.usage
+
+
+def said(body: Any) -> tuple[str, str]:
+    [choice] = body["choices"]
+    return choice["message"]["content"], choice["finish_reason"]
+
+
+def lines(*values: Any) -> bytes:
+    return raw_answer(b"\n".join(json.dumps(value).encode() for value in values), "application/json")
+
+
+def pretty(*values: Any) -> bytes:
+    return raw_answer(json.dumps(values, indent=1).encode(), "application/json")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("model", "answer", "bill"),
+    [
+        (CLAUDE, json_answer(CLAUDE_ANSWER), CLAUDE_BILL),
+        (CLAUDE, event_answer(*CLAUDE_EVENTS), CLAUDE_BILL),
+        (CLAUDE, event_answer({"type": "ping"}, *CLAUDE_EVENTS), CLAUDE_BILL),
+        (CLAUDE, lines(*CLAUDE_EVENTS), CLAUDE_BILL),
+        (CLAUDE, pretty(*CLAUDE_EVENTS), CLAUDE_BILL),
+        (CLAUDE, json_answer(OPENAI), Usage(12, 3)),
+        (CLAUDE, event_answer(*OPENAI_CHUNKS), Usage(12, 3)),
+        (GEMINI, json_answer(gemini("Hello", "STOP", GEMINI_USAGE)), GEMINI_BILL),
+        (GEMINI, event_answer(gemini("Hel"), gemini("lo", "STOP", GEMINI_USAGE)), GEMINI_BILL),
+        (GEMINI, pretty(gemini("Hel"), gemini("lo", "STOP", GEMINI_USAGE)), GEMINI_BILL),
+        (GEMINI, pretty(gemini("Hello", "STOP", GEMINI_USAGE)), GEMINI_BILL),
+        (GEMINI, lines(gemini("Hel"), gemini("lo", "STOP", GEMINI_USAGE)), GEMINI_BILL),
+        (GEMINI, json_answer(OPENAI), Usage(12, 3)),
+        (GEMINI, event_answer(*OPENAI_CHUNKS), Usage(12, 3)),
+    ],
+)
+async def test_an_answer_is_read_in_whatever_form_it_comes(
+    upstream: Upstream, model: str, answer: bytes, bill: Usage, stream: bool
+) -> None:
+    body, usage = await answered(upstream, answer, model, stream=stream)
+    assert (said(body), usage) == (("Hello", "stop"), bill)
+
+
+@pytest.mark.parametrize(
+    ("stream", "answer"), [(True, json_answer(CLAUDE_CALLING)), (False, event_answer(*CALLING_EVENTS))]
+)
+async def test_tools_and_thinking_arrive_in_the_other_form_too(upstream: Upstream, stream: bool, answer: bytes) -> None:
+    body, usage = await answered(upstream, answer, CLAUDE, stream=stream, params={"tools": [TOOL]})
+    message = body["choices"][0]["message"]
+    assert (said(body), message["reasoning_content"]) == (("Hello", "tool_calls"), "Let me see")
+    assert (usage.prompt_tokens, usage.output_tokens) == (1_477, 7)
+    [made] = message["tool_calls"]
+    assert (made["id"], json.loads(made["function"]["arguments"])) == ("toolu_1", WEATHER["input"])
+    assert [block["signature"] for block in message["thinking_blocks"] if block.get("signature")] == ["sig=="]
+
+
+async def test_an_output_that_only_the_start_of_a_stream_counted_is_none(upstream: Upstream) -> None:
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    _, usage = await answered(upstream, event_answer(*CLAUDE_EVENTS[:-2], end, CLAUDE_END[2]), CLAUDE, stream=False)
+    assert isinstance(usage, PartialUsage)
+    assert (usage.has_output, usage.known.prompt_tokens) == (False, 1_477)
+
+
+@pytest.mark.parametrize(
+    ("model", "answer"),
+    [
+        (CLAUDE, event_answer(*CLAUDE_EVENTS[:3])),
+        (CLAUDE, lines(*CLAUDE_EVENTS[:3])),
+        (GEMINI, event_answer(gemini("Hel"))),
+        (GEMINI, pretty(gemini("Hel"), gemini("lo"))),
+        (GEMINI, raw_answer(json.dumps([gemini("Hel"), gemini("lo", "STOP")])[:-9].encode(), "application/json")),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_is_cut_is_no_answer_in_any_form(
+    upstream: Upstream, model: str, answer: bytes, stream: bool
+) -> None:
+    with pytest.raises(BrokenFault):
+        await answered(upstream, answer, model, stream=stream)
+
+
+async def test_an_answer_that_cannot_be_read_is_billed_as_its_provider_reported(upstream: Upstream) -> None:
+    odd = CLAUDE_ANSWER | {"content": [{"type": "text", "text": {"no": "text"}}, 7]}
+    with pytest.raises(BrokenFault) as caught:
+        await answered(upstream, json_answer(odd), CLAUDE, stream=False)
+    assert caught.value.usage == CLAUDE_BILL
+
+
+OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "o"}}
+EXHAUSTED = {"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED"}}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("model", "answer", "status"),
+    [
+        (CLAUDE, json_answer(OVERLOADED), 503),
+        (CLAUDE, event_answer(OVERLOADED), 503),
+        (GEMINI, json_answer(EXHAUSTED), 429),
+        (GEMINI, json_answer([EXHAUSTED]), 429),
+        (GEMINI, event_answer(EXHAUSTED), 429),
+    ],
+)
+async def test_an_error_means_the_same_in_every_form(
+    upstream: Upstream, model: str, answer: bytes, status: int, stream: bool
+) -> None:
+    with pytest.raises(UpstreamFault) as caught:
+        await answered(upstream, answer, model, stream=stream)
+    assert http_status(caught.value.answer()) == status
+    assert (caught.value.retryable, caught.value.dispatched) == (True, False)
+
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize("tier", [{}, {"service_tier": "on_demand"}])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("model", ["groq/openai/gpt-oss-20b", "groq/llama-3.1-8b-instant"])
+async def test_groq_s_structured_answers_need_no_service_tier(
+    upstream: Upstream, model: str, stream: bool, tier: dict[str, str]
+) -> None:
+    message: dict[str, Any] = {"role": "assistant", "content": "{}"}
+    finish = "stop"
+    if "llama" in model:
+        function = {"name": "json_tool_call", "arguments": "{}"}
+        message = {"role": "assistant", "tool_calls": [{"id": "t", "type": "function", "function": function}]}
+        finish = "tool_calls"
+    choice = {"index": 0, "finish_reason": finish, "message": message}
+    params = {"response_format": SCHEMA}
+    answer = json_answer({**OPENAI, "choices": [choice], **tier})
+    body, usage = await answered(upstream, answer, model, stream=stream, params=params)
+    assert (said(body)[0], usage.prompt_tokens, usage.output_tokens) == ("{}", 12, 3)
+    assert stream or said(body)[1] == "stop"
