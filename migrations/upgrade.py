@@ -132,7 +132,12 @@ def is_behind(connection: Connection) -> bool:
 
 
 def expect_migrated(connection: Connection) -> None:
-    """Raise NotMigrated when `upgrade` has work to do; a newer version's database passes."""
+    """Raise NotMigrated unless this code can use the database.
+
+    On Postgres a newer version's database is used as it is: during a rolling upgrade both versions run.
+    """
+    found, expected = current_revision(connection), newest_revision()
     if is_behind(connection):
-        found = current_revision(connection) or "an empty database"
-        raise NotMigrated(f"expected revision {newest_revision()}, got {found}: run `seqroute migrate`")
+        raise NotMigrated(f"expected revision {expected}, got {found or 'an empty database'}: run `seqroute migrate`")
+    if found != expected and connection.dialect.name != "postgresql":
+        raise NotMigrated(f"expected revision {expected}, got {found} of another version: use that version")

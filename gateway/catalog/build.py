@@ -388,7 +388,8 @@ def _digest(models: Iterable[Model], aliases: Mapping[str, str]) -> str:
     rows = [
         (
             model.name, model.mode, repr(model.prices), model.max_input_tokens, model.max_output_tokens,
-            sorted(model.capabilities), model.quality_prior,
+            sorted(model.possible_capabilities), sorted(model.capabilities), model.quality_prior,
+            model.longest_answer_tokens, model.unasked_tokens, model.default_max_tokens,
             [
                 (
                     d.deployment_id, d.litellm_model, d.weight, d.order, repr(d.prices),

@@ -68,8 +68,8 @@ class Eligibility(Struct, frozen=True):
 
     @property
     def capable(self) -> bool:
-        """True if the model can serve the turn, now or as soon as its deployments have room."""
-        return self.why_not in ("", BUSY)
+        """True if the model can serve the turn: now, once it has room, or instead of a surer one."""
+        return self.why_not in ("", BUSY, UNCERTAIN)
 
 
 def parse_model(requested: str, catalog: Catalog) -> RequestedModel:

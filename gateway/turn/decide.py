@@ -97,6 +97,7 @@ class Estimator:
 
     def shortage(self, context: TurnContext, funds: AvailableFunds, answer_tokens: AnswerTokens) -> Shortage:
         """The reason why no model serves: money is spent or held, or affordable models are busy."""
+        context = structs.replace(context, options=guard.with_uncertain(context.options))
         undisturbed = self.estimates(context, funds.undisturbed(), answer_tokens, patient=False)
         held = any(e.view.feasible for e in undisturbed)
         needed = self.estimates(context, funds.all_held(), answer_tokens, patient=True) if held else undisturbed

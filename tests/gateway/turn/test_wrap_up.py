@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.catalog.answer_length import OutputForecast
-from gateway.routing.guard import BUSY, Eligibility
+from gateway.routing.guard import BUSY, UNCERTAIN, Eligibility
 from gateway.turn.wrap_up import closing_request, kept_nanousd
 from tests.harness.models import chat, model, prices
 
@@ -50,6 +50,15 @@ def test_a_model_that_is_only_busy_sets_the_kept_amount_too() -> None:
     free = [Eligibility(cheap, cheap.deployments, ""), Eligibility(good, good.deployments, "")]
     busy = [Eligibility(cheap, cheap.deployments, BUSY, wait_s=7), free[1]]
     assert kept_nanousd(busy, asked, forecast, 100) == kept_nanousd(free, asked, forecast, 100)
+
+
+def test_a_model_that_is_only_assumed_to_have_tools_sets_the_kept_amount_too() -> None:
+    """When the surer one is too expensive, it serves: the session goes on."""
+    cheap, good = model("cheap"), model("good", prices(10.0, 20.0))
+    asked, forecast = chat(), OutputForecast()
+    sure = [Eligibility(cheap, cheap.deployments, ""), Eligibility(good, good.deployments, "")]
+    unsure = [Eligibility(cheap, cheap.deployments, UNCERTAIN), sure[1]]
+    assert kept_nanousd(unsure, asked, forecast, 100) == kept_nanousd(sure, asked, forecast, 100)
 
 
 def test_the_kept_amount_follows_the_model_s_answers_and_the_client_s_limit() -> None:

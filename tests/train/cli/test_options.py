@@ -62,12 +62,25 @@ def test_a_database_of_another_revision_is_refused_with_the_command_that_migrate
     assert told.err.endswith(": run `seqroute migrate`\n")
 
 
-def test_a_newer_versions_database_is_read_during_a_rolling_upgrade(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    url = f"sqlite:///{folder}/gateway.db"
+def of_a_newer_version(url: str) -> None:
     upgrade(url)
     with transaction(url) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+
+def test_a_newer_versions_database_is_used_during_a_rolling_upgrade(
+    folder: Path, capsys: pytest.CaptureFixture[str], postgres_url: str
+) -> None:
+    of_a_newer_version(postgres_url)
+    (folder / "gateway.yaml").write_text(CONFIGURATION.replace("sqlite:///gateway.db", postgres_url))
     assert run_command(["nightly"]) == 0
     assert "not enough data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_one_process_never_writes_to_a_newer_versions_file(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_a_newer_version(f"sqlite:///{folder}/gateway.db")
+    assert run_command(COMMANDS[command]) == 2
+    assert capsys.readouterr().err.endswith("got 9999 of another version: use that version\n")
