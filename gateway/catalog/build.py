@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -128,7 +129,7 @@ def _build(
         listed_as.setdefault(entry.model_name, []).append(entry)
     for position, entry in enumerate(settings.models):
         known = _map_entry(entry, listed)
-        mode = entry.info.mode or str(known.get("mode", "chat"))
+        mode = entry.info.mode or str(known.get("mode") or _kind(entry, listed))
         if mode not in MODES:
             warnings.append(f"{entry.where}.model_info.mode: {mode} models are not served here; the entry is ignored")
             continue
@@ -189,6 +190,25 @@ def _map_entry(entry: ModelEntry, listed: PriceMap) -> Mapping[str, Any]:
         if found:
             return found
     return listed.find(entry.params.model, provider)
+
+
+_EVIDENT = re.compile(
+    r"(?:^|[-_/.])(?:(dall-e|gpt-image|stable-diffusion|sdxl|imagen)|(whisper|transcribe)|(tts|speech)|(realtime)|(rerank(?:er)?))"
+    r"(?:$|[-_/.\d])"
+)
+_EVIDENT_KINDS = ("image_generation", "audio_transcription", "audio_speech", "realtime", "rerank")
+
+
+def _kind(entry: ModelEntry, listed: PriceMap) -> str:
+    """The mode of a model without an entry of its own: that of its name elsewhere, or an evident one."""
+    name = (entry.info.base_model or entry.params.model).lower()
+    if entry.info.prices_usd:
+        return "chat"  # the operator says what its tokens cost
+    kinds = listed.kinds(name)
+    if kinds:
+        return next(iter(kinds)) if len(kinds) == 1 and kinds.isdisjoint(MODES) else "chat"
+    evident = _EVIDENT.search(name)
+    return "chat" if evident is None else _EVIDENT_KINDS[(evident.lastindex or 1) - 1]
 
 
 def _weight(entry: ModelEntry, group: Sequence[ModelEntry]) -> float:

@@ -59,6 +59,13 @@ class PriceMap:
                     return entry
         return {}
 
+    def kinds(self, model: str) -> frozenset[str]:
+        """The modes of all entries for a model's plain name, of any provider, size or date."""
+        plain = re.escape(model.lower().rpartition("/")[2])
+        spelt = re.compile(rf"(?:.*/)?{plain}(?:-\d{{4}}-\d{{2}}-\d{{2}})?")
+        found = [self._entry(key) or {} for folded, key in self._folded.items() if spelt.fullmatch(folded)]
+        return frozenset(str(entry["mode"]) for entry in found if entry.get("mode"))
+
     def _entry(self, name: str) -> Mapping[str, Any] | None:
         entry = self._entries.get(name)
         if entry is None:

@@ -7,10 +7,18 @@ from collections.abc import Iterable, Iterator
 from gateway.config import litellm_keys
 from gateway.config.model_entry import LANES, ModelEntry
 from gateway.config.reader import MAX_JSON_DEPTH, Located, Section, located_at
-from gateway.config.settings import STRATEGIES, RouterSettings
+from gateway.config.settings import RETRIED_ERRORS, STRATEGIES, RouterSettings
 
 _OTHER_STRATEGIES = ("priority", "provider-budget-routing")
 """LiteLLM's strategies that are not among ours."""
+
+_REFUSED = "a request that was refused is not sent again as it is; it is ignored"
+_NEVER_RETRIED = {
+    "BadRequestErrorRetries": _REFUSED,
+    "ContentPolicyViolationErrorRetries": _REFUSED,
+    "NotFoundErrorRetries": _REFUSED,
+    "TimeoutErrorRetries": "a call that may have been billed is not repeated; it is ignored",
+}
 
 
 def read_router(router: Section, litellm: Section) -> RouterSettings:
@@ -20,6 +28,7 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
     aliases, hidden = _read_aliases(router)
     arguments = router.section("routing_strategy_args")
     settings = RouterSettings(
+        retry_policy=_read_retry_policy(router),
         num_retries=router.integer(
             "num_retries", litellm.integer("num_retries", default.num_retries, maximum=10), maximum=10
         ),
@@ -30,7 +39,7 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
         ),
         cooldown_s=router.duration_s("cooldown_time", default.cooldown_s, maximum_s=86400.0) or 0.0,
         fallbacks=_read_fallbacks(litellm, "fallbacks") | _read_fallbacks(router, "fallbacks"),
-        default_fallbacks=router.texts("default_fallbacks") or litellm.texts("default_fallbacks"),
+        default_fallbacks=_listed_targets(router, "default_fallbacks") or _listed_targets(litellm, "default_fallbacks"),
         context_window_fallbacks=_read_fallbacks(litellm, "context_window_fallbacks")
         | _read_fallbacks(router, "context_window_fallbacks"),
         content_policy_fallbacks=_read_fallbacks(litellm, "content_policy_fallbacks")
@@ -114,15 +123,59 @@ def _names(section: Section, key: str) -> list[str]:
 
 
 def _read_fallbacks(section: Section, key: str) -> dict[str, tuple[str, ...]]:
-    """Fallbacks in LiteLLM's form: a list of one-key mappings, `[{a: [b, c]}]`."""
+    """Fallbacks in LiteLLM's forms: `[{a: [b, c]}]`, or names and `{model: b, ...}` for every model."""
     fallbacks: dict[str, tuple[str, ...]] = {}
     for located in section.items(key):
+        if _is_target(located.raw):
+            fallbacks["*"] = (*fallbacks.get("*", ()), *_targets(section, [located]))
+            continue
         nested = section.nested(located)
         for name in nested.names():
             if name in fallbacks:
                 section.findings.problem(nested.path(name), f'"{name}" is listed twice')
-            fallbacks[name] = nested.texts(name)
+            fallbacks[name] = _listed_targets(nested, name)
     return fallbacks
+
+
+def _listed_targets(section: Section, key: str) -> tuple[str, ...]:
+    located = section.entries.get(key)
+    if located is not None and isinstance(located.raw, list) and any(isinstance(each, dict) for each in located.raw):
+        return _targets(section, section.items(key))
+    return section.texts(key)
+
+
+def _is_target(raw: object) -> bool:
+    """True for a fallback without the model that it is for."""
+    return isinstance(raw, str) or (isinstance(raw, dict) and isinstance(raw.get("model"), str))
+
+
+def _targets(section: Section, listed: Iterable[Located]) -> tuple[str, ...]:
+    """The models of a list of fallbacks, each a name or `{model: name, ...}`."""
+    found: list[str] = []
+    for located in listed:
+        if isinstance(located.raw, str):
+            found.append(located.raw)
+            continue
+        nested = section.nested(located)
+        target = nested.text("model")
+        if target is None and not nested.has("model"):
+            section.findings.problem(nested.path("model"), "expected a model of model_list, got nothing")
+        for key in nested.unread():
+            nested.ignore(key, "a fallback is sent the request as it is; it is ignored")
+        found += [] if target is None else [target]
+    return tuple(found)
+
+
+def _read_retry_policy(section: Section) -> dict[str, int]:
+    """LiteLLM's number of retries by the kind of error."""
+    nested = section.section("retry_policy")
+    stated = {name: nested.optional_integer(name, maximum=10) for name in RETRIED_ERRORS}
+    for key in nested.unread():
+        if key in _NEVER_RETRIED and nested.entries[key].raw in (None, 0):
+            nested.skip(key)
+        else:
+            nested.ignore(key, _NEVER_RETRIED.get(key, "an unknown kind of error; it is ignored"))
+    return {name: retries for name, retries in stated.items() if retries is not None}
 
 
 def _read_aliases(section: Section) -> tuple[dict[str, str], frozenset[str]]:

@@ -79,6 +79,16 @@ class PolicySettings:
     judge: JudgeSettings | None = None
 
 
+RETRIED_ERRORS = (
+    "AuthenticationErrorRetries",
+    "RateLimitErrorRetries",
+    "ServiceUnavailableErrorRetries",
+    "InternalServerErrorRetries",
+    "DefaultRetries",
+)
+"""LiteLLM's names of the errors after which a call is repeated here."""
+
+
 @dataclass(frozen=True, slots=True)
 class RouterSettings:
     """Retries, fallbacks and upstream health.
@@ -87,10 +97,12 @@ class RouterSettings:
     `deployment_parallel` limits the parallel calls of deployments without a limit of their own.
 
     The keys of fallbacks are names or aliases of models, or "*" for every other. `max_attempts` limits a turn's
-    provider calls, retries and fallbacks together; None: three, or as many as `num_retries` needs.
+    provider calls, retries and fallbacks together; None: three, or as many as `num_retries` needs. `retry_policy` has
+    other numbers of retries for some of RETRIED_ERRORS.
     """
 
     num_retries: int = 2
+    retry_policy: Mapping[str, int] = field(default_factory=dict)
     timeout_s: float = 600.0
     stream_timeout_s: float | None = None
     allowed_fails: int = 3

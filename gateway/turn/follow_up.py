@@ -11,7 +11,7 @@ from gateway.config.settings import RouterSettings
 from gateway.errors import GatewayError
 from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
-from gateway.providers.errors import UpstreamFault
+from gateway.providers.errors import CredentialFault, ThrottledFault, UpstreamFault
 from gateway.turn.context import Attempt, RoutingDecision
 from gateway.turn.decide import Decider
 from gateway.turn.demand import demand_of
@@ -21,6 +21,8 @@ from gateway.turn.retry import LONGEST_PAUSE_S, Failures, Next, RetryBudget, nex
 
 USUAL_ATTEMPTS = 3
 """Provider calls of a turn, unless the configuration says how many."""
+
+_UNAVAILABLE = 503
 
 
 class FollowUps:
@@ -69,7 +71,7 @@ class FollowUps:
             ),
             failures.refused,
             retries=failures.on_model - 1,
-            most_retries=router.num_retries,
+            most_retries=most_retries(router, fault),
             left_s=limit_s - (asyncio.get_running_loop().time() - failures.since_s),
             uniform=self._uniform,
         )
@@ -111,5 +113,22 @@ class FollowUps:
         return self._decider.fallback(context, attempt.choice, option)
 
 
+def most_retries(router: RouterSettings, fault: UpstreamFault) -> int:
+    """The retries after a failure of this kind, by `retry_policy`, else `num_retries`."""
+    policy = router.retry_policy
+    if not policy:
+        return router.num_retries
+    if isinstance(fault, CredentialFault):
+        kind = "AuthenticationErrorRetries"
+    elif isinstance(fault, ThrottledFault):
+        kind = "RateLimitErrorRetries"
+    elif fault.status == _UNAVAILABLE:
+        kind = "ServiceUnavailableErrorRetries"
+    else:
+        kind = "InternalServerErrorRetries" if fault.status else "DefaultRetries"
+    return policy.get(kind, policy.get("DefaultRetries", router.num_retries))
+
+
 def _most_attempts(router: RouterSettings) -> int:
-    return max(USUAL_ATTEMPTS, router.num_retries + 1) if router.max_attempts is None else router.max_attempts
+    most = max((router.num_retries, *router.retry_policy.values()))
+    return max(USUAL_ATTEMPTS, most + 1) if router.max_attempts is None else router.max_attempts

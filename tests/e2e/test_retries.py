@@ -81,6 +81,19 @@ async def test_four_failures_are_four_retries(tmp_path: Path, sqlite_url: str) -
         assert len(provider.bodies) == 5
 
 
+async def test_the_kind_of_error_says_how_often_it_is_repeated(tmp_path: Path, sqlite_url: str) -> None:
+    policy = {"RateLimitErrorRetries": 0, "InternalServerErrorRetries": 3, "ServiceUnavailableErrorRetries": 3}
+    async with (
+        ScriptedProvider([BUSY, *[DOWN] * 3, Line()]) as provider,
+        serving(written(tmp_path, provider, sqlite_url, num_retries=1, retry_policy=policy)) as gateway,
+        gateway.http() as http,
+    ):
+        assert (await turn(http)).status_code == 429
+        assert len(provider.bodies) == 1
+        assert (await turn(http)).status_code == 200
+        assert len(provider.bodies) == 5
+
+
 async def test_a_provider_is_left_alone_for_as_long_as_it_asks(tmp_path: Path, sqlite_url: str) -> None:
     async with (
         ScriptedProvider([BUSY, Line()]) as provider,

@@ -10,7 +10,7 @@ import litellm
 import pytest
 from litellm.llms.vertex_ai.vertex_llm_base import VertexBase
 
-from gateway.catalog.build import bundled_price_map, load
+from gateway.catalog.build import bundled_price_map, draft, load
 from gateway.catalog.models import Catalog
 from gateway.catalog.prices import Prices, PriceTier
 from gateway.config.reader import SettingsError
@@ -208,6 +208,35 @@ def test_other_kinds_of_model_are_ignored_with_a_warning(tmp_path: Path) -> None
         "gateway.yaml: model_list[1].model_info.mode: image_generation models are not served here;"
         " the entry is ignored",
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("dall-e-3", "image_generation"),
+        ("openai/dall-e-3", "image_generation"),
+        ("azure/my-dall-e-3", "image_generation"),
+        ("gpt-4o-realtime-preview", "realtime"),
+        ("openai/whisper-large-v9", "audio_transcription"),
+        ("azure/tts", "audio_speech"),
+        ("openai/gpt-4o-mini-tts-2030-01-01", "audio_speech"),
+        ("hosted_vllm/BAAI/bge-reranker-v2-m3", "rerank"),
+    ],
+)
+def test_a_model_whose_name_says_that_it_is_no_chat_is_ignored_without_a_price(
+    tmp_path: Path, model: str, kind: str
+) -> None:
+    text = "model_list:\n" + entry("openai/gpt-4o-mini") + entry(model, "p")
+    (tmp_path / "gateway.yaml").write_text(text)
+    read = draft(tmp_path / "gateway.yaml", {}, price_map=bundled_price_map())
+    assert (read.problems, list(read.catalog.models)) == ((), ["a"])
+    assert any(f"{kind} models are not served here" in warning for warning in read.catalog.warnings)
+
+
+def test_a_name_is_no_proof_where_the_operator_states_prices(tmp_path: Path) -> None:
+    priced = entry("hosted_vllm/chat-speech-7b", "p", input_cost_per_token=0, output_cost_per_token=0)
+    catalog = catalog_of(tmp_path, "model_list:\n" + priced)
+    assert list(catalog.models) == ["p"]
 
 
 def test_an_alias_resolves_to_its_model(tmp_path: Path) -> None:

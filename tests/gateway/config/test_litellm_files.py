@@ -19,7 +19,6 @@ FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 PRICE = "model_list[{}].model_info.input_cost_per_token"
 REFUSED: dict[str, Sequence[str]] = {
     "agents": ["litellm_settings.default_key_generate_params.max_budget"],
-    "audio_image": [PRICE.format(1)],
     "budget_cfg": [
         "router_settings.provider_budget_config", "litellm_settings.max_budget", "litellm_settings.budget_duration",
     ],

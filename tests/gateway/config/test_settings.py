@@ -622,6 +622,39 @@ router_settings:
     )
 
 
+def test_fallbacks_may_be_written_as_their_model_with_messages(write: Write) -> None:
+    path = write(
+        MINIMAL
+        + """
+router_settings:
+  fallbacks: [{small: [{model: small, messages: [{role: user, content: hi}]}]}, {model: small, messages: []}]
+  context_window_fallbacks: [small]
+  default_fallbacks: [{model: small}]
+"""
+    )
+    settings = settings_of(path)
+    assert settings.router.fallbacks == {"small": ("small",), "*": ("small",)}
+    assert settings.router.context_window_fallbacks == {"*": ("small",)}
+    assert settings.router.default_fallbacks == ("small",)
+    ignored = "a fallback is sent the request as it is; it is ignored"
+    assert settings.warnings == (
+        f"gateway.yaml: router_settings.fallbacks[0].small[0].messages: {ignored}",
+        f"gateway.yaml: router_settings.fallbacks[1].messages: {ignored}",
+    )
+
+
+def test_a_retry_policy_is_read_and_says_what_is_never_repeated(write: Write) -> None:
+    policy = (
+        "{RateLimitErrorRetries: 4, AuthenticationErrorRetries: 0, TimeoutErrorRetries: 3, BadRequestErrorRetries: 0}"
+    )
+    settings = settings_of(write(MINIMAL + f"router_settings: {{retry_policy: {policy}}}\n"))
+    assert settings.router.retry_policy == {"RateLimitErrorRetries": 4, "AuthenticationErrorRetries": 0}
+    assert settings.warnings == (
+        "gateway.yaml: router_settings.retry_policy.TimeoutErrorRetries: a call that may have been billed is not "
+        "repeated; it is ignored",
+    )
+
+
 @pytest.mark.parametrize(
     "url", ["sqlite:///", "sqlite://", "sqlite:///:memory:", "mysql://h/d", "postgresql://h", "postgresql://h:port/d"]
 )
