@@ -23,7 +23,7 @@ _MANY_BRACKETS = 200
 _SPARE_LEVELS = 4
 """Levels that the gateway may wrap around a value."""
 
-_MAX_INT_DIGITS = 18
+_MAX_INT_DIGITS = 20
 _INT_BITS = 63
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[^\s"{}\[\]:,]+', re.DOTALL)
 """A string that is cut off is one token: its escaped quotes begin no others, so that each character is read once."""
@@ -31,6 +31,7 @@ _SPACE = re.compile(r"\s*")
 _LAST_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"?|,(?=\s*[}\]])', re.DOTALL)
 _AROUND = b" \t\r\n,;"
 """What servers write around the values of a list that they send one by one."""
+_INTEGER = re.compile(r"[-+]?\d[\d_]*")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORDS = {
     "nan": "null", "none": "null", "undefined": "null", "true": "true", "false": "false", "null": "null",
@@ -55,8 +56,11 @@ def read_loosely(data: bytes | bytearray) -> Any:
         try:
             value = _parsed(text)
         except ValueError:
-            respelled = _TOKEN.sub(lambda match: _respelled(match[0]), text)
-            value = _parsed(_LAST_COMMA.sub(lambda match: "" if match[0] == "," else match[0], respelled))
+            text = _LAST_COMMA.sub(lambda match: "" if match[0] == "," else match[0], text)
+            try:
+                value = _parsed(text)
+            except ValueError:
+                value = _parsed(_TOKEN.sub(lambda match: _respelled(match[0]), text))
         check_depth(data, strict_value(value))
     except RecursionError:
         raise ValueError("expected JSON that is not nested so deeply") from None
@@ -150,7 +154,8 @@ def _float(digits: str) -> float | None:
 
 
 def _integer(digits: str) -> float | int | None:
-    return int(digits) if len(digits) <= _MAX_INT_DIGITS else _float(digits)
+    number = int(digits) if len(digits) <= _MAX_INT_DIGITS else None
+    return number if number is not None and number.bit_length() <= _INT_BITS else _float(digits)
 
 
 def _respelled(token: str) -> str:
@@ -160,8 +165,11 @@ def _respelled(token: str) -> str:
     word = _WORDS.get(token.lower().removeprefix("+"))
     if word is not None:
         return word
+    digits = token.replace("_", "")
+    if _INTEGER.fullmatch(token):
+        return json.dumps(_integer(digits))
     if _NUMBER.fullmatch(token):
-        return json.dumps(_float(token.replace("_", "")))
+        return json.dumps(_float(digits))
     return token
 
 
@@ -169,7 +177,7 @@ class SurrogateJoiner:
     """Joins surrogate pairs that a provider split across two chunks of a stream."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, str, int], str] = {}
+        self._held: dict[tuple[float, str, float], str] = {}
 
     @property
     def holding(self) -> bool:
@@ -186,7 +194,7 @@ class SurrogateJoiner:
 
     def _join(self, choice: dict[str, Any]) -> None:
         index, delta = choice.get("index"), choice.get("delta")
-        number = index if isinstance(index, int) else 0
+        number = index if isinstance(index, int | float) else 0
         finished = bool(choice.get("finish_reason"))
         if isinstance(delta, dict):
             for name in ("content", "refusal", "reasoning_content", "reasoning"):
@@ -196,7 +204,7 @@ class SurrogateJoiner:
                 function = call.get("function") if isinstance(call, dict) else None
                 if isinstance(function, dict):
                     place = call.get("index")
-                    call_number = place if isinstance(place, int) else position
+                    call_number = place if isinstance(place, int | float) else position
                     self._carry((number, "arguments", call_number), function, "arguments", finished)
         if finished:
             for key in [key for key in self._held if key[0] == number]:
@@ -207,7 +215,7 @@ class SurrogateJoiner:
                 else:
                     delta[key[1]] = half
 
-    def _carry(self, key: tuple[int, str, int], owner: dict[str, Any], name: str, finished: bool) -> None:
+    def _carry(self, key: tuple[float, str, float], owner: dict[str, Any], name: str, finished: bool) -> None:
         text = owner.get(name)
         if not isinstance(text, str) or not text:
             return

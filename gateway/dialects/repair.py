@@ -170,10 +170,10 @@ class _CallNumbers:
 
     def place(self, call: dict[str, Any], placed: Set[int]) -> bool:
         """Number a call of a delta that has placed some already; True if it starts a new one."""
-        index, call_id = call.get("index"), call.get("id")
+        index, call_id = _index_in(call), call.get("id")
         name = call_id if isinstance(call_id, str) else ""
         begins = bool(_function_name(call))
-        if not _is_index(index):
+        if index is None:
             number = self._by_id.get(name)
             if number is None or (begins and number in placed):
                 number = self._free if begins or name or not self._taken else self._last
@@ -236,14 +236,17 @@ def _message_of(choice: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _set_index(choice: dict[str, Any], position: int) -> int:
-    index = choice.get("index")
-    if not _is_index(index):
-        index = choice["index"] = position
+    index = _index_in(choice)
+    index = choice["index"] = position if index is None else index
     return index
 
 
-def _is_index(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value <= _MAX_INDEX
+def _index_in(numbered: Mapping[str, Any]) -> int | None:
+    """The number of a choice or a tool call; some write it as 1.0."""
+    value = numbered.get("index")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_INDEX:
+        return None
+    return int(value) if value == int(value) else None
 
 
 def _find_finish(choice: dict[str, Any], part: dict[str, Any], body: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import itertools
 import json
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import brotli
@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from gateway.catalog.usage import PartialUsage, Usage
 from gateway.dialects import loose_json
+from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import check_depth
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.decoding import UnpackingError, decoder_for
@@ -373,6 +374,45 @@ async def test_stray_commas_and_the_brackets_of_a_list_do_not_matter(kind: str, 
     chunks = await streamed(LISTS[kind], step=step)
     assert text_of(chunks) == "hi"
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+INTEGERS = [
+    (b'{"index":1,"b":[2,],}', {"index": 1, "b": [2]}),
+    (b'{"created":1700000000,"p":.5}', {"created": 1700000000, "p": 0.5}),
+    (b"[+1, -07, 1_000, 1., 1e2, -9223372036854775807,]", [1, -7, 1000, 1.0, 100.0, -9223372036854775807]),
+]
+
+
+@pytest.mark.parametrize(("written", "read"), INTEGERS)
+def test_an_integer_beside_what_json_does_not_know_stays_one(written: bytes, read: Any) -> None:
+    assert repr(loose_json.read_loosely(written)) == repr(read)
+
+
+def with_commas(*payloads: Any) -> bytes:
+    return b"".join(b"data: %b,}\n\n" % json.dumps(payload).encode()[:-1] for payload in payloads)
+
+
+def with_float_numbers(*payloads: Any) -> bytes:
+    return events(*payloads).replace(b'"index": 1', b'"index": 1.0').replace(b'"index":1', b'"index":1.0')
+
+
+@pytest.mark.parametrize("written", [with_commas, with_float_numbers])
+async def test_pieces_of_parallel_calls_and_of_two_choices_stay_apart(written: Callable[..., bytes]) -> None:
+    begun = called(piece("", "f", index=0, id="a"), piece("", "g", index=1, id="b"))
+    pieces = [called(piece(text, index=place)) for place, text in ((0, "[0"), (1, "[1"), (0, ",0]"), (1, ",1]"))]
+    calls = Assembly()
+    for chunk in await streamed(written(begun, *pieces, finish("tool_calls", created=1_700_000_000))):
+        calls.add(chunk)
+    arguments = [call["function"]["arguments"] for call in calls.body()["choices"][0]["message"]["tool_calls"]]
+    assert arguments == ["[0,0]", "[1,1]"]
+
+    said = Assembly()
+    choices = [delta("A"), delta("B"), finish(), finish()]
+    for number, payload in enumerate(choices):
+        payload["choices"][0]["index"] = number % 2
+    for chunk in await streamed(written(*choices)):
+        said.add(chunk)
+    assert [choice["message"]["content"] for choice in said.body()["choices"]] == ["A", "B"]
 
 
 async def test_chunks_without_anything_between_them_are_read() -> None:
