@@ -1,11 +1,12 @@
-"""The order of Claude's events: a block ends before the next one and before the message."""
+"""The order of Claude's events: a block ends once, before the next and before the message."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+_STOP = "content_block_stop"
 _ENDS = ("content_block_start", "message_delta", "message_stop")
 
 
@@ -13,15 +14,33 @@ _ENDS = ("content_block_start", "message_delta", "message_stop")
 class OpenBlock:
     """The block of a stream that has begun and not ended; some servers never say that one ended."""
 
-    index: Any = None
+    _index: float | None = None
+    _ended: set[float] = field(default_factory=set)
 
-    def missing_end(self, event: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The end of the open block that should stand before `event`, if it is missing."""
-        kind, open_index = event.get("type"), self.index
-        if kind == "content_block_stop":
-            self.index = None
-        elif kind in _ENDS:
-            self.index = event.get("index", 0) if kind == "content_block_start" else None
-            if open_index is not None:
-                return {"type": "content_block_stop", "index": open_index}
-        return None
+    def in_order(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+        """`event`, after an end that is missing; nothing for the second end of a block."""
+        kind, index = event.get("type"), _index_in(event)
+        if kind == _STOP:
+            index = self._index if index is None else index
+            if index in self._ended:
+                return []
+            self._end(index)
+        if kind not in _ENDS:
+            return [event]
+        ends = [] if self._index is None else [{"type": _STOP, "index": self._index}]
+        self._end(self._index)
+        if kind == "content_block_start":
+            self._index = index or 0
+            self._ended.discard(self._index)
+        return [*ends, event]
+
+    def _end(self, index: float | None) -> None:
+        if index is not None:
+            self._ended.add(index)
+        if index == self._index:
+            self._index = None
+
+
+def _index_in(event: Mapping[str, Any]) -> float | None:
+    index = event.get("index")
+    return index if isinstance(index, int | float) else None

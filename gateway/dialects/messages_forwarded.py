@@ -110,10 +110,11 @@ class MessagesReader:
 
     def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
         """The chat chunks of an event, the first of them with it; before them a block's missing end."""
-        end = self._open.missing_end(payload)
-        made = self._chunks(payload)
-        made[0][FORWARDED] = payload
-        return made if end is None else [silent_chunk() | {FORWARDED: end}, *made]
+        made: list[dict[str, Any]] = []
+        for event in self._open.in_order(payload):
+            first, *more = self._chunks(event)
+            made += [first | {FORWARDED: event}, *more]
+        return made
 
     def failure(self, payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The error object of an event that reports one."""

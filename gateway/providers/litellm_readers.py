@@ -84,12 +84,14 @@ def read_whole_blocks(parser_class: Any) -> None:
         _without_null_usage(chunk)
         if chunk.get("type") == "message_delta" and not getattr(self, COUNTED, False):
             setattr(self, COUNTED, "output_tokens" in (chunk.get("usage") or {}))
-        end = self.open_block.missing_end(chunk)
+        events = self.open_block.in_order(chunk)
+        if not events:
+            return inner(self, {"type": "ping"})
         # One event is one chunk: the other waits for the next one, where chunks are taken one by one.
-        if end is None or not hasattr(self, "async_response_iterator"):
+        if len(events) == 1 or not hasattr(self, "async_response_iterator"):
             return parsed_block(self, chunk)
-        self.waiting_event = chunk
-        return parsed_block(self, end)
+        first, self.waiting_event = events
+        return parsed_block(self, first)
 
     def parsed_block(self: Any, chunk: dict[str, Any]) -> Any:
         kind = chunk.get("type")

@@ -178,6 +178,21 @@ def test_blocks_that_a_server_does_not_end_are_ended_for_the_client() -> None:
     assert [chunk[FORWARDED] for event in sent for chunk in whole.chunks(event) if FORWARDED in chunk] == sent
 
 
+def test_blocks_that_a_server_ends_late_end_once() -> None:
+    begin = {"type": "content_block_start", "content_block": {"type": "text", "text": ""}}
+    starts: list[dict[str, Any]] = [begin | {"index": index} for index in (0, 1)]
+    ends = [{"type": "content_block_stop", "index": index} for index in (0, 1)]
+    last: dict[str, Any] = {"type": "message_delta", "delta": {}}
+    reader = messages([WEB]).reader()
+    sent = [
+        chunk[FORWARDED]
+        for event in [*starts, ends[0], last, ends[1]]
+        for chunk in reader.chunks(event)
+        if FORWARDED in chunk
+    ]
+    assert sent == [starts[0], ends[0], starts[1], ends[1], last]
+
+
 def test_the_client_s_own_words_are_echoed() -> None:
     request = responses_request.to_chat({"model": "m", "input": "q", "tools": [SEARCH], "max_tool_calls": 9})
     answer = AnswerIdentity("dec_1", "ours", 1, 1)

@@ -205,8 +205,11 @@ async def test_comments_and_empty_lines_in_a_gemini_stream_are_skipped(upstream:
     assert got == ("Hello", GEMINI_BILL, "stop")
 
 
+@pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("deltas", [True, False])
-async def test_blocks_that_never_end_are_ended_by_what_follows(upstream: Upstream, deltas: bool) -> None:
+async def test_blocks_that_never_end_or_late_are_ended_by_what_follows(
+    upstream: Upstream, deltas: bool, late: bool
+) -> None:
     written = json.dumps(WEATHER["input"])
     events: list[dict[str, Any]] = [CLAUDE_START]
     thought = {"type": "thinking", "thinking": "Let me see", "signature": "sig=="}
@@ -215,6 +218,7 @@ async def test_blocks_that_never_end_are_ended_by_what_follows(upstream: Upstrea
     for index, name in ((2, "toolu_1"), (3, "toolu_2")):
         block = WEATHER | {"id": name} | ({"input": {}} if deltas else {})
         events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += [CLAUDE_END[0] | {"index": index - 1}] if late else []
         events += [tool_delta(part) | {"index": index} for part in (written[:5], written[5:]) if deltas]
     events += CLAUDE_END[1:]
     async with CannedProvider(event_answer(*events)) as provider:
