@@ -10,7 +10,8 @@ from gateway.catalog.addresses import is_anthropic_address, is_openai_address, p
 from gateway.catalog.hosted_tools import WEB_SEARCH, Api
 from gateway.config.model_entry import ModelEntry
 
-_VERSION = re.compile(r"\bgpt-(\d+)(?:\.(\d+))?(?![\d.])(?!.*search)")
+_VERSION = re.compile(r"\bgpt-([3-9](?=\d)|\d+)(?:\.?(\d+))?(?![\d.])(?!.*search)")
+"""Azure's names have no dot: gpt-35-turbo, gpt-41."""
 _FUNCTIONS_ELSEWHERE = (5, 4)
 """From this version on OpenAI's models call functions while they reason at /v1/responses alone."""
 

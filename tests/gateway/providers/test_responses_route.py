@@ -178,3 +178,14 @@ def test_the_catalogue_knows_which_models_litellm_calls_there_for_functions() ->
     }
     assert found == {name for name in chats if calls_functions_in_own_api(name)}
     assert {"gpt-5.4", "gpt-5.4-mini"} < found
+
+
+@pytest.mark.parametrize(
+    ("model", "there"),
+    [
+        ("gpt-35-turbo", False), ("azure/gpt-35-turbo-16k", False), ("gpt-41", False), ("gpt-41-mini", False),
+        ("gpt-4-0613", False), ("gpt-5", False), ("gpt-54", True), ("gpt-5.4-mini", True), ("gpt-10", True),
+    ],
+)  # fmt: skip
+def test_azure_s_names_without_a_dot_have_the_same_version(model: str, there: bool) -> None:
+    assert calls_functions_in_own_api(model) is there
