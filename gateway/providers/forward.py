@@ -247,7 +247,7 @@ class ForwardedSource:
                         self._ended = True
                         events = [*(self._end_of_document() if self._document else ()), *self._events.finish()]
                     for event in events:
-                        self._take(event.data)
+                        self._take(event)
         except TimeoutError:
             raise TimeoutFault("the provider stopped sending for too long") from None
         except EventTooLarge:
@@ -282,8 +282,9 @@ class ForwardedSource:
                 made += self._events.feed(as_stream(self._dialect, [payload]))
         return made
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, event: Event) -> None:
         """Turn an event into chunks, or into the fault that it reports."""
+        data, named_error = event.data, event.name == b"error"
         if data.strip() == b"[DONE]":
             return
         try:
@@ -291,18 +292,22 @@ class ForwardedSource:
             check_depth(data, payload)
         except ValueError:
             data = without_list(data)
-            if not data or WORDS.fullmatch(data):
+            if not named_error and (not data or WORDS.fullmatch(data)):
                 return  # a sign of life
             payload = _read_loosely(data)
+        if named_error and not isinstance(payload, dict):
+            payload = {"error": payload or data.decode("utf-8", "replace") or "error"}
         if not isinstance(payload, dict):
             self._chunks.append(BrokenFault("the provider sent an event that is not JSON"))
             return
-        if "type" not in payload and speaks_openai(payload):
+        if "type" not in payload and speaks_openai(payload) and not named_error:
             self._chunks.append(payload)
             return
         error = self._reader.failure(payload)
-        if error is None and "type" not in payload:
+        if error is None and ("type" not in payload or named_error):
             error = payload.get("error")  # an error outside the dialect, as proxies send it
+        if error is None and named_error:
+            error = payload
         chunks = self._reader.chunks(payload)
         if error is None:
             self._chunks.extend(chunks)

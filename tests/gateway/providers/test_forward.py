@@ -228,6 +228,19 @@ async def test_odd_events_of_a_forwarded_stream_are_read(upstream: Upstream) -> 
     assert opened.usage.output_tokens == 9
 
 
+@pytest.mark.parametrize(
+    "data", ["overloaded", '"overloaded"', '{"message": "overloaded"}', '{"type": "x", "error": "overloaded"}']
+)
+async def test_an_event_named_error_is_one_whatever_it_says(upstream: Upstream, data: str) -> None:
+    created = {"type": "response.created", "response": {"id": "resp_1", "status": "in_progress", "output": []}}
+    body = f"data: {json.dumps(created)}\n\nevent: error\ndata: {data}\n\n"
+    forwarded = responses_request.to_chat({"model": "m", "input": "hello", "tools": SEARCH}).forwarded
+    async with CannedProvider(raw_answer(body.encode(), "text/event-stream")) as canned:
+        asked = Call("openai/m", [], api_base=canned.address, api_key="k", forwarded=forwarded)
+        fault = await failed(upstream.open_stream(upstream.outgoing(asked)))
+    assert (type(fault), fault.status) == (FailedFault, 503)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_with_the_label_of_a_page_is_an_answer(upstream: Upstream, stream: bool) -> None:
     """Its bill was paid: only a page itself tells that a server lacks the route."""
