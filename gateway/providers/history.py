@@ -108,7 +108,9 @@ def attached(messages: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
             if isinstance(data, str) and data:
                 written = data.rpartition(",")[2]
                 middle = len(written) // 2
-                piece = written[middle : middle + _PIECE_CHARACTERS] or written
+                # JSON writes a line break in another way, and LiteLLM may remove it.
+                words = (written[middle : middle + _PIECE_CHARACTERS] or written).split()
+                piece = max(words, key=len, default="")
                 found[f"messages[{index}].content[{position}]"] = piece.encode("utf-8", "replace")
     return found
 

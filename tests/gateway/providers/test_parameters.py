@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from typing import Any
 
@@ -533,3 +534,14 @@ async def test_a_file_reaches_the_providers_that_take_it(upstream: Upstream, mod
     messages = [{"role": "user", "content": [{"type": "text", "text": "read"}, PDF]}]
     body, _ = await sent(upstream, model, messages=messages, lane="litellm")
     assert "JVBERi0xLjcK" in str(body)
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro"])
+async def test_a_file_in_lines_of_base64_is_sent(upstream: Upstream, model: str) -> None:
+    """As Python's `base64.encodebytes`, `base64` and MIME write it."""
+    lines = base64.encodebytes(b"%PDF-1.7\n" + bytes(range(256)) * 2).decode()
+    for written in (lines, lines.replace("\n", "\r\n")):
+        part = {"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{written}"}}
+        messages = [{"role": "user", "content": [{"type": "text", "text": "read"}, part]}]
+        body, _ = await sent(upstream, model, messages=messages)
+        assert lines.split()[3] in str(body)
