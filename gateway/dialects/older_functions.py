@@ -41,7 +41,11 @@ def messages_with_tool_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict
 
 
 def call_functions(choices: Iterable[dict[str, Any]]) -> None:
-    """Write the first tool call of each choice, whole or in a delta, as a function call."""
+    """Write the first tool call of each choice, whole or in a delta, as a function call.
+
+    The form has one. A model that makes several at once, although told not to, asks for the others again when it has
+    the first one's result.
+    """
     for choice in choices:
         for part in (choice.get("message"), choice.get("delta")):
             if not isinstance(part, dict):

@@ -14,6 +14,11 @@ CLAUDE = frozenset({"anthropic", "bedrock", "bedrock_converse", "vertex_ai", "ve
 """Providers of Claude in Anthropic's dialect or one like it."""
 _SIGNED = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
 """Providers whose tool calls carry thought signatures."""
+_WITHOUT_NAMES = CLAUDE | _SIGNED | {
+    "a2a", "anthropic_text", "azure_text", "codestral", "custom", "langflow", "langgraph", "mistral", "ollama",
+    "ollama_chat", "sagemaker", "text-completion-codestral", "text-completion-inception", "text-completion-openai",
+}  # fmt: skip
+"""Providers whose messages have a role and no name, or that are sent one text, as LiteLLM writes them."""
 _WITH_REFUSALS = frozenset({"openai", "azure"})
 """Providers that take the refusals of their own history; others would be sent an assistant that said nothing."""
 _PIECE_CHARACTERS = 64
@@ -35,6 +40,8 @@ def history(
     )
     if kind not in _WITH_REFUSALS:
         _write_refusals(written)
+    if translated or provider in _WITHOUT_NAMES:
+        _write_transcripts(written)
     if provider in _SIGNED:
         _move_signatures(written)
     if translated:
@@ -57,6 +64,23 @@ def has_thinking_parts(messages: Sequence[Mapping[str, Any]]) -> bool:
         if isinstance(content := message.get("content"), list)
         for part in content
     )
+
+
+def loses_names(provider: str, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """True if the provider is not told who of several people wrote a message."""
+    return provider in _WITHOUT_NAMES and any(
+        message.get("name") and message.get("role") not in ("tool", "function") for message in messages
+    )
+
+
+def _write_transcripts(messages: Sequence[dict[str, Any]]) -> None:
+    """Write what an assistant said aloud as its text, where the history has its words."""
+    for message in messages:
+        audio = message.get("audio")
+        words = audio.get("transcript") if isinstance(audio, Mapping) else None
+        if isinstance(words, str) and words:
+            message["content"] = message.get("content") or words
+            del message["audio"]
 
 
 def _write_refusals(messages: Sequence[dict[str, Any]]) -> None:
@@ -99,9 +123,12 @@ def broken_arguments(messages: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def attached(messages: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """A piece of the data of each file and sound in the messages, by its place."""
+    """A piece of the data of each file and sound in the messages, or a sound's id, by its place."""
     found: dict[str, bytes] = {}
     for index, message in enumerate(messages):
+        spoken = message.get("audio")
+        if isinstance(spoken, Mapping) and isinstance(spoken.get("id"), str):
+            found[f"messages[{index}].audio"] = spoken["id"].encode("utf-8", "replace")
         content = message.get("content")
         for position, part in enumerate(content if isinstance(content, list) else ()):
             data = (part.get("file") or {}).get("file_data") or (part.get("input_audio") or {}).get("data")

@@ -27,7 +27,7 @@ from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
 from gateway.providers.forward import ForwardedCall
-from gateway.providers.history import has_thinking_parts, history, takes_thinking_parts
+from gateway.providers.history import has_thinking_parts, history, loses_names, takes_thinking_parts
 from gateway.providers.litellm_clients import LOOKING_UP, spoken_as_openai
 from gateway.providers.moderation import ModerationCall
 from gateway.providers.parameters import Target, at_responses, shaped, target_of
@@ -255,6 +255,8 @@ class Upstream:
         left_out = formed.dropped
         if not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages):
             left_out = (*left_out, "messages[].content[].thinking")
+        if loses_names(found.provider, call.messages):
+            left_out = (*left_out, "messages[].name")
         return Outgoing(call, found, formed.arguments, left_out)
 
     def _with_tools(self, call: Call, found: ProviderNames, target: Target) -> Call:

@@ -10,7 +10,13 @@ from pydantic.warnings import PydanticDeprecatedSince211
 
 from gateway.dialects.assembly import Assembly
 from gateway.providers.providers import Call, Upstream
-from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, CLAUDE_END, CLAUDE_START, tool_delta
+from tests.gateway.providers.test_provider_dialects import (
+    CLAUDE_ANSWER,
+    CLAUDE_BILL,
+    CLAUDE_END,
+    CLAUDE_START,
+    tool_delta,
+)
 from tests.gateway.providers.test_responses_route import CALL, response
 from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
 
@@ -63,7 +69,9 @@ async def test_claude_s_streamed_call_comes_back_as_a_function_call(upstream: Up
     block = {"type": "content_block_start", "index": 0, "content_block": USE | {"input": {}}}
     parts = [tool_delta('{"city":'), tool_delta(' "Paris"}')]
     end = [CLAUDE_END[0], CLAUDE_END[1] | {"delta": {"stop_reason": "tool_use"}}, CLAUDE_END[2]]
-    async with CannedProvider(event_answer(CLAUDE_START, block, *parts, *end)) as provider:
+    second = {"index": 1, "content_block": USE | {"id": "toolu_2", "input": {}}}
+    more = [CLAUDE_END[0], block | second, tool_delta('{"city": "Rome"}') | {"index": 1}]
+    async with CannedProvider(event_answer(CLAUDE_START, block, *parts, *more, *end)) as provider:
         stream = await upstream.open_stream(upstream.outgoing(call(provider, "anthropic/claude-sonnet-4-5")))
         whole = Assembly()
         async for chunk in stream:
@@ -71,6 +79,7 @@ async def test_claude_s_streamed_call_comes_back_as_a_function_call(upstream: Up
             whole.add(chunk)
     assert read(whole.body()["choices"][0]["message"]) == CALLED
     assert stream.finish_reason == "function_call"
+    assert stream.usage == CLAUDE_BILL  # of both calls, though the form has room for one
 
 
 async def test_a_model_of_openai_s_other_route_is_asked_with_tools(upstream: Upstream) -> None:

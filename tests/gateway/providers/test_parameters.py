@@ -7,10 +7,11 @@ import copy
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.errors import http_status
 from gateway.providers.acompletion import import_litellm
-from gateway.providers.errors import CallRefused, MessagesRefused
+from gateway.providers.errors import CallRefused, MessagesRefused, UpstreamFault
 from gateway.providers.parameters import Target, header_names, shaped, target_of
 from gateway.providers.providers import Call, Upstream
 from gateway.turn.fallback import cause_of
@@ -527,6 +528,56 @@ async def test_a_file_that_a_provider_s_form_has_no_place_for_is_refused_unsent(
     assert provider.received == []
     error = refused.value.answer()
     assert (error.param, http_status(error)) == ("messages[0].content[1]", 400)
+
+
+SPEECHLESS = [
+    "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "mistral/mistral-large-latest", "ollama_chat/llama3",
+    "bedrock/anthropic.claude-3-5-sonnet-20240620-v1:0",
+]  # fmt: skip
+AWS = {"aws_access_key_id": "AKIA", "aws_secret_access_key": "s", "aws_region_name": "us-east-1"}
+
+
+def spoken(**audio: str) -> list[dict[str, Any]]:
+    """A history in which the model answered aloud."""
+    return [*HELLO, {"role": "assistant", "content": None, "audio": {"id": "audio_1", **audio}}, *HELLO]
+
+
+@pytest.mark.parametrize("model", SPEECHLESS)
+async def test_what_a_model_said_aloud_is_told_by_its_words_or_refused_unsent(upstream: Upstream, model: str) -> None:
+    options = AWS if model.startswith("bedrock") else {}
+    async with CannedProvider(json_answer({})) as provider:
+        call = Call(
+            model, spoken(), api_base=provider.address, api_key="k", timeout_s=20.0, max_tokens=9, options=options
+        )
+        with pytest.raises(MessagesRefused) as refused:
+            await upstream.complete(upstream.outgoing(call))
+        assert provider.received == []
+        error = refused.value.answer()
+        assert (error.param, http_status(error)) == ("messages[1].audio", 400)
+        with pytest.raises(UpstreamFault):
+            await upstream.complete(upstream.outgoing(replace(call, messages=spoken(transcript="Good day"))))
+    assert "Good day" in str(provider.received[0][1])
+
+
+async def test_who_takes_sounds_of_the_history_gets_their_ids(upstream: Upstream) -> None:
+    for lane in ("thin", "litellm"):
+        body, _ = await sent(upstream, model="openai/gpt-4o-audio-preview", messages=spoken(), lane=lane)
+        assert body["messages"][1]["audio"] == {"id": "audio_1"}
+
+
+@pytest.mark.parametrize("model", [*SPEECHLESS, "openai/gpt-4o", "groq/llama-3.3-70b-versatile"])
+async def test_a_name_that_a_provider_is_not_told_is_named_to_the_client(upstream: Upstream, model: str) -> None:
+    options = AWS if model.startswith("bedrock") else {}
+    messages = [{"role": "user", "name": "Zoe", "content": "hi"}]
+    async with CannedProvider(json_answer({})) as provider:
+        call = Call(
+            model, messages, api_base=provider.address, api_key="k", timeout_s=20.0, max_tokens=9, options=options
+        )
+        outgoing = upstream.outgoing(call)
+        with pytest.raises(UpstreamFault):
+            await upstream.complete(outgoing)
+    assert ("Zoe" in str(provider.received[0][1])) == (model not in SPEECHLESS)
+    assert ("messages[].name" in outgoing.left_out) == (model in SPEECHLESS)
 
 
 @pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "openai/gpt-4o"])
