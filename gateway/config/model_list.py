@@ -30,23 +30,39 @@ from gateway.config.values import Secret, shown
 
 MAX_MODEL_NAME_CHARS = 256
 
-_OTHER_NAMES: Mapping[str, str] = {
-    "vertex_project": "vertex_ai_project",
-    "vertex_location": "vertex_ai_location",
-    "vertex_credentials": "vertex_ai_credentials",
+OTHER_NAMES: Mapping[str, str] = {
+    "base_url": "api_base",
+    "vertex_ai_project": "vertex_project",
+    "vertex_ai_location": "vertex_location",
+    "vertex_ai_credentials": "vertex_credentials",
 }
-"""LiteLLM's second names of access data."""
+"""LiteLLM's second names of access data, and the first ones."""
 
 HEADER_KEYS = ("headers", "extra_headers")
 """LiteLLM's two names for the same setting; the later one wins."""
 
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
+"""Names of an answer's limit, for which money is held."""
+_REGIONS = frozenset({"aws_region_name", "oci_region", "region_name", "vertex_location", "watsonx_region_name"})
 _CREDENTIAL_KEYS = ("api_key", "api_base", "api_version", "organization", *PROVIDER_PARAMS)
+_HOSTS = frozenset({"api_base", "aws_bedrock_runtime_endpoint", "aws_sts_endpoint", "gigachat_auth_url"})
+_OF_A_KEY = frozenset({"aws_external_id", "aws_role_name", "aws_session_name", "organization"})
+"""What a key is used as: an entry may state it for the defaults' key, and is not given it for its own."""
+_ACCESS = frozenset(_CREDENTIAL_KEYS) - _REGIONS - {
+    "api_version", "custom_llm_provider", "project_id", "space_id", "vertex_project",
+}  # fmt: skip
+"""Hosts, and the keys for them: together an entry's own or together the defaults'."""
+_KINDS: Mapping[str, str] = (
+    dict.fromkeys(HEADER_KEYS, "headers") | dict.fromkeys(_LIMITS, "limit") | dict.fromkeys(_REGIONS, "region")
+)
+"""What several keys state: one of them in an entry stands before any of them in its credential or the defaults."""
+_AZURE = frozenset({"azure", "azure_ai", "azure_text"})
 
 
 def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
     """All readable entries; the others are problems in the document's findings."""
     credentials = _read_credentials(document)
-    located = [entry for item in document.items("model_list") for entry in _per_organization(item)]
+    located = document.items("model_list")
     if not located and not document.has("model_list"):
         document.findings.problem(document.path("model_list"), "expected at least one model, got nothing")
     elif not located:
@@ -54,41 +70,32 @@ def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
     defaults = document.section("router_settings").section("default_litellm_params")
     if defaults.has("model"):
         defaults.ignore("model", "not a default: every entry names its own model; it is ignored")
-    entries = [_read_entry(document, item, credentials, defaults) for item in located]
-    good = tuple(entry for entry in entries if entry is not None)
-    _check_ids(good, document.findings)
-    return good
-
-
-def _per_organization(item: Located) -> list[Located]:
-    """One entry for each of several organizations, as LiteLLM reads such a list."""
-    params = item.raw.get("litellm_params") if isinstance(item.raw, dict) else None
-    if not isinstance(params, dict):
-        return [item]
-    named = params.get("organization")
-    if not isinstance(named, list) or not named:
-        return [item]
-    return [
-        Located(item.where, item.raw | {"litellm_params": params | {"organization": organization}})
-        for organization in named
-    ]
+    _use_first_names(defaults)
+    _add_credential(defaults, credentials)
+    entries = tuple(entry for item in located for entry in _read_entry(document, item, credentials, defaults))
+    _check_ids(entries, document.findings)
+    return entries
 
 
 def _read_entry(
     document: Section, located: Located, credentials: Mapping[str, Section], defaults: Section
-) -> ModelEntry | None:
+) -> tuple[ModelEntry, ...]:
+    """The deployment of an item, or one for each of its organizations; none if it is invalid or no model."""
     if not isinstance(located.raw, dict):
         document.nested(located)
-        return None
+        return ()
     section = document.nested(located)
     name = section.text("model_name")
     if name is None and not section.has("model_name"):
         section.findings.problem(section.path("model_name"), "expected a text, got nothing")
     params_section = section.section("litellm_params")
-    _add_defaults(params_section, defaults)
     info_section = section.section("model_info")
     limits = {key: section.optional_integer(key, minimum=1) for key in ("rpm", "tpm")}
-    params = _read_params(params_section, credentials)
+    _use_first_names(params_section)
+    _add_credential(params_section, credentials)
+    _add_defaults(params_section, defaults, {key for key, limit in limits.items() if limit is not None})
+    organizations = _read_organizations(params_section)
+    params = _read_params(params_section)
     changes = read_price_changes(info_section)
     info = _read_info(info_section, read_prices(params_section, info_section), changes)
     if info.base_model is None:
@@ -118,16 +125,55 @@ def _read_entry(
     if name is not None:
         name = _checked_name(section, name)
     if name is None or params is None or not _is_one_model(section, name, params):
-        return None
-    return ModelEntry(located.where, name, params, info)
+        return ()
+    return tuple(ModelEntry(located.where, name, replace(params, organization=o), info) for o in organizations)
 
 
-def _add_defaults(params: Section, defaults: Section) -> None:
-    """Add the defaults of all deployments that this one does not state itself, each with its own path."""
-    limited = any(params.has(limit) for limit in _LIMITS)
-    for key in defaults.unread():
-        if not params.has(key) and not (limited and key in _LIMITS):
-            params.entries[key] = defaults.entries[key]
+def _use_first_names(section: Section) -> None:
+    """Rename LiteLLM's second names. The first name wins, as in LiteLLM; two addresses are a problem."""
+    for other, name in OTHER_NAMES.items():
+        found = section.entries.pop(other, None)
+        if found is None or found.raw is None:
+            continue
+        if not section.has(name):
+            section.entries[name] = found
+        elif name == "api_base" and section.entries[name].raw != found.raw:
+            section.findings.problem(found.where, f"a second name of {name}, which has another value: write one")
+
+
+def _stated(section: Section) -> set[str]:
+    return {_KINDS.get(key, key) for key in section.entries if section.has(key)}
+
+
+def _add_credential(section: Section, credentials: Mapping[str, Section]) -> None:
+    """Add the values of the credential that a section names and does not state itself, each with its own path."""
+    credential = _credential(section, credentials)
+    section.entries.pop("litellm_credential_name", None)
+    stated = _stated(section)
+    for key, found in () if credential is None else credential.entries.items():
+        if key in _CREDENTIAL_KEYS and _KINDS.get(key, key) not in stated:
+            section.entries[key] = found
+
+
+def _add_defaults(params: Section, defaults: Section, stated_beside: set[str]) -> None:
+    """Add the defaults of all deployments that this one and its credential do not state, each with its own path.
+
+    A key is for a host: an entry with either of its own is given neither of the defaults'.
+    """
+    stated = _stated(params) | stated_beside
+    own = sorted(stated & _ACCESS - _OF_A_KEY)
+    for key, found in defaults.entries.items():
+        kind = _KINDS.get(key, key)
+        if kind in stated or key == "model":
+            continue
+        if (own and key in _ACCESS) or (kind == "headers" and stated & _HOSTS):
+            params.findings.warn(
+                params.where,
+                f"has its own {', '.join(own)}, so router_settings.default_litellm_params.{key} is not used here: a "
+                "host and its key belong together; state both in the entry",
+            )
+        else:
+            params.entries[key] = found
 
 
 def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
@@ -147,8 +193,6 @@ def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
     return True
 
 
-_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
-"""Names of an answer's limit, for which money is held."""
 _NEVER_SENT = ("_", "health_check_")
 """Beginnings of LiteLLM's own names: its marks on a call, and how it probes a deployment."""
 _FOREIGN_LIMITS = _LIMITS | {
@@ -228,34 +272,28 @@ def _checked_name(section: Section, name: str) -> str | None:
     return name
 
 
-def _read_params(section: Section, credentials: Mapping[str, Section]) -> ModelParams | None:
+def _read_organizations(section: Section) -> tuple[str | None, ...]:
+    """The organizations, each of which is a deployment, as LiteLLM reads such a list."""
+    if section.has("organization") and isinstance(section.entries["organization"].raw, list):
+        return section.texts("organization") or (None,)
+    return (_plain(section.secret("organization")),)
+
+
+def _read_params(section: Section) -> ModelParams | None:
+    """The parameters of a deployment without its organization."""
     model = section.text("model")
     if model is None and not section.has("model"):
         section.findings.problem(section.path("model"), 'expected "provider/model", got nothing')
-    credential = _credential(section, credentials)
-    values: dict[str, Secret] = {}
-    for key in _CREDENTIAL_KEYS:
-        own = section.secret(key)
-        if own is None and not section.has(key) and credential is not None:
-            own = credential.secret(key)
-        if own is not None:
-            values[key] = own
-    for key, other in _OTHER_NAMES.items():
-        named = section.secret(other)
-        if named is not None:
-            values.setdefault(key, named)
-    if "api_base" not in values and section.has("base_url"):
-        base_url = section.secret("base_url")
-        if base_url is not None:
-            values["api_base"] = base_url
+    found = {key: section.secret(key) for key in _CREDENTIAL_KEYS if key != "organization"}
+    values = {key: value for key, value in found.items() if value is not None}
     weight = section.decimal("weight")
-    api_base, api_version = _checked_url(section, values.get("api_base"))
+    provider = _plain(values.get("custom_llm_provider")) or (model or "").partition("/")[0]
+    api_base, api_version = _checked_url(section, values.get("api_base"), provider)
     params = ModelParams(
         model=model or "",
         api_base=api_base,
         api_key=values.get("api_key"),
         api_version=_plain(values.get("api_version")) or api_version,
-        organization=_plain(values.get("organization")),
         rpm=section.optional_integer("rpm", minimum=1),
         tpm=section.optional_integer("tpm", minimum=1),
         parallel=section.optional_integer("max_parallel_requests", minimum=1),
@@ -275,12 +313,12 @@ def _plain(value: Secret | None) -> str | None:
     return None if value is None else value.reveal()
 
 
-def _checked_url(section: Section, value: Secret | None) -> tuple[str | None, str | None]:
-    """An address, and the `api-version` that LiteLLM's Azure users write behind it."""
+def _checked_url(section: Section, value: Secret | None, provider: str) -> tuple[str | None, str | None]:
+    """An address, and the `api-version` that LiteLLM's Azure users write behind it; other providers are sent none."""
     if value is None:
         return None, None
     url, _, query = value.reveal().partition("?")
-    version = re.fullmatch(r"api-version=([\w.-]+)", query)
+    version = re.fullmatch(r"api-version=([\w.-]+)", query) if provider in _AZURE else None
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.fragment
@@ -370,6 +408,7 @@ def _read_credentials(document: Section) -> Mapping[str, Section]:
             section.findings.problem(section.path("credential_name"), f'"{name}" is listed twice')
         else:
             credentials[name] = values
+            _use_first_names(values)
             for key in values.names():
                 if key not in _CREDENTIAL_KEYS:
                     values.ignore(key, "a LiteLLM key that is not supported here; it is ignored")

@@ -319,6 +319,76 @@ def test_defaults_of_all_deployments_are_those_of_each_that_states_none(write: W
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("entry", "defaults", "expected"),
+    [
+        # A host and its key are one thing, by whichever name or credential they are stated.
+        ("", "", ("http://default/v1", "sk-default", "org-default", "us-east-1")),
+        ("litellm_credential_name: c1", "", ("http://c1/v1", "sk-c1", None, "us-east-1")),
+        ("litellm_credential_name: c2", "", ("http://default/v1", "sk-default", "org-default", "eu-c2")),
+        ("base_url: http://mine:8000/v1, api_key: sk-mine", "", ("http://mine:8000/v1", "sk-mine", None, "us-east-1")),
+        ("base_url: http://mine:8000/v1", "", ("http://mine:8000/v1", None, None, "us-east-1")),
+        ("litellm_credential_name: c1, base_url: http://m/v1", "", ("http://m/v1", "sk-c1", None, "us-east-1")),
+        ("api_key: sk-mine", "", (None, "sk-mine", None, "us-east-1")),
+        ("organization: org-mine", "", ("http://default/v1", "sk-default", "org-mine", "us-east-1")),
+        ("", "litellm_credential_name: c1", ("http://c1/v1", "sk-c1", None, "us-east-1")),
+        ("", "base_url: http://c/v1, litellm_credential_name: c1", ("http://c/v1", "sk-c1", None, "us-east-1")),
+        ("api_base: http://mine", "litellm_credential_name: c1", ("http://mine", None, None, "us-east-1")),
+        ("api_base: null", "", ("http://default/v1", "sk-default", "org-default", "us-east-1")),
+    ],
+)  # fmt: skip
+def test_defaults_never_join_a_deployment_s_key_to_their_host_or_its_host_to_their_key(
+    write: Write, entry: str, defaults: str, expected: tuple[str | None, ...]
+) -> None:
+    defaults = defaults or "api_base: http://default/v1, api_key: sk-default, organization: org-default"
+    settings = settings_of(
+        write(
+            f"""
+            credential_list:
+              - {{credential_name: c1, credential_values: {{api_base: http://c1/v1, api_key: sk-c1}}}}
+              - {{credential_name: c2, credential_values: {{aws_region_name: eu-c2}}}}
+            model_list: [{{model_name: a, litellm_params: {{model: openai/gpt-4o, {entry}}}}}]
+            router_settings: {{default_litellm_params: {{{defaults}, aws_region_name: us-east-1}}}}
+            """
+        )
+    )
+    params = settings.models[0].params
+    region = (params.provider_params or {})["aws_region_name"]
+    found = (params.api_base, params.api_key and params.api_key.reveal(), params.organization, region.reveal())
+    assert found == expected
+    held_back = "http://default" not in str(expected) and "c1" not in defaults
+    assert any("belong together" in warning for warning in settings.warnings) == (
+        held_back or entry == "api_base: http://mine"
+    )
+
+
+def test_a_default_is_stated_by_any_of_its_names(write: Write) -> None:
+    settings = settings_of(
+        write(
+            """
+            model_list:
+              - {model_name: a, rpm: 3, litellm_params: {model: openai/x, region_name: r, headers: {X-A: mine}}}
+              - {model_name: b, litellm_params: {model: openai/x, vertex_ai_project: p, api_base: http://mine}}
+            router_settings:
+              default_litellm_params:
+                {rpm: 9, aws_region_name: other, vertex_project: q, extra_headers: {X-A: default},
+                 organization: [one, two]}
+            """
+        )
+    )
+    one, two, b = (entry.params for entry in settings.models)
+    assert [params.organization for params in (one, two, b)] == ["one", "two", None]
+    assert (one.rpm, one.extra_headers) == (3, {"X-A": Secret("mine")})
+    assert one.provider_params == {"region_name": Secret("r"), "vertex_project": Secret("q")}
+    assert b.provider_params == {"aws_region_name": Secret("other"), "vertex_project": Secret("p")}
+    assert (b.rpm, b.extra_headers) == (9, {})
+    twice = "model_list: [{model_name: a, litellm_params: {model: openai/x, api_base: http://a, base_url: http://b}}]\n"
+    assert problems_of(write(twice)) == (
+        "gateway.yaml: model_list[0].litellm_params.base_url: a second name of api_base, which has another value:"
+        " write one",
+    )
+
+
 _LIMITS_OF_LITELLM = {
     "top_level": ("guardrails", "policies", "policy_attachments"),
     "litellm_settings": (
@@ -724,6 +794,10 @@ def test_an_azure_address_may_bring_its_api_version(write: Write) -> None:
     for more, version in (("", "2024-05-01-preview"), (", api_version: v1", "v1")):
         params = settings_of(write(f"model_list: [{entry % (address, more)}]\n")).models[0].params
         assert (params.api_base, params.api_version) == (address, version)
+    for model in ("openai/gpt-4o", "azure_ai/x, custom_llm_provider: openai"):
+        other = entry.replace("azure_ai/x", model) % (address, "")
+        (problem,) = problems_of(write(f"model_list: [{other}]\n"))
+        assert "without query" in problem  # another provider would be sent no version
 
 
 def test_an_address_with_a_query_or_another_scheme_is_refused(write: Write) -> None:
