@@ -455,8 +455,16 @@ class BoundedHttp(HttpToolsProtocol):
     def _answer(self, error: GatewayError) -> None:
         self._limits.on_refusal(error.code)
         path = "" if self._in_head else self.scope["path"]
-        self._write(*_answer_of(error, path, [(b"connection", b"close")]))
+        named = (REQUEST_ID_HEADER.encode(), self._request_id().encode())
+        self._write(*_answer_of(error, path, [named, (b"connection", b"close")]))
         self._linger()
+
+    def _request_id(self) -> str:
+        """The id of the request that is refused: as it was started with, else by the part of its head that was read."""
+        extensions: Any = None if self._in_head else self.scope.get("extensions")
+        if extensions:
+            return str(extensions[REQUEST_ID_HEADER])
+        return id_of(self.headers if self._begun or not self._in_head else (), self._limits.new_request_id)
 
     def _linger(self) -> None:
         """End the connection, but read and drop for a while what its client is still sending."""

@@ -149,6 +149,38 @@ async def test_a_head_without_end_is_answered_and_cut_off(piece: bytes, monkeypa
         assert (await answered)[0] == 431
 
 
+_BODILESS = "POST /x HTTP/1.1\r\nhost: here\r\n{}content-length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "request_id"),
+    [
+        (get("/x", "x-request-id: mine", "a: " + "x" * LIMIT).decode(), 431, "mine"),
+        (get("/" + "x" * LIMIT).decode(), 431, "req_own"),
+        (get("/x", "X-Request-Id: mine", "content-length: 1", "content-length: 2").decode(), 400, "mine"),
+        ("GET /x HTTP/1.1\r\nX-Request-Id: mine\r\n\r\n", 400, "mine"),
+        ("GET /x HTTP/1.1\r\nX-Request-Id: a b\r\n\r\n", 400, "req_own"),
+        ("\x16\x03\x01 no HTTP", 400, "req_own"),
+        (_BODILESS.format("X-Request-Id: mine\r\n"), 408, "mine"),
+        (_BODILESS.format(""), 408, "req_own"),
+        (get("/1", "X-Request-Id: earlier").decode() + "\x16\x03 no HTTP", 400, "req_own"),
+        ("GET /x HTTP/1.1\r\nX-Request-Id: mine\r\na: b\r\n", 408, "mine"),
+    ],
+)
+async def test_a_refusal_before_the_application_has_the_request_s_id(sent: str, status: int, request_id: str) -> None:
+    ids = iter(["req_own", "another"])
+    limits = HttpLimits(header_bytes=LIMIT, head_s=0.1, body_s=0.1, new_request_id=lambda: next(ids))
+    async with connected(limits) as (reader, writer):
+        first, *rest = sent.partition("\x16\x03 ")
+        writer.write(first.encode())
+        if rest[0]:
+            assert (await answer(reader))[0] == 200
+            writer.write("".join(rest).encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+    assert head[0].split(" ")[1] == str(status)
+    assert [line for line in head if line.startswith("x-request-id")] == [f"x-request-id: {request_id}"]
+
+
 # -- one request, one answer -------------------------------------------------------------------------------------------
 
 HIDDEN = get("/hidden")
