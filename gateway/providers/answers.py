@@ -8,7 +8,7 @@ Other providers go through that wrapper (`LitellmSource`), with finish and usage
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import orjson
@@ -49,15 +49,19 @@ class UpstreamStream:
 
     The reported usage comes once, in a last chunk with empty `choices`. Ends normally only after a finish reason;
     everything else raises an UpstreamFault. `aclose` releases the connection at once and may be called repeatedly.
+    `schema_alone`: a schema was asked for, and no tools.
     """
 
-    def __init__(self, source: ChunkSource, exchange: Exchange, *, older_functions: bool = False) -> None:
+    def __init__(
+        self, source: ChunkSource, exchange: Exchange, *, older_functions: bool = False, schema_alone: bool = False
+    ) -> None:
         self.finish_reason: str | None = None
         self.provider_model: str | None = None
         self.ended_properly = False
         self._source = source
         self._exchange = exchange
         self._older_functions = older_functions
+        self._schema_alone = schema_alone
         self._repair = StreamRepair(lambda: exchange.new_id("call"), one_choice=exchange.one_choice)
         self._ahead: list[dict[str, Any]] = []
         self._unfinished: set[int] = set()
@@ -142,6 +146,8 @@ class UpstreamStream:
         if self._older_functions:
             call_functions(choices)
         self._spoken = self._spoken or speaks(choices)
+        if self._schema_alone:
+            finish_schema_answers(choices)
         report = take_usage(chunk)
         self._tier = reported_tier(chunk) or self._tier
         self._searches = self._searches or cited_searches(choices)
@@ -169,6 +175,14 @@ class UpstreamStream:
             if self._report is not None and not self._spoken_since:
                 self._spoken_since = speaks(choices)
         return True
+
+
+def finish_schema_answers(choices: Iterable[dict[str, Any]]) -> None:
+    """End with `stop` what LiteLLM made of the call of its own tool for schemas."""
+    for choice in choices:
+        part = choice.get("delta") or choice.get("message") or {}
+        if choice.get("finish_reason") == "tool_calls" and not part.get("tool_calls"):
+            choice["finish_reason"] = "stop"
 
 
 class ChunkSource(Protocol):

@@ -123,7 +123,7 @@ class Upstream:
             raise fault
         else:
             reply = translated_reply(exchange, response)
-        if "response_format" in call.params and "tools" not in call.params:
+        if _asks_for_schema_alone(call):
             reply = reply.with_schema_answer()
         return reply.with_function_calls() if call.older_functions else reply
 
@@ -178,7 +178,9 @@ class Upstream:
         try:
             async with Patience(deadline) as limit:
                 source = await prepared.opened(exchange, deadline)
-                stream = UpstreamStream(source, exchange, older_functions=call.older_functions)
+                stream = UpstreamStream(
+                    source, exchange, older_functions=call.older_functions, schema_alone=_asks_for_schema_alone(call)
+                )
                 await stream.read_ahead()
             started = True
         except TimeoutError:
@@ -318,6 +320,10 @@ class Upstream:
                 self._hosts.clear()
             host = self._hosts[api_base] = httpx.URL(api_base).netloc
         return host
+
+
+def _asks_for_schema_alone(call: Call) -> bool:
+    return "response_format" in call.params and "tools" not in call.params
 
 
 def _in_whole(outgoing: Outgoing) -> Outgoing:

@@ -22,7 +22,7 @@ from gateway.dialects.usage_report import (
     take_usage,
     with_cached_audio,
 )
-from gateway.providers.answers import UpstreamStream
+from gateway.providers.answers import UpstreamStream, finish_schema_answers
 from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import Exchange
 from gateway.providers.inband import fault_in
@@ -50,8 +50,7 @@ class Reply(Struct, frozen=True):
             if [function.get("name") for function in functions] == [_SCHEMA_TOOL]:
                 message["content"] = functions[0].get("arguments")
                 del message["tool_calls"]
-            if choice["finish_reason"] == "tool_calls" and not message.get("tool_calls"):
-                choice["finish_reason"] = "stop"
+        finish_schema_answers(self.body["choices"])
         return structs.replace(self, finish_reason=self.body["choices"][0]["finish_reason"])
 
 
