@@ -6,11 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 PARAMETER = "functions"
+PARAMETERS = frozenset({PARAMETER, "function_call"})
 _CALL = "function_call"
+
+
+def calls_functions(messages: Iterable[Mapping[str, Any]]) -> bool:
+    """True if the history has a function call or the result of one."""
+    return any(message["role"] == "function" or message.get(_CALL) for message in messages)
 
 
 def params_with_tools(params: Mapping[str, Any], supported: frozenset[str]) -> dict[str, Any]:
     """The parameters with `functions` as tools, called one at a time if that is `supported`."""
+    if PARAMETER not in params:
+        return dict(params)
     made = {name: value for name, value in params.items() if name not in (PARAMETER, _CALL)}
     tools = [{"type": "function", "function": function} for function in params[PARAMETER]]
     made["tools"] = [*(params.get("tools") or ()), *tools]
@@ -26,6 +34,7 @@ def messages_with_tool_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict
     """The messages with function calls and their results as tool calls and theirs."""
     made: list[dict[str, Any]] = []
     open_calls: dict[str, str] = {}
+    call_id = "call_0"
     for number, message in enumerate(messages):
         rest = dict(message)
         called = rest.pop(_CALL, None)
@@ -35,7 +44,7 @@ def messages_with_tool_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict
             rest["tool_calls"] = [{"id": call_id, "type": "function", "function": function}]
         elif rest["role"] == "function":
             name = rest.pop("name", None) or ""
-            rest |= {"role": "tool", "tool_call_id": open_calls.get(name, f"call_{number - 1}")}
+            rest |= {"role": "tool", "tool_call_id": open_calls.get(name, call_id)}
         made.append(rest)
     return made
 

@@ -328,7 +328,13 @@ def _check_choices(params: Mapping[str, Any]) -> None:
 
 
 def _without_tools(params: dict[str, Any]) -> list[str]:
-    """Remove what says how to use tools from a request without any; the names for `x-seqroute-dropped`."""
+    """Remove empty lists of tools, and what says how to use tools from a request without any.
+
+    Returns the names for `x-seqroute-dropped`. Providers refuse an empty list, which says no more than none.
+    """
+    for name in ("tools", "functions"):
+        if params.get(name) == []:
+            del params[name]
     if params.get("tools") or params.get("functions"):
         return []
     names = [name for name in ("tool_choice", "parallel_tool_calls", "function_call") if params.get(name) is not None]

@@ -399,11 +399,13 @@ def _cannot_think(sent: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
 
     A tool is forced, the sampling is set, or the client left the thinking out of an answer with tool calls.
     """
-    if sent.get("tool_choice") not in (None, "auto", "none") or sent.get("temperature") not in (None, 1):
+    forced = any(sent.get(name) not in (None, "auto", "none") for name in ("tool_choice", "function_call"))
+    if forced or sent.get("temperature") not in (None, 1):
         return True
     answers = [message for message in messages if message.get("role") == "assistant"]
     thought = has_thinking_parts(messages) or any(message.get("thinking_blocks") for message in messages)
-    return sent.get("top_k") is not None or (bool(answers and answers[-1].get("tool_calls")) and not thought)
+    called = bool(answers) and any(answers[-1].get(name) for name in ("tool_calls", "function_call"))
+    return sent.get("top_k") is not None or (called and not thought)
 
 
 def _name_of(tool: Mapping[str, Any]) -> str | None:

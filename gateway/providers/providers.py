@@ -17,7 +17,13 @@ from typing import Any, TypeVar
 import httpx
 from msgspec import structs
 
-from gateway.dialects.older_functions import PARAMETER, messages_with_tool_calls, params_with_tools
+from gateway.dialects.older_functions import (
+    PARAMETER,
+    PARAMETERS,
+    calls_functions,
+    messages_with_tool_calls,
+    params_with_tools,
+)
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient, import_litellm
@@ -247,7 +253,7 @@ class Upstream:
         if not call.is_chat:
             return Outgoing(call, found)
         target = self._target(call, found)
-        if PARAMETER in call.params:
+        if PARAMETER in call.params or calls_functions(call.messages):
             call = self._with_tools(call, found, target)
         if not call.limited and call.max_tokens is not None and not target.needs_limit:
             call = structs.replace(call, max_tokens=None)
@@ -262,13 +268,13 @@ class Upstream:
         return Outgoing(call, found, formed.arguments, left_out)
 
     def _with_tools(self, call: Call, found: ProviderNames, target: Target) -> Call:
-        """A call with the older `functions` as the provider takes it."""
+        """A call with the older `functions`, or with calls of them in its history, as the provider takes it."""
         params = params_with_tools(call.params, target.supported)
-        known = PARAMETER in target.supported or PARAMETER in call.allowed_params
+        known = target.supported >= PARAMETERS or PARAMETER in call.allowed_params
         if known and not (self._acompletion and self._acompletion.goes_to_responses(call, found, params)):
             return call
         messages = messages_with_tool_calls(call.messages)
-        return structs.replace(call, params=params, messages=messages, older_functions=True)
+        return structs.replace(call, params=params, messages=messages, older_functions=PARAMETER in call.params)
 
     def _target(self, call: Call, found: ProviderNames) -> Target:
         wanted = (found.model, found.provider, call.api_base)

@@ -18,6 +18,7 @@ from msgspec import structs
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.call_cost import call_bounds
+from gateway.dialects.older_functions import calls_functions
 from gateway.dialects.request import ChatRequest
 from gateway.routing.estimates import LEAST_LIKELY_TOKENS
 from gateway.routing.guard import Eligibility
@@ -30,7 +31,8 @@ WRAP_UP_NOTE = (
     "say in short what is done and what is left to do."
 )
 _P90 = COST_LEVELS.index(0.9)
-_TOOL_PARAMS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
+_CHOICES = {"tools": "tool_choice", "functions": "function_call"}
+_TOOL_PARAMS = frozenset({*_CHOICES, *_CHOICES.values(), "parallel_tool_calls"})
 _BOUND_PER_TOKEN = 2
 """How many tokens of another tokenizer one of our tokens may be."""
 _NEXT_REQUEST_TOKENS = 512
@@ -46,13 +48,16 @@ def closing_request(chat: ChatRequest) -> ChatRequest:
     if chat.forwarded is not None:
         chat = structs.replace(chat, forwarded=chat.forwarded.closing())
     params: Mapping[str, Any] = {name: value for name, value in chat.params.items() if name not in _TOOL_PARAMS}
-    if _calls_tools(chat.messages) and chat.params.get("tools"):
-        return structs.replace(chat, params={**params, "tools": chat.params["tools"], "tool_choice": "none"})
+    defined = [name for name in _CHOICES if chat.params.get(name)]
+    if defined and _calls_tools(chat.messages):
+        kept = {name: chat.params[name] for name in defined} | {_CHOICES[name]: "none" for name in defined}
+        return structs.replace(chat, params={**params, **kept})
     return structs.replace(chat, params=params, capabilities=chat.capabilities - {"tools"})
 
 
 def _calls_tools(messages: Sequence[Mapping[str, Any]]) -> bool:
-    return any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
+    called = any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
+    return called or calls_functions(messages)
 
 
 def kept_nanousd(

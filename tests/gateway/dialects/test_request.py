@@ -149,6 +149,14 @@ def test_what_says_how_to_use_tools_is_named_where_there_are_none() -> None:
     assert chat.params.keys().isdisjoint(chat.dropped)
 
 
+@pytest.mark.parametrize("name", ["tools", "functions"])
+def test_an_empty_list_of_tools_is_none(name: str) -> None:
+    """Claude, OpenAI and others refuse it."""
+    chat = parsed(messages=[USER], function_call="auto", **{name: []})
+    assert (dict(chat.params), chat.dropped) == ({}, ("function_call",))
+    assert "tools" not in chat.capabilities
+
+
 @pytest.mark.parametrize(
     ("answer", "bound"),
     [

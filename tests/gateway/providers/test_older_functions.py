@@ -9,16 +9,22 @@ import pytest
 from pydantic.warnings import PydanticDeprecatedSince211
 
 from gateway.dialects.assembly import Assembly
+from gateway.dialects.older_functions import messages_with_tool_calls
+from gateway.providers.parameters import takes_effort
 from gateway.providers.providers import Call, Upstream
+from gateway.turn.wrap_up import closing_request
 from tests.gateway.providers.test_provider_dialects import (
     CLAUDE_ANSWER,
     CLAUDE_BILL,
     CLAUDE_END,
     CLAUDE_START,
+    CLAUDE_TEXT,
+    GEMINI_USAGE,
     tool_delta,
 )
 from tests.gateway.providers.test_responses_route import CALL, response
 from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
+from tests.harness.models import chat, deployment
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprecatedSince211.__name__}"),
@@ -27,7 +33,7 @@ pytestmark = [
 
 FUNCTION = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
 PARAMS: dict[str, Any] = {"functions": [FUNCTION], "function_call": {"name": "weather"}}
-HISTORY = [
+HISTORY: list[dict[str, Any]] = [
     {"role": "user", "content": "weather?"},
     {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city": "Rome"}'}},
     {"role": "function", "name": "weather", "content": "sunny"},
@@ -80,6 +86,70 @@ async def test_claude_s_streamed_call_comes_back_as_a_function_call(upstream: Up
     assert read(whole.body()["choices"][0]["message"]) == CALLED
     assert stream.finish_reason == "function_call"
     assert stream.usage == CLAUDE_BILL  # of both calls, though the form has room for one
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("closing", [False, True])
+async def test_a_history_of_function_calls_is_one_of_tools_to_claude_whatever_the_turn_offers(
+    upstream: Upstream, closing: bool, stream: bool
+) -> None:
+    offered = PARAMS if closing else {}
+    asked = closing_request(chat(messages=[*HISTORY, HISTORY[0]], **offered))
+    answer = event_answer(CLAUDE_START, *CLAUDE_TEXT, *CLAUDE_END) if stream else json_answer(CLAUDE_ANSWER)
+    async with CannedProvider(answer) as provider:
+        wanted = call(provider, "anthropic/claude-sonnet-4-5", messages=asked.messages, params=asked.params)
+        outgoing = upstream.outgoing(wanted)
+        await (upstream.open_stream if stream else upstream.complete)(outgoing)
+    sent = provider.received[0][1]
+    assistant, result = sent["messages"][1:3]
+    assert result["content"][0]["tool_use_id"] == assistant["content"][0]["id"]
+    assert len(sent["tools"]) == 1
+    assert (sent["tools"][0]["name"] == "weather", sent.get("tool_choice")) == (
+        (True, {"type": "none"}) if closing else (False, None)
+    )
+    assert outgoing.left_out == ()
+
+
+def test_results_belong_to_the_newest_call_of_their_name() -> None:
+    other = {"role": "assistant", "content": None, "function_call": {"name": "time", "arguments": "{}"}}
+    unnamed = {"role": "function", "content": "noon"}
+    history = [*HISTORY, *HISTORY[1:], other, HISTORY[0], unnamed]
+    made = messages_with_tool_calls(history)
+    calls = [message["tool_calls"][0]["id"] for message in made if message.get("tool_calls")]
+    assert len(set(calls)) == 3
+    assert [message["tool_call_id"] for message in made if message["role"] == "tool"] == calls
+
+
+async def test_tools_beside_a_history_of_function_calls_come_back_as_tool_calls(upstream: Upstream) -> None:
+    params = {"tools": [{"type": "function", "function": FUNCTION}]}
+    answer = CLAUDE_ANSWER | {"content": [USE], "stop_reason": "tool_use"}
+    async with CannedProvider(json_answer(answer)) as provider:
+        asked = call(provider, "anthropic/claude-sonnet-4-5", params=params)
+        reply = await upstream.complete(upstream.outgoing(asked))
+    assert reply.body["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "weather"
+    assert reply.finish_reason == "tool_calls"
+
+
+def test_no_effort_is_added_where_claude_cannot_think() -> None:
+    """It refuses to think when a tool is forced, and after a call whose thoughts are not in the history."""
+    claude = deployment(litellm_model="anthropic/claude-sonnet-4-5")
+    assert takes_effort(claude, chat(functions=[FUNCTION], function_call="auto"))
+    assert not takes_effort(claude, chat(functions=[FUNCTION], function_call={"name": "weather"}))
+    assert not takes_effort(claude, chat(messages=HISTORY, functions=[FUNCTION]))
+
+
+async def test_gemini_which_takes_functions_without_a_choice_is_asked_with_tools(upstream: Upstream) -> None:
+    """LiteLLM lists `functions` for it, but not `function_call`, and gives back tool calls."""
+    part = {"functionCall": {"name": "weather", "args": {"city": "Paris"}}}
+    candidate = {"content": {"role": "model", "parts": [part]}, "finishReason": "STOP", "index": 0}
+    async with CannedProvider(json_answer({"candidates": [candidate], "usageMetadata": GEMINI_USAGE})) as provider:
+        outgoing = upstream.outgoing(call(provider, "gemini/gemini-2.5-pro"))
+        reply = await upstream.complete(outgoing)
+    choice = provider.received[0][1]["toolConfig"]["functionCallingConfig"]
+    assert choice == {"mode": "ANY", "allowed_function_names": ["weather"]}
+    assert outgoing.left_out == ()
+    assert read(reply.body["choices"][0]["message"]) == CALLED
+    assert reply.finish_reason == "function_call"
 
 
 async def test_a_model_of_openai_s_other_route_is_asked_with_tools(upstream: Upstream) -> None:

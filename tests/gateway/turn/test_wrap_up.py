@@ -34,6 +34,15 @@ def test_a_conversation_with_tool_calls_keeps_their_definitions_and_may_call_non
     assert "tools" in closing.capabilities
 
 
+def test_so_does_one_with_calls_of_the_older_functions() -> None:
+    called = {"role": "assistant", "content": None, "function_call": {"name": "read", "arguments": "{}"}}
+    result = {"role": "function", "name": "read", "content": "text"}
+    for history in ([LOOP[0], called, result], [LOOP[0], called, LOOP[0]], [LOOP[0], result]):
+        closing = closing_request(chat(messages=history, functions=[TOOL["function"]], function_call={"name": "read"}))
+        assert dict(closing.params) == {"functions": [TOOL["function"]], "function_call": "none"}
+        assert "tools" in closing.capabilities
+
+
 def test_the_cheapest_model_that_may_answer_sets_the_kept_amount() -> None:
     cheap, good = model("cheap"), model("good", prices(10.0, 20.0))
     asked, forecast = chat(), OutputForecast()
