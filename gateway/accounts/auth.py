@@ -264,9 +264,7 @@ class Authenticator:
 
     def _holder_of(self, connection: Connection, identity: Identity) -> tuple[Caller, float]:
         """The caller that a valid token speaks for, and for how many seconds."""
-        tenant = tenants.find_tenant(connection, identity.tenant) or tenants.find_tenant_by_name(
-            connection, identity.tenant
-        )
+        tenant = tenants.find_client(connection, identity.tenant)
         if tenant is None:
             raise Forbidden(f'this token\'s tenant "{identity.tenant[:64]}" does not exist; create it first')
         caller = Caller(
@@ -284,7 +282,6 @@ class Authenticator:
 
         Raises InvalidRequest for the gateway's own tenants.
         """
-        tenants.refuse_own(wanted, "X-Tenant-Id")
         digest = _acting_digest(caller, wanted)
         cached = self._cache.get(digest)
         if budget_nanousd is None and cached is not None and cached[0] > self._elapsed():
@@ -292,15 +289,16 @@ class Authenticator:
 
         def open_tenant(connection: Connection) -> Tenant:
             at_ms = now_ms(self._clock)
-            found = tenants.find_tenant(connection, wanted) or tenants.find_tenant_by_name(connection, wanted)
+            found = tenants.find_client(connection, wanted)
             if found is None:
+                tenants.refuse_own(wanted, "X-Tenant-Id")
                 try:
                     found = tenants.create_tenant(
                         connection, self._new_id("ten"), wanted, budget_nanousd=budget_nanousd or 0,
                         actor=caller.key_id, now_ms=at_ms,
                     )  # fmt: skip
                 except InvalidRequest:  # a concurrent turn of this new tenant created it
-                    found = tenants.find_tenant_by_name(connection, wanted)
+                    found = tenants.find_client(connection, wanted)
                     if found is None:
                         raise
             if budget_nanousd is None or budget_nanousd == found.balance.granted_nanousd:

@@ -28,21 +28,21 @@ from gateway.accounts.budgets import (
     stored_models,
 )
 from gateway.config.settings import NO_LIMITS, RateQuota
-from gateway.database.tables import audit_trail, tenants
+from gateway.database.tables import tenants
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance
 
 TENANT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 JUDGE_TENANT = "judge"
-"""Tenant that pays for the gateway's own judge (gateway/turn/judge.py)."""
+"""Tenant that pays for the gateway's own judge (gateway/turn/judge.py); clients' ids are made and begin with `ten_`."""
+JUDGE_NAME = "judge~gateway"
+"""Its name: clients' tenants could be called `judge` before the gateway had one."""
 SECOND = "second"
 """Origin and reason of second answers, and the beginning of their sessions' ids."""
 SECOND_TENANT = "second~answers"
 """Tenant that pays for second answers (gateway/turn/second_answers.py); no client's id or name may have a `~`."""
 OWN_TENANTS = (JUDGE_TENANT, SECOND_TENANT)
 """Tenants of the gateway itself, which are no clients."""
-OWN_NAME = "~gateway"
-"""End of an own tenant's name where a client's tenant has the plain one."""
 TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
 """Letters of any script, usable in a shell and a header."""
 OUTAGE_MODES = ("closed", "open")
@@ -132,25 +132,13 @@ def create_tenant(
 
 def refuse_own(name: str, param: str) -> None:
     """Raise InvalidRequest if a client's tenant would be the gateway's own."""
-    if name.removesuffix(OWN_NAME) in OWN_TENANTS:
+    if name in (*OWN_TENANTS, JUDGE_NAME):
         raise InvalidRequest(f'{param}: "{name}" is a tenant of the gateway itself', param=param)
 
 
 def ensure_own(connection: Connection, tenant_id: str, budget_nanousd: int, now_ms: int) -> None:
-    """Create or update one of OWN_TENANTS with its daily budget.
-
-    Raises InvalidRequest if a client has its id, from before such ids were refused.
-    """
-    trail = audit_trail.c
-    by = select(trail.actor).where(trail.subject == tenant_id, trail.action == "tenant.create").limit(1)
-    if connection.execute(by).scalar_one_or_none() not in (None, tenant_id):
-        raise InvalidRequest(
-            f'tenant_id: "{tenant_id}" was given to a client, and the gateway\'s own turns would spend its budget; '
-            "move the client to a tenant with another id and remove this one",
-            param="tenant_id",
-        )
-    other = find_tenant_by_name(connection, tenant_id)
-    name = tenant_id if other is None or other.tenant_id == tenant_id else tenant_id + OWN_NAME
+    """Create or update one of OWN_TENANTS with its daily budget."""
+    name = JUDGE_NAME if tenant_id == JUDGE_TENANT else tenant_id
     made: dict[str, Any] = {"budget_nanousd": budget_nanousd, "actor": tenant_id, "now_ms": now_ms}
     found = ensure_tenant(connection, tenant_id, name, window="1d", **made)
     if found.balance.granted_nanousd != budget_nanousd:
@@ -179,6 +167,15 @@ def find_tenant(connection: Connection, tenant_id: str) -> Tenant | None:
     """A tenant by its id, or None."""
     row = connection.execute(select(tenants).where(tenants.c.tenant_id == tenant_id)).one_or_none()
     return None if row is None else tenant_from_row(row)
+
+
+def find_client(connection: Connection, id_or_name: str) -> Tenant | None:
+    """A client's tenant by its id or else its name, or None; never one of OWN_TENANTS."""
+    for find in (find_tenant, find_tenant_by_name):
+        found = find(connection, id_or_name)
+        if found is not None and found.tenant_id not in OWN_TENANTS:
+            return found
+    return None
 
 
 def find_tenant_by_name(connection: Connection, name: str) -> Tenant | None:
@@ -211,14 +208,11 @@ def patch_tenant(
         )
     before = tenant_from_row(lock_tenant(connection, tenant_id))
     values = _checked(connection, {name: value for name, value in changes.items() if name != "budget_nanousd"}, now_ms)
-    if "name" in values and tenant_id not in OWN_TENANTS:
-        refuse_own(values["name"], "name")
-    if (
-        "name" in values
-        and values["name"] != before.name
-        and find_tenant_by_name(connection, values["name"]) is not None
-    ):
-        raise _name_taken(values["name"])
+    if values.get("name", before.name) != before.name:
+        if tenant_id not in OWN_TENANTS:
+            refuse_own(values["name"], "name")
+        if find_tenant_by_name(connection, values["name"]) is not None:
+            raise _name_taken(values["name"])
     if values:
         connection.execute(update(tenants).where(tenants.c.tenant_id == tenant_id).values(**values))
     if "budget_nanousd" in changes:
@@ -277,7 +271,7 @@ def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> 
     columns: dict[str, Any] = dict(values)
     name = values.get("name")
     if "name" in values and not (
-        isinstance(name, str) and (name.removesuffix(OWN_NAME) in OWN_TENANTS or TENANT_NAME.fullmatch(name))
+        isinstance(name, str) and (name in (*OWN_TENANTS, JUDGE_NAME) or TENANT_NAME.fullmatch(name))
     ):
         raise InvalidRequest("name: expected 1 to 128 letters, digits or . _ : @ + - without spaces", param="name")
     if "window" in values:

@@ -8,18 +8,21 @@ import base64
 import inspect
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from gateway.accounts import auth, keys, tenants
 from gateway.accounts.auth import CACHE_S, DEFAULT_TENANT, Authenticator, _bearer
+from gateway.accounts.jwt import Identity
 from gateway.accounts.keys import NewKey
 from gateway.clock import time_ordered_ids
 from gateway.config.values import Secret
+from gateway.database import tables
 from gateway.database.database import Database
 from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
 from gateway.ledger.audit import audit
@@ -194,6 +197,26 @@ async def test_a_service_key_opens_a_tenant_with_a_budget_and_pays_from_its_purs
         raised = bearer(secret, x_tenant_id="customer-1", x_tenant_budget_usd="0.75")
         assert (await here.auth.caller(raised)).tenant_id == caller.tenant_id
         assert (await here.tenant(caller.tenant_id)).balance.granted_nanousd == 750_000_000
+
+
+async def test_nobody_spends_the_money_of_the_gateway_s_own_tenants(sqlite_url: str) -> None:
+    async def identify(bearer: str) -> Identity:
+        return Identity("ann", "judge", "tenant", 60.0)
+
+    async with house(sqlite_url) as here:
+        await here.database.write(lambda c: tenants.ensure_own(c, tenants.JUDGE_TENANT, 500, 1))
+        verifier: Any = SimpleNamespace(identify=identify)
+        by_token = Authenticator(here.database, Secret(MASTER), here.clock, here.new_id, here.elapsed, verifier)
+        with pytest.raises(Forbidden, match="does not exist"):
+            await by_token.caller(bearer("eyJhIjoxfQ.e30.x"))
+        acting = bearer((await here.key("service")).secret, x_tenant_id="judge")
+        with pytest.raises(InvalidRequest, match="tenant of the gateway itself"):
+            await here.auth.caller(acting)
+        # A client's tenant may have had the name before it was refused.
+        named = update(tables.tenants).where(tables.tenants.c.tenant_id == "acme").values(name="judge")
+        await here.database.write(lambda c: c.execute(named))
+        assert (await by_token.caller(bearer("eyJhIjoyfQ.e30.x"))).tenant_id == "acme"
+        assert (await here.auth.caller(acting)).tenant_id == "acme"
 
 
 async def test_a_tenant_opened_without_a_budget_can_spend_nothing(sqlite_url: str) -> None:

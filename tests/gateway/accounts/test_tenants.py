@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy import update as sa_update
 
 from gateway.accounts import keys, tenants
 from gateway.accounts import sessions as session_accounts
 from gateway.database.database import transaction
-from gateway.database.tables import audit_trail
 from gateway.database.tables import keys as keys_table
 from gateway.database.tables import tenants as tenants_table
 from gateway.errors import InvalidRequest, NotFound
@@ -38,7 +37,7 @@ def by(actor: str = "key_admin") -> dict[str, Any]:
 
 
 async def test_the_gateway_s_own_tenant_takes_neither_a_client_s_name_nor_its_money(database_url: str) -> None:
-    """Clients may have had the name or the id before they were refused."""
+    """Clients may have had the name before it was refused; their ids are made."""
 
     def named_before(connection: Connection) -> None:
         connection.execute(sa_update(tenants_table).where(tenants_table.c.tenant_id == "acme").values(name="judge"))
@@ -53,11 +52,19 @@ async def test_the_gateway_s_own_tenant_takes_neither_a_client_s_name_nor_its_mo
         assert (made.name, made.balance.granted_nanousd) == ("judge~gateway", 700)
         with pytest.raises(InvalidRequest, match="tenant of the gateway itself"):
             await write(bench, tenants.patch_tenant, "acme", {"name": "judge~gateway"}, **by())
-        theirs = tenants.SECOND_TENANT
-        trail = {"actor": "key_admin", "action": "tenant.create", "subject": theirs, "created_at_ms": START_MS}
-        await write(bench, lambda connection: connection.execute(insert(audit_trail).values(**trail)))
-        with pytest.raises(InvalidRequest, match="was given to a client"):
-            await write(bench, tenants.ensure_own, theirs, 500, START_MS)
+        found = await bench.database.read(lambda connection: tenants.find_client(connection, "judge"))
+        assert found is not None
+        assert found.tenant_id == "acme"
+
+
+async def test_the_judge_keeps_the_tenant_that_it_had_under_its_plain_name(database_url: str) -> None:
+    async with open_bench(database_url) as bench:
+        own: dict[str, Any] = {"budget_nanousd": 500, **by("judge")}
+        await write(bench, tenants.create_tenant, "judge", "judge", **own)
+        await write(bench, tenants.ensure_own, "judge", 700, START_MS)
+        kept = await bench.database.read(lambda connection: tenants.get_tenant(connection, "judge"))
+        assert (kept.name, kept.balance.granted_nanousd) == ("judge", 700)
+        assert await bench.database.read(lambda connection: tenants.find_client(connection, "judge")) is None
 
 
 async def test_every_change_of_a_budget_is_an_entry_and_leaves_a_trail(database_url: str) -> None:
