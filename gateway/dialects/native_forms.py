@@ -12,7 +12,7 @@ from typing import Any, Literal
 import orjson
 
 from gateway.dialects.documents import document_payloads, form_of
-from gateway.dialects.loose_json import read_loosely, without_list
+from gateway.dialects.loose_json import read_loosely, strict_value, without_list
 from gateway.dialects.sse import EventReader, EventTooLarge, data_frame, event_frame
 
 NativeDialect = Literal["claude", "gemini", "responses"]
@@ -30,7 +30,10 @@ def native_dialect(path: str) -> NativeDialect | None:
 
 
 def payloads_of(data: bytes | bytearray) -> list[dict[str, Any]]:
-    """The JSON objects of a complete answer, whole or a stream. Raises ValueError."""
+    """The JSON objects of a complete answer, whole or a stream. Raises ValueError.
+
+    Their texts may have halves of surrogate pairs, which `as_stream` and `as_whole` join or replace.
+    """
     if form_of(data) != "events":
         values = document_payloads(data)
     else:
@@ -66,6 +69,7 @@ def speaks_openai(payload: Mapping[str, Any]) -> bool:
 
 def as_stream(dialect: NativeDialect, payloads: Sequence[dict[str, Any]]) -> bytes:
     """A complete answer as the events of a stream."""
+    payloads = strict_value(payloads)
     if dialect == "gemini":
         return b"".join(map(data_frame, payloads))
     events = (event for payload in payloads for event in _events_of(payload))
@@ -76,6 +80,11 @@ def as_stream(dialect: NativeDialect, payloads: Sequence[dict[str, Any]]) -> byt
 
 def as_whole(dialect: NativeDialect, payloads: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The events of a stream, or the items of a list, as one answer; None if its end is missing."""
+    whole: dict[str, Any] | None = strict_value(_one_answer(dialect, payloads))
+    return whole
+
+
+def _one_answer(dialect: NativeDialect, payloads: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     failed = next((payload for payload in payloads if payload.get("error")), None)
     if failed is not None:
         return failed

@@ -136,6 +136,27 @@ async def test_tools_and_thinking_arrive_in_the_other_form_too(upstream: Upstrea
     assert [block["signature"] for block in message["thinking_blocks"] if block.get("signature")] == ["sig=="]
 
 
+@pytest.mark.parametrize(
+    ("model", "texts", "read"),
+    [
+        (CLAUDE, ("Hi\ud83d", "\ude00"), "Hi\N{GRINNING FACE}"),
+        (CLAUDE, ("Hi", "\ud83d"), "Hi\N{REPLACEMENT CHARACTER}"),
+        (GEMINI, ("Hi", "\ud83d"), "Hi\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+async def test_half_characters_of_a_stream_for_a_whole_answer_are_joined_or_replaced(
+    upstream: Upstream, model: str, texts: tuple[str, str], read: str
+) -> None:
+    delta = {"type": "content_block_delta", "index": 0}
+    deltas = [delta | {"delta": {"type": "text_delta", "text": text}} for text in texts]
+    events: dict[str, list[dict[str, Any]]] = {
+        CLAUDE: [CLAUDE_START, CLAUDE_TEXT[0], *deltas, *CLAUDE_END],
+        GEMINI: [gemini(texts[0]), gemini(texts[1], "STOP", GEMINI_USAGE)],
+    }
+    body, _ = await answered(upstream, event_answer(*events[model]), model, stream=False)
+    assert said(body)[0] == read
+
+
 async def test_an_output_that_only_the_start_of_a_stream_counted_is_none(upstream: Upstream) -> None:
     end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
     _, usage = await answered(upstream, event_answer(*CLAUDE_EVENTS[:-2], end, CLAUDE_END[2]), CLAUDE, stream=False)
