@@ -68,7 +68,7 @@ def q_values_of_turn(
         left_usd *= turn.turns / max(after, 1e-6)
     to_go = read_of_turn(values, axis_usd, left_usd)
     if turn.cached:
-        raise_to_plans(to_go, catalogue, turn, left_usd)
+        raise_to_plans(to_go, plans_of_turn(catalogue, turn), turn, left_usd)
     mass = COST_MASSES * (bills_usd <= money_usd)
     to_go *= mass
     expected = np.add.reduce(to_go, -1)
@@ -224,46 +224,67 @@ def read_of_turn(values: F32, axis_usd: F32, left_usd: F32) -> F32:
     return np.asarray(below + share * (flat.take(at + 1, axis=1) - below))
 
 
-def raise_to_plans(to_go: F32, catalogue: Catalogue, turn: PlainTurn, left_usd: F32) -> None:
-    """`fixed_plans.at_least`, in place: values to go (3, K, L) after each of K candidates.
+class PlainPlans(NamedTuple):
+    """The plans of `fixed_plans` of one turn, columns (J, 1, 1), without a warm cache's savings.
 
-    After each candidate only its own plan differs, by what its warm cache saves on the first of the later turns.
+    `need_usd` is `start_usd` and the tail; `stay_usd` what all turns on the model cost beyond `start_usd`. `of` are the
+    plans' candidates, `saved_usd` (J, 1) what a candidate's own cache saves on the first of the later turns. `rest` is
+    the quality of the model that is cheapest on a warm cache.
     """
-    n, price, context = turn.turns, turn.lambda_per_usd, turn.context_tokens
-    longest = context + turn.grown_tokens * n
-    read = catalogue.cached_usd if turn.halfway_tokens >= CACHE_MIN_TOKENS else catalogue.input_usd
-    warm = [mean + turn.halfway_tokens * usd for mean, usd in zip(catalogue.mean_usd, read, strict=True)]
-    cheapest = min(compress(range(len(warm)), turn.shown), key=warm.__getitem__)
-    rest, rest_usd = catalogue.quality[cheapest], warm[cheapest]
-    switch_usd = longest * (catalogue.input_usd[cheapest] - read[cheapest])
-    columns = zip(turn.shown, warm, turn.cold_usd, *catalogue[:7], strict=True)
-    plans, saved, after = [], [], []
-    for k, (shown, warm_usd, stay_usd, quality, _, mean, q95, _, usd, cached) in enumerate(columns):
+
+    need_usd: F32
+    each_usd: F32
+    stay_usd: F32
+    gain: F32
+    start_usd: F32
+    of: list[int]
+    saved_usd: F32
+    rest: float
+
+
+def plans_of_turn(catalogue: Catalogue, turn: PlainTurn) -> PlainPlans:
+    """`fixed_plans.plans_of` of one turn, in plain numbers."""
+    n, context = turn.turns, turn.context_tokens
+    read_usd = catalogue.cached_usd if turn.halfway_tokens >= CACHE_MIN_TOKENS else catalogue.input_usd
+    warm_usd = [mean + turn.halfway_tokens * usd for mean, usd in zip(catalogue.mean_usd, read_usd, strict=True)]
+    cheapest = min(compress(range(len(warm_usd)), turn.shown), key=warm_usd.__getitem__)
+    rest, rest_usd = catalogue.quality[cheapest], warm_usd[cheapest]
+    switch_usd = (context + turn.grown_tokens * n) * (catalogue.input_usd[cheapest] - read_usd[cheapest])
+    columns = zip(turn.shown, warm_usd, turn.cold_usd, *catalogue[:7], strict=True)
+    plans, saved, of = [], [], []
+    for k, (shown, warm, stay, quality, _, mean, q95, _, usd, cached) in enumerate(columns):
         if shown:
-            start = context * usd + mean - warm_usd + switch_usd + n * rest_usd
+            start = context * usd + mean - warm + switch_usd + n * rest_usd
             tail = math.sqrt(n) * max(q95 - mean, 0.0)
-            plans.append((start + tail, max(warm_usd - rest_usd, LEAST_USD), stay_usd - start, quality - rest, start))
+            plans.append((start + tail, max(warm - rest_usd, LEAST_USD), stay - start, quality - rest, start))
             saved.append(context * (usd - cached))
-            after.append(k)
-    need, each, stay, gain, start_usd = np.array(plans, np.float32).T[..., None, None]
-    spare, own = left_usd - need, (np.arange(len(after)), after)  # (plans, K, L)
-    spare[own] += np.array(saved, np.float32)[:, None]
-    turns = np.minimum(spare / each, n - 1.0)
-    stays = spare >= stay
-    cost = start_usd + np.where(stays, stay, turns * each)
-    cost[own] -= np.array(saved, np.float32)[:, None]
+            of.append(k)
+    need, each, stay_usd, gain, start_usd = np.array(plans, np.float32).T[..., None, None]
+    return PlainPlans(need, each, stay_usd, gain, start_usd, of, np.array(saved, np.float32)[:, None], rest)
+
+
+def raise_to_plans(to_go: F32, plans: PlainPlans, turn: PlainTurn, left_usd: F32) -> None:
+    """`fixed_plans.at_least`, in place: values to go (3, K, L) after each of K candidates."""
+    n, price = turn.turns, turn.lambda_per_usd
+    own = np.arange(len(plans.of)), plans.of  # each plan after its own candidate
+    spare_usd = left_usd - plans.need_usd  # (J, K, L)
+    spare_usd[own] += plans.saved_usd
+    stays = spare_usd >= plans.stay_usd
+    turns = np.minimum(spare_usd / plans.each_usd, n - 1.0)
+    cost_usd = plans.start_usd + np.where(stays, plans.stay_usd, turns * plans.each_usd)
+    cost_usd[own] -= plans.saved_usd
     turns[stays] = n
-    worth = turns * gain
+    worth = turns * plans.gain
     if price > 0.0:
-        worth -= price * cost
+        worth -= price * cost_usd
     worth[turns < 1.0] = -np.inf
     best = worth.argmax(0)[None]
-    gained, cost = np.take_along_axis(worth, best, 0)[0], np.take_along_axis(cost, best, 0)[0]
-    quality, spend, starved = to_go
-    known = n * (quality - rest) - price * n * spend - turn.penalty * starved
+    gained, cost_usd = np.take_along_axis(worth, best, 0)[0], np.take_along_axis(cost_usd, best, 0)[0]
+    quality, spend_usd, starved = to_go
+    known = n * (quality - plans.rest) - price * n * spend_usd - turn.penalty * starved
     better = gained - turn.penalty * LOST > known
-    quality[better] = rest + (gained[better] + price * cost[better]) / n
-    spend[better] = cost[better] / n
+    quality[better] = plans.rest + (gained[better] + price * cost_usd[better]) / n
+    spend_usd[better] = cost_usd[better] / n
     starved[better] = LOST
 
 

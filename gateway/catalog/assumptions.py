@@ -32,14 +32,19 @@ class AnswerLimits:
     unasked_tokens: int | None
 
 
-def limits_of(window: int | None, longest: int | None, prices: Prices) -> AnswerLimits:
+def limits_of(window: int | None, longest: int | None, enforced: int | None, prices: Prices) -> AnswerLimits:
     """The limits of a model from its stated context window and longest answer.
 
-    Without a longest answer the client's own limit goes to the provider. Where answers are free no hold needs a limit,
-    so none is sent that the client did not ask for.
+    `enforced`: the longest answer by the price map. Its provider ends answers there; a server that only the file
+    describes ends them at its context window, whatever `max_output_tokens` says, unless it is told a limit. Without a
+    longest answer the client's own limit goes to the provider. Where answers are free no hold needs a limit, so none is
+    sent that the client did not ask for.
     """
     context = window or WINDOW_TOKENS
-    unlimited = min(filter(None, (window, longest)), default=context if _has_free_answers(prices) else None)
+    if enforced is not None:
+        unlimited: int | None = min(max(enforced, longest or 0), max(context, enforced))
+    else:
+        unlimited = window or (context if _has_free_answers(prices) else None)
     return AnswerLimits(context, longest or context, unlimited, None if longest else UNASKED_ANSWER_TOKENS)
 
 

@@ -58,6 +58,8 @@ from gateway.config.values import shown
 
 PRICE_MAP_FILE = "model_prices_and_context_window_backup.json"
 DEFAULT_QUALITY_PRIOR = 0.5
+LONGEST_KEYS = ("max_output_tokens", "max_tokens")
+"""Keys of the price map for a model's longest answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,7 @@ def _model(
     if own is not None and WEB_SEARCH in denied:
         denied.add(searching(own))
     window, longest = _stated_limits(entry, known)
-    limits = limits_of(window, longest, prices)
+    limits = limits_of(window, longest, _tokens(known, *LONGEST_KEYS), prices)
     stated = [params.request_defaults.get(name) for name in ("max_tokens", "max_completion_tokens")]
     return Model(
         name=entry.model_name,
@@ -300,7 +302,7 @@ def _model(
 def _stated_limits(entry: ModelEntry, known: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """The context window and the longest answer that the file or the price map states."""
     window = entry.info.max_input_tokens or _tokens(known, "max_input_tokens")
-    return window, entry.info.max_output_tokens or _tokens(known, "max_output_tokens", "max_tokens")
+    return window, entry.info.max_output_tokens or _tokens(known, *LONGEST_KEYS)
 
 
 def _tool_prices(entry: ModelEntry, known: Mapping[str, Any]) -> Mapping[str, Decimal]:

@@ -42,8 +42,8 @@ async def test_no_limit_is_sent_where_the_client_gave_none_and_the_money_needs_n
             assert free.status_code == 200
             assert "x-seqroute-max-tokens" not in free.headers
             assert limits(provider.bodies[-1]) == {}
-            # 4,000 tokens at 2,000 nano-USD are held, and the prompt.
-            assert 0.008 < float(seqroute(free, "reserved-usd")) < 0.0085
+            # 100,000 tokens at 2,000 nano-USD are held, and the prompt: only its context window ends its answers.
+            assert 0.2 < float(seqroute(free, "reserved-usd")) < 0.2005
             # A quarter of 0.02 USD is less than 4,000 tokens cost: the money needs a limit, and the client is told it.
             poor = await turn(http, headers=session("poor", budget_usd="0.02"), stream=stream)
             told = int(poor.headers["x-seqroute-max-tokens"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ async def test_a_request_is_held_within_its_own_limit_and_clamped_to_it(
 ) -> None:
     async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
         for route in ROUTES:
-            free = await ask(http, route, session("s"), stream=stream)
+            longest = {"max_output_tokens" if route == "/v1/responses" else "max_tokens": 4_000}
+            free = await ask(http, route, session("s"), stream=stream, **longest)
             limit = f"{float(seqroute(free, 'reserved-usd')) * 0.6:.9f}"
-            limited = await ask(http, route, session("s") | {"X-Route-Max-USD": limit}, stream=stream)
+            limited = await ask(http, route, session("s") | {"X-Route-Max-USD": limit}, stream=stream, **longest)
             assert limited.status_code == 200
             assert float(seqroute(limited, "reserved-usd")) <= float(limit) < float(seqroute(free, "reserved-usd"))
             assert int(seqroute(limited, "max-tokens")) < 4_000
@@ -60,3 +62,20 @@ async def test_a_limit_above_what_the_session_has_changes_nothing(tmp_path: Path
         poor = session("s", budget_usd="0.00001") | {"X-Route-Max-USD": "5"}
         refused = await turn(http, headers=poor)
         assert (refused.status_code, refused.json()["error"]["code"]) == (402, "session_budget_exceeded")
+
+
+async def test_a_server_that_ends_no_answer_by_itself_never_exceeds_a_budget(tmp_path: Path, sqlite_url: str) -> None:
+    """It writes 20,000 tokens, five times its `max_output_tokens`, unless it is told a limit."""
+    async with playing(tmp_path, sqlite_url, modes={"small": "ok:tokens=20000"}) as play, play.gateway.http() as http:
+        await turn(http, headers=session("s", budget_usd="0.034"))
+        crowd = await asyncio.gather(*(turn(http, headers=session("s")) for _ in range(20)))
+        assert {answer.status_code for answer in crowd} <= {200, 402, 429}
+        for n in range(20):
+            await turn(http, headers=session("s"), messages=[{"role": "user", "content": f"again {n}"}])
+        spent = (await http.get("/v1/sessions/s")).json()
+        assert 0.5 * 0.034 < float(spent["spent_usd"]) <= 0.034
+        for stream in (False, True):
+            limited = await turn(http, headers=session("t") | {"X-Route-Max-USD": "0.009"}, stream=stream)
+            assert limited.status_code == 200
+        twice = (await http.get("/v1/sessions/t")).json()
+        assert 0 < float(twice["spent_usd"]) <= 2 * 0.009

@@ -43,8 +43,20 @@ def test_what_the_file_states_is_not_assumed(tmp_path: Path) -> None:
     assert "response_schema" in model.capabilities
     assert model.possible_capabilities == model.capabilities
     assert (model.max_input_tokens, model.max_output_tokens, model.unasked_tokens) == (8_000, 900, None)
-    assert model.longest_answer_tokens == 900
     assert warnings == ()
+
+
+def test_a_hold_without_a_limit_covers_what_a_server_of_ones_own_can_write(tmp_path: Path) -> None:
+    """Only its context window ends its answers; `max_output_tokens` is no one's limit but the gateway's."""
+    model, _ = described(tmp_path, f"{PRICED}, max_input_tokens: 8000, max_output_tokens: 900")
+    assert model.longest_answer_tokens == 8_000
+    model, _ = described(tmp_path, f"{PRICED}, max_output_tokens: 900")
+    assert model.longest_answer_tokens is None
+
+
+def test_a_hold_without_a_limit_covers_the_longest_answer_that_the_provider_ends(tmp_path: Path) -> None:
+    model, _ = described(tmp_path, "max_output_tokens: 900", "openai/gpt-4o-mini")
+    assert (model.max_output_tokens, model.longest_answer_tokens) == (900, 16_384)
 
 
 @pytest.mark.parametrize("model", ["perplexity/sonar", "openai/gpt-4o-mini"])
