@@ -87,8 +87,10 @@ def init(
     choices = read_providers(given)
     asked = budget_usd if budget_usd is not None else _ask("Budget of a session in USD", "1.00")
     budget_nanousd = read_budget(asked)
-    where = database if database is not None else _ask("Database (sqlite, or a Postgres URL)", "sqlite")
-    text = render(choices, budget_nanousd, "sqlite:///seqroute.db" if where == "sqlite" else where)
+    where = (
+        database if database is not None else _ask("Database (sqlite, a SQLite file, or a postgresql:// URL)", "sqlite")
+    )
+    text = render(choices, budget_nanousd, read_database(where, out.parent))
     _check(text, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
@@ -130,6 +132,19 @@ def read_budget(text: str) -> int:
     if nanousd == 0:
         raise CommandError(f'--budget-usd: expected at least 0.000000001, got "{text[:40]}"')
     return nanousd
+
+
+def read_database(text: str, folder: Path) -> str:
+    """The database URL of a configuration in `folder`, for "sqlite", a file's path, or a URL.
+
+    A word alone, such as "postgres", is no path: it stays, and is refused like a wrong URL.
+    """
+    if text == "sqlite":
+        return "sqlite:///seqroute.db"
+    path = Path(text)
+    if "://" in text or text.endswith("/") or not (path.suffix or len(path.parts) > 1):
+        return text
+    return f"sqlite:///{text if path.is_absolute() else Path(os.path.relpath(path, folder)).as_posix()}"
 
 
 def render(choices: Sequence[ProviderChoice], budget_nanousd: int, database_url: str) -> str:

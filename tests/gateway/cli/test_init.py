@@ -49,6 +49,18 @@ def test_several_providers_are_joined(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "seqroute migrate" not in said
 
 
+@pytest.mark.parametrize("name", ["foo.db", "./foo.sqlite", "data/foo", "/abs/foo.db"])
+@pytest.mark.parametrize("out", ["gateway.yaml", "etc/gateway.yaml"])
+def test_a_database_s_file_is_the_one_that_a_shell_would_open(
+    name: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = ["--provider", "openai", "--budget-usd", "1", "--database", name]
+    assert run(["init", "--out", out, *answers]) == 0
+    url = load(out, AssumedEnvironment())[0].general.database_url.reveal()
+    assert Path(url.removeprefix("sqlite:///")).resolve() == (tmp_path / name).resolve()
+
+
 @pytest.mark.parametrize(
     ("option", "value", "found"),
     [
@@ -57,6 +69,7 @@ def test_several_providers_are_joined(tmp_path: Path, capsys: pytest.CaptureFixt
         ("--budget-usd", "1_000", "expected a decimal number"),
         ("--budget-usd", "0", "expected at least"),
         ("--database", "mysql://x", "general_settings.database_url"),
+        ("--database", "postgres", "general_settings.database_url"),
     ],
 )
 def test_a_wrong_answer_is_one_line_and_writes_nothing(
