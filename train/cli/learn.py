@@ -60,8 +60,7 @@ def nightly(
     from gateway.config.settings import RetentionSettings
     from train.nightly.nightly import Nightly, run
 
-    say = line_writer(settings.general.log_format, sys.stderr if as_json else sys.stdout)
-    with _told_as(settings.general.log_format), Bar(say) as progress:
+    with _told_as(settings.general.log_format), Bar(line_writer(settings.general.log_format)) as progress:
         job = Nightly(
             database_url=database_of(settings),
             policies=settings.policy,

@@ -1,4 +1,4 @@
-"""Progress display of a step: a bar on a terminal; otherwise nothing, or lines."""
+"""Progress of a step: a bar on a terminal; otherwise nothing, or lines of a JSON log."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import logging.config
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 from gateway.logs import logging_config
 
 
-def line_writer(log_format: str, text_to: TextIO) -> Callable[[str], None]:
-    """Write lines like the gateway does: as JSON on standard error, or as plain text."""
+def line_writer(log_format: str) -> Callable[[str], None] | None:
+    """Write lines of JSON on standard error, like the gateway does; None where the log is text."""
     if log_format == "text":
-        return lambda line: print(line, file=text_to, flush=True)
+        return None
     logging.config.dictConfig(logging_config("info", log_format))
     return logging.getLogger("seqroute.train").info
 

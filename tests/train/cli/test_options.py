@@ -62,6 +62,16 @@ def test_a_database_of_another_revision_is_refused_with_the_command_that_migrate
     assert told.err.endswith(": run `seqroute migrate`\n")
 
 
+def test_a_night_in_a_pipe_writes_its_report_and_no_progress(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    upgrade(f"sqlite:///{folder}/gateway.db")
+    assert run_command(["nightly"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "not enough data" in told.out
+    assert " ...\n" not in told.out
+    assert " done after " not in told.out
+
+
 def of_a_newer_version(url: str) -> None:
     upgrade(url)
     with transaction(url) as connection:

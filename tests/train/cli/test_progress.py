@@ -31,7 +31,7 @@ def test_a_pipe_gets_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_night_in_a_pipe_says_when_a_step_starts_and_ends() -> None:
+def test_a_json_log_says_when_a_step_starts_and_ends() -> None:
     written: list[str] = []
     times = iter([10.0, 22.4, 30.0, 31.0])
     with Bar(written.append, clock_s=lambda: next(times)) as progress:
