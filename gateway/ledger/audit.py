@@ -52,6 +52,8 @@ TURN_START_MS = 3_600_000
 """The longest time between a turn's start, which is its decision's time, and its first hold."""
 
 _COLUMNS = ("granted", "reserved", "spent", "overage")
+_MOVING_RESERVED = ("reserve", "release", "expire")
+"""Kinds of entries whose amount is what they hold or let go; a grant's is what it grants, others' what they spend."""
 _TERMINAL = {"settled": "settle", "released": "release", "expired": "expire", "orphaned": "orphan_post"}
 
 
@@ -138,6 +140,7 @@ def _entries(connection: Connection, block_rows: int) -> Iterator[Violation]:
     for block in blocks(connection, e.tenant_id, e.session_id, rows=block_rows):
         yield from _sessions(connection, block)
         within = block.holds(e.tenant_id, e.session_id)
+        yield from _amounts(connection, within)
         _add(connection, within, of_tenants, of_keys)
         per_hold = _per_hold(within)
         counted, sound = connection.execute(_check_of_holds(per_hold)).one()
@@ -145,6 +148,7 @@ def _entries(connection: Connection, block_rows: int) -> Iterator[Violation]:
         if not sound:
             yield from _bad_holds(connection, per_hold)
     elsewhere = e.session_id.is_(None)
+    yield from _amounts(connection, elsewhere)
     _add(connection, elsewhere, of_tenants, of_keys)
     yield from _bad_holds(connection, _per_hold(elsewhere))
     if seen != connection.execute(select(func.count()).select_from(holds)).scalar_one():
@@ -154,6 +158,20 @@ def _entries(connection: Connection, block_rows: int) -> Iterator[Violation]:
     holdless_turns = select(e.entry_id).where(e.scope == "turn", e.hold_id.is_(None)).limit(MAX_LISTED)
     for row in connection.execute(holdless_turns):
         yield Violation("entry: a turn's money belongs to a hold", str(row[0]), "no hold", "one")
+
+
+def _amounts(connection: Connection, within: ColumnElement[bool]) -> Iterator[Violation]:
+    """An entry's amount, which the API shows, is what it moves by its kind."""
+    e = ledger_entries.c
+    moved = case(
+        (e.kind.in_(_MOVING_RESERVED), e.reserved_delta_nanousd),
+        (e.kind == "grant", e.granted_delta_nanousd),
+        else_=e.spent_delta_nanousd,
+    )
+    query = select(e.entry_id, e.amount_nanousd, func.abs(moved)).where(within)
+    wrong = query.where(func.abs(e.amount_nanousd) != func.abs(moved)).limit(MAX_LISTED)
+    for entry_id, amount, expected in connection.execute(wrong):
+        yield Violation("entry: the amount is what it moves", str(entry_id), str(amount), str(expected))
 
 
 class _Totals(dict[str, tuple[int, ...]]):

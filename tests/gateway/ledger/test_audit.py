@@ -37,6 +37,9 @@ DAMAGE = {
     "entry: a turn's money belongs to a hold":
         "INSERT INTO ledger_entries (kind, scope, amount_nanousd, tenant_id, created_at_ms)"
         " VALUES ('settle', 'turn', 1, 'acme', 1)",
+    "entry: the amount is what it moves":
+        "INSERT INTO ledger_entries (kind, scope, amount_nanousd, spent_delta_nanousd, tenant_id, created_at_ms)"
+        " VALUES ('settle', 'turn', 1000, 1, 'acme', 1)",
 }  # fmt: skip
 
 
