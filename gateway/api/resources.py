@@ -98,7 +98,7 @@ class Views:
             limits = {
                 "max_input_tokens": max(model.max_input_tokens for model in models),
                 "max_output_tokens": max(model.max_output_tokens for model in models),
-                "capabilities": sorted({each for model in models for each in model.capabilities}),
+                "capabilities": sorted({each for model in models for each in model.possible_capabilities}),
             }
         return self._model(name, "seqroute") | limits
 
@@ -107,7 +107,7 @@ class Views:
         return self._model(name, model.deployments[0].litellm_model.partition("/")[0]) | {
             "max_input_tokens": model.max_input_tokens,
             "max_output_tokens": model.max_output_tokens,
-            "capabilities": sorted(model.capabilities),
+            "capabilities": sorted(model.possible_capabilities),
             "input_usd_per_million_tokens": rates.input_femtousd / 1e9,
             "output_usd_per_million_tokens": rates.output_femtousd / 1e9,
         }

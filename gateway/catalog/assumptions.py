@@ -22,6 +22,14 @@ CAPABILITIES = frozenset({"tools", "response_schema"})
 """What nearly every server of chat completions can do; images, audio and files are not among it."""
 
 
+_ASSUMED: Mapping[str, str] = {
+    "max_input_tokens": f"{WINDOW_TOKENS:,} tokens of context",
+    "max_output_tokens": "answers as long as the client asks",
+    "supports_function_calling": "tools",
+    "supports_response_schema": "JSON schemas",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
     """Limits of a model in tokens; see `gateway.catalog.models.Model`."""
@@ -69,6 +77,5 @@ def unstated(entry: ModelEntry, known: Mapping[str, Any], window: int | None, lo
         return []
     return [
         f"{entry.where}.model_info: neither the file nor the price map states {', '.join(missing)} of "
-        f'"{entry.params.model[:120]}": assumed are {WINDOW_TOKENS:,} tokens of context, tools and JSON schemas, no '
-        "images; state what differs"
+        f'"{entry.params.model[:120]}": assumed are {", ".join(_ASSUMED[key] for key in missing)}; state what differs'
     ]

@@ -233,7 +233,7 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
                 "mode": model.mode,
                 "deployments": len(model.deployments),
                 "efforts": [level.effort for level in model.efforts],
-                "capabilities": sorted(model.capabilities),
+                "capabilities": sorted(model.possible_capabilities),
             }
         )
     show(rows, list(rows[0]) if rows else [], as_json=as_json, empty="no models")

@@ -65,6 +65,10 @@ _OUTAGES = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
 """SQLITE_BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB."""
 
 
+_BUSY = frozenset({5, 6})
+"""SQLITE_BUSY, LOCKED: of the outages those that pass by themselves."""
+
+
 def is_outage(error: BaseException) -> bool:
     """True for an outage (cannot answer now), False for an error in the statement."""
     cause = error.orig if isinstance(error, DBAPIError) else error
@@ -73,6 +77,18 @@ def is_outage(error: BaseException) -> bool:
 
 def open_connection(path: str, *, query_only: bool = False, create: bool = True) -> Any:
     """Open a connection with verified durability PRAGMAs. Raises DatabaseStartError."""
+    try:
+        return _opened(path, query_only=query_only, create=create)
+    except driver.DatabaseError as error:
+        if is_outage(error) and error.sqlite_errorcode & 0xFF in _BUSY:
+            raise
+        raise DatabaseStartError(
+            f"{path}: expected an SQLite database that this user may write, got: {error}; "
+            "name another file in general_settings.database_url, or restore this one from a backup"
+        ) from error
+
+
+def _opened(path: str, *, query_only: bool, create: bool) -> Any:
     uri = "file::memory:" if path == "" else f"file:{_uri_path(path)}?mode={'rwc' if create else 'rw'}"
     connection = driver.connect(
         uri,

@@ -258,6 +258,13 @@ class Attempt(Struct, frozen=True):
         asked, granted = self.context.terms.ceiling_nanousd, self.session.granted_nanousd
         return granted if asked is not None and granted < asked and self.context.outage is None else None
 
+    @property
+    def _lowered_max_tokens(self) -> int | None:
+        """The limit of the answer where it is below the client's: for money, or as the model's own maximum."""
+        estimate, asked = self.choice.estimate, self.context.chat.max_tokens or 0
+        lowered = estimate.clamped or estimate.max_tokens < asked
+        return estimate.max_tokens if lowered else None
+
     def report(self, bill: Settlement | None = None, settled: Resolved | None = None) -> TurnReport:
         """The report for the client; without a bill, at a stream's start, with reservation balances.
 
@@ -273,7 +280,7 @@ class Attempt(Struct, frozen=True):
             policy_id=decision.policy_id,
             reason=decision.reason,
             reserved_nanousd=estimate.hold_nanousd,
-            max_tokens=estimate.max_tokens if estimate.clamped else None,
+            max_tokens=self._lowered_max_tokens,
             dropped=header_names((*self.context.chat.dropped, *self.dropped)),
             finish=WRAP_UP if self.context.closing else None,
             cost_nanousd=None if bill is None else bill.amount_nanousd,

@@ -53,6 +53,10 @@ async def test_no_limit_is_sent_where_the_client_gave_none_and_the_money_needs_n
             asked = await turn(http, headers=session("rich"), stream=stream, max_tokens=7)
             assert asked.status_code == 200
             assert limits(provider.bodies[-1]) == {"max_tokens": 7}
+            assert "x-seqroute-max-tokens" not in asked.headers
+            beyond = await turn(http, headers=session("rich"), stream=stream, max_tokens=5_000)
+            assert limits(provider.bodies[-1]) == {"max_tokens": 4_000}
+            assert seqroute(beyond, "max-tokens") == "4000"
 
 
 @pytest.mark.parametrize("name", LIMITS)

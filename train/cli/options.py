@@ -154,5 +154,8 @@ def database_errors() -> tuple[type[Exception], ...]:
 
 def problem_of(error: Exception) -> str:
     """One line about an error of the database: the next ones may quote statements and values."""
+    from gateway.database.sqlite_connection import DatabaseStartError
+
     cause = getattr(error, "orig", None) or error
-    return f"database: {type(cause).__name__}: {' '.join((str(cause).strip().splitlines() or [''])[0].split())[:300]}"
+    kind = "" if isinstance(error, DatabaseStartError) else f"{type(cause).__name__}: "
+    return f"database: {kind}{' '.join((str(cause).strip().splitlines() or [''])[0].split())[:300]}"

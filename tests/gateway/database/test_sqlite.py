@@ -51,6 +51,18 @@ def test_the_settings_that_durability_rests_on_are_read_back(sqlite_url: str) ->
     connection.close()
 
 
+@pytest.mark.parametrize("damage", ["no database", "a folder", "cut off"])
+def test_a_file_that_is_no_database_is_named_in_one_error(tmp_path: Path, sqlite_url: str, damage: str) -> None:
+    path = tmp_path / "broken.db"
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        text_of = b"no database at all " * 300 if damage == "no database" else Path(path_of(sqlite_url)).read_bytes()
+        path.write_bytes(text_of[:6_000])
+    with pytest.raises(DatabaseStartError, match=r"broken\.db: expected an SQLite database that this user may write"):
+        open_connection(str(path)).execute("SELECT count(*) FROM tenants")
+
+
 async def test_a_file_that_cannot_do_wal_is_refused_at_the_start(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
