@@ -167,11 +167,12 @@ def test_the_chart_renders_every_object_with_its_default_values() -> None:
     (deployment,) = [each for each in made if each["kind"] == "Deployment"]
     pod = deployment["spec"]["template"]["spec"]
     assert deployment["spec"]["replicas"] == 2
-    assert pod["terminationGracePeriodSeconds"] == 45
+    assert pod["terminationGracePeriodSeconds"] == 30 + 5 + 15  # the drain, after preStop, and the exit
     assert pod["securityContext"]["runAsNonRoot"] is True
     (container,) = pod["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
     assert {"name": "SEQROUTE_LOG_FORMAT", "value": "json"} in container["env"]
     (policy,) = [each for each in made if each["kind"] == "NetworkPolicy"]
     assert [port["port"] for port in policy["spec"]["egress"][0]["ports"]] == [53, 53, 443, 5432]
