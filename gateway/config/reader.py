@@ -37,7 +37,18 @@ class SettingsError(ValueError):
 
 
 class AssumedEnvironment(dict[str, str]):
-    """An environment that treats unset variables as set, for checks without secrets."""
+    """An environment whose unset variables count as set, for checks without secrets.
+
+    With `paths`, only those that the file names at key paths that match it.
+    """
+
+    def __init__(self, values: Mapping[str, str] | None = None, paths: re.Pattern[str] | None = None) -> None:
+        super().__init__(values or {})
+        self.paths = paths
+
+    def assumes(self, where: str) -> bool:
+        """True if an unset variable counts as set at this place of a file."""
+        return self.paths is None or self.paths.match(where.partition(": ")[2]) is not None
 
 
 class _NotJson(ValueError):
@@ -50,9 +61,13 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    assumed: set[str] = field(default_factory=set)
+    """Places of variables that are assumed to be set, and to what is expected there."""
 
     def problem(self, where: str, text: str) -> None:
         """Add an error that prevents the start."""
+        if where in self.assumed:
+            return
         self.problems.append(_one_line(f"{where}: {text}"))
 
     def warn(self, where: str, text: str) -> None:
@@ -370,7 +385,8 @@ class Section:
             self.findings.problem(located.where, f"expected {ENVIRONMENT_PREFIX}NAME, got {shown(raw)}")
             return None
         value = self.environ.get(name)
-        if not value and isinstance(self.environ, AssumedEnvironment):
+        if not value and isinstance(self.environ, AssumedEnvironment) and self.environ.assumes(located.where):
+            self.findings.assumed.add(located.where)
             return None
         if not value:
             self.findings.problem(located.where, f"environment variable {name} is not set")

@@ -32,7 +32,10 @@ def read_document(path: Path, findings: Findings, environ: Mapping[str, str]) ->
     named = {name: value for name in variables.names() if (value := variables.text(name)) is not None}
     if named:
         findings.warn(variables.where, "are used for os.environ/ references only, not passed to provider libraries")
-        document.environ = ChainMap(dict(environ), named) if not isinstance(environ, AssumedEnvironment) else environ
+        if isinstance(environ, AssumedEnvironment):
+            document.environ = AssumedEnvironment(named | environ, environ.paths)
+        else:
+            document.environ = ChainMap(dict(environ), named)
     return document, tuple(files)
 
 

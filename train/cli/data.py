@@ -25,6 +25,7 @@ from train.cli.options import (
     run_date,
     show,
     tenant_named,
+    training_environment,
     training_settings,
 )
 from train.cli.progress import Bar
@@ -265,7 +266,7 @@ def import_logs(
     from train.nightly.import_logs import import_logs as run
 
     try:
-        settings, catalog = load(config, os.environ)
+        settings, catalog = load(config, training_environment())
     except SettingsError as error:
         raise InvalidOption("\n".join(error.problems)) from error
     url = database_of(settings)

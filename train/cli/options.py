@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,11 +17,17 @@ import typer
 from train.errors import InputError, kind_of
 
 if TYPE_CHECKING:
+    from gateway.config.reader import AssumedEnvironment
     from gateway.config.settings import Settings
     from train.config import TrainConfig
 
 BAD_INPUT = 2
 """Exit status of a command that cannot run as it was asked."""
+FOR_CALLS = re.compile(
+    r"model_list\[\d+]\.litellm_params\.(?!model$)|credential_list\[|environment_variables\."
+    r"|general_settings\.(master_key$|webhooks\[|jwt\.)"
+)
+"""Key paths of what only a gateway uses: keys and addresses of providers, and its own secrets."""
 Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.yaml.")]
 Training = Annotated[Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed of the split and the fit (default 0).")]
@@ -38,13 +45,20 @@ class InvalidOption(InputError):
     """An invalid command line."""
 
 
+def training_environment() -> AssumedEnvironment:
+    """The environment, in which variables of what no training command uses need not be set."""
+    from gateway.config.reader import AssumedEnvironment
+
+    return AssumedEnvironment(os.environ, FOR_CALLS)
+
+
 def gateway_settings(path: Path) -> Settings:
-    """Read the gateway's configuration. Raises InvalidOption."""
+    """Read the gateway's configuration, without the providers' keys. Raises InvalidOption."""
     from gateway.config.load import load_settings
     from gateway.config.reader import SettingsError
 
     try:
-        return load_settings(path, os.environ)
+        return load_settings(path, training_environment())
     except SettingsError as error:
         raise InvalidOption("\n".join(error.problems)) from error
 
@@ -55,7 +69,7 @@ def database_url(path: Path) -> str:
     from gateway.config.reader import SettingsError
 
     try:
-        return migrated(read_database_url(path, os.environ).reveal())
+        return migrated(read_database_url(path, training_environment()).reveal())
     except SettingsError as error:
         raise InvalidOption("\n".join(error.problems)) from error
 

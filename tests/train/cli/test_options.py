@@ -62,6 +62,53 @@ def test_a_database_of_another_revision_is_refused_with_the_command_that_migrate
     assert told.err.endswith(": run `seqroute migrate`\n")
 
 
+FOR_CALLS = """
+model_list:
+  - model_name: small
+    litellm_params: {model: openai/small, api_base: os.environ/UNSET_BASE, api_key: os.environ/UNSET_KEY}
+    model_info: {input_cost_per_token: 0.000001, output_cost_per_token: 0.000002}
+  - {model_name: gpt-4o, litellm_params: {model: openai/gpt-4o, litellm_credential_name: shared}}
+credential_list: [{credential_name: shared, credential_values: {api_key: os.environ/UNSET_KEY}, credential_info: {}}]
+environment_variables: {NAMED: os.environ/UNSET_KEY, TRAINED: trained}
+general_settings:
+  master_key: os.environ/UNSET_MASTER
+  webhooks: [{url: os.environ/UNSET_HOOK, secret: os.environ/UNSET_SECRET}]
+  database_url: "sqlite:///gateway.db"
+  retention: {decisions: 30d}
+policy_settings: {directory: os.environ/TRAINED}
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_only_a_gateway_uses_need_not_be_set(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "gateway.yaml").write_text(FOR_CALLS)
+    assert run_command(COMMANDS[command]) == 2
+    [problem] = capsys.readouterr().err.splitlines()
+    assert problem.endswith("database: gateway.db does not exist yet: run `seqroute migrate` or `seqroute serve`")
+
+
+def test_a_night_runs_without_the_providers_keys(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "gateway.yaml").write_text(FOR_CALLS)
+    upgrade(f"sqlite:///{folder}/gateway.db")
+    assert run_command(["nightly"]) == 0
+    assert "not enough data" in capsys.readouterr().out
+
+
+def test_what_training_uses_must_be_set_and_the_file_be_right(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = FOR_CALLS.replace('"sqlite:///gateway.db"', "os.environ/UNSET_DATABASE")
+    changed = changed.replace("os.environ/TRAINED", "os.environ/UNSET_FOLDER, mode: maybe")
+    changed = changed.replace("30d", "30d, archive: os.environ/UNSET_ARCHIVE").replace("0.000001", "free")
+    (folder / "gateway.yaml").write_text(changed)
+    assert run_command(["nightly"]) == 2
+    told = [line.removeprefix("seqroute-train: ") for line in capsys.readouterr().err.splitlines()]
+    assert sorted(line.split(": ", 2)[1] for line in told) == [
+        "general_settings.database_url", "general_settings.retention.archive",
+        "model_list[0].model_info.input_cost_per_token", "policy_settings.directory", "policy_settings.mode",
+    ]  # fmt: skip
+
+
 def test_a_night_in_a_pipe_writes_its_report_and_no_progress(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     upgrade(f"sqlite:///{folder}/gateway.db")
     assert run_command(["nightly"]) == 0
