@@ -157,7 +157,7 @@ def _build(
         for entry in settings.models
         if any(entry.model_name == level.action for model in models.values() for level in model.efforts)
     ]
-    if not models and not problems and settings.models:
+    if not models and not problems and any(entry.info.prices_read for entry in settings.models):
         problems.append(f"{settings.path.name}: model_list: expected at least one chat model")
     problems += _mixed_modes(groups)
     aliases = {alias: name for alias, name in settings.router.model_group_alias.items() if name in models}

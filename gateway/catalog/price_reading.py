@@ -76,7 +76,8 @@ def read_prices(
 
     The file's base prices replace the map's whole list, tiers and cache included.
     """
-    first = _first_prices(entry, known, problems)
+    # What a wrong price leaves open is not missing: it is reported already.
+    first = _first_prices(entry, known, problems if entry.info.prices_read else [])
     if first is None:
         return None
     usd, later = dict(first), []

@@ -97,7 +97,10 @@ def _read_entry(
     organizations = _read_organizations(params_section)
     params = _read_params(params_section)
     changes = read_price_changes(info_section)
-    info = _read_info(info_section, read_prices(params_section, info_section), changes)
+    problems_before = len(section.findings.problems)
+    prices_usd = read_prices(params_section, info_section)
+    prices_read = len(section.findings.problems) == problems_before
+    info = replace(_read_info(info_section, prices_usd, changes), prices_read=prices_read)
     if info.base_model is None:
         info = replace(info, base_model=params_section.text("base_model"))
     if params is not None:

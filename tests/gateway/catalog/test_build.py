@@ -165,6 +165,24 @@ def test_half_a_price_is_none(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("prices", "found"),
+    [
+        ({"input_cost_per_token": "free", "output_cost_per_token": 0.00001}, ['a number, got "free"']),
+        ({"input_cost_per_token": 0.00001, "output_cost_per_token": 5}, ["USD per token, at most 0.01, got 5"]),
+        ({"input_cost_per_token": "x", "output_cost_per_token": "y"}, ['a number, got "x"', 'a number, got "y"']),
+    ],
+)
+@pytest.mark.parametrize("model", ["openai/gpt-4o-mini", "openai/unheard-of"])
+def test_a_wrong_price_is_reported_once(
+    tmp_path: Path, model: str, prices: dict[str, object], found: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        catalog_of(tmp_path, "model_list:\n" + entry(model, "a", **prices))
+    told = [problem.partition("expected ")[2] for problem in caught.value.problems]
+    assert [line.partition(" (")[0] for line in told] == found
+
+
 def test_a_stated_price_of_zero_is_a_price(tmp_path: Path) -> None:
     text = "model_list:\n" + entry("ollama/llama", input_cost_per_token=0, output_cost_per_token=0)
     assert catalog_of(tmp_path, text).models["a"].prices == Prices(0, 0)
