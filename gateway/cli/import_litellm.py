@@ -84,6 +84,9 @@ class _Import:
         self._source = source
         self._name = name
         self._unserved: list[tuple[str, Any]] = []
+        listed = document.get("model_list")
+        self._indexes = list(range(len(listed))) if isinstance(listed, list) else []
+        """For each kept entry of the list, its index in the source."""
 
     def text(self) -> str:
         """The text of the converted file."""
@@ -110,16 +113,32 @@ class _Import:
     def leave_out(self, read: CatalogDraft) -> bool:
         """Act on the problems; False when nothing changed. Later entries go first, to keep indexes valid."""
         ignored = [line for line in read.warnings if "is ignored" in line]
-        changed = [self._act_on(line) for line in sorted({*read.problems, *ignored}, key=_position, reverse=True)]
-        return any(changed)
+        changed, gone = False, set[int]()
+        for line in sorted({*read.problems, *ignored}, key=_position, reverse=True):
+            served, (index, _) = len(self._unserved), _position(line)
+            if index in gone:
+                continue
+            changed |= self._act_on(line)
+            if len(self._unserved) > served:
+                gone.add(index)
+        return changed
+
+    def _of_source(self, line: str) -> str:
+        """A message about the text so far, with the source's name and indexes."""
+        place = line.removeprefix(f"{self._name}: ")
+        return f"{self._source}: {_ENTRY.sub(self._source_entry, place)}"
+
+    def _source_entry(self, match: re.Match[str]) -> str:
+        index = int(match[1])
+        return f"model_list[{self._indexes[index]}]" if index < len(self._indexes) else match[0]
 
     def _act_on(self, line: str) -> bool:
-        path = _path_of(line)
+        path, told = _path_of(line), self._of_source(line)
         entry = _ENTRY.match(path)
         if entry is not None and "write 0 here if it is free" in line:
             info = self._document["model_list"][int(entry[1])].setdefault("model_info", {})
             info.update(dict.fromkeys(FREE, 0))
-            say(f"note: {line.partition(': expected')[0]}: the price map lists it as free, so 0 is written")
+            say(f"note: {told.partition(': expected')[0]}: the price map lists it as free, so 0 is written")
             return True
         if _FALLBACKS.search(path) is not None or path.startswith("router_settings.model_group_alias"):
             return self._leave_out_references(line)
@@ -130,12 +149,13 @@ class _Import:
             index = int(entry[1])
             if index >= len(self._document["model_list"]) or "master_key" in path:
                 return False
-            self._unserved.append((line.split(": ", 1)[1], self._document["model_list"].pop(index)))
-            say(f"not served: {line}")
+            self._unserved.append((told, self._document["model_list"].pop(index)))
+            self._indexes.pop(index)
+            say(f"not served: {told}")
             return True
         if path == "model_list" or not _remove(self._document, path):
             return False
-        say(f"left out: {line}")
+        say(f"left out: {told}")
         return True
 
     def _leave_out_references(self, line: str) -> bool:
@@ -162,7 +182,7 @@ class _Import:
                     del block[key]
             if isinstance(block.get("default_fallbacks"), list):
                 block["default_fallbacks"] = [name for name in block["default_fallbacks"] if name in known]
-        say(f"left out: {line}")
+        say(f"left out: {self._of_source(line)}")
         return bool(self._document != before)
 
 

@@ -57,7 +57,36 @@ def test_an_unpriced_model_is_kept_as_a_comment(
     assert list(load(out, {"OPENAI_API_KEY": "sk-own"})[1].models) == ["gpt-4o"]
     assert "# - model_name: homemade\n" in out.read_text()
     said = capsys.readouterr().err
-    assert "not served: gateway.yaml: model_list[1].model_info.input_cost_per_token: expected a price" in said
+    assert "not served: config.yaml: model_list[1].model_info.input_cost_per_token: expected a price" in said
+
+
+def test_messages_name_the_entries_of_the_source(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An entry with several faults takes no other with it; what a later round finds has the source's index too."""
+    entries = "".join(
+        f"  - {{model_name: {name}, litellm_params: {{model: openai/{model}}}, model_info: {{{info}}}}}\n"
+        for name, model, info in (
+            ("one", "homemade", ""),
+            ("two", "gpt-4o-mini", "supports_vision: maybe, max_input_tokens: many"),
+            ("three", "gpt-4o-mini", ""),
+            ("four", "homemade", "input_cost_per_tokn: 1"),
+            ("five", "gpt-4o", ""),
+        )
+    )
+    source.write_text(f"model_list:\n{entries}general_settings: {{master_key: sk-1234}}\n")
+    out = tmp_path / "out.yaml"
+    assert run(["import-litellm", str(source), "--out", str(out)]) == 0
+    assert list(load(out, {})[1].models) == ["three", "five"]
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(": expected")[0] for line in told if line.startswith("not served")] == [
+        "not served: config.yaml: model_list[1].model_info.supports_vision",
+        "not served: config.yaml: model_list[0].model_info.input_cost_per_token",
+        "not served: config.yaml: model_list[3].model_info.input_cost_per_token",
+    ]
+    left_out = [line.split(": ")[1:3] for line in told if line.startswith("left out")]
+    assert ["config.yaml", "general_settings.master_key"] in left_out
+    assert {file for file, _ in left_out} == {"config.yaml"}
 
 
 def test_without_one_priced_model_there_is_something_to_fix(
