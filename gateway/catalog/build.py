@@ -264,7 +264,7 @@ def _model(
         deployments=(
             Deployment(
                 deployment_id=info.deployment_id or f"{entry.model_name}#{position}",
-                litellm_model=params.model,
+                litellm_model=_litellm_model(entry, known, mode),
                 prices=prices,
                 api_base=params.api_base,
                 api_key=params.api_key,
@@ -297,6 +297,18 @@ def _model(
             ),
         ),
     )
+
+
+def _litellm_model(entry: ModelEntry, known: Mapping[str, Any], mode: str) -> str:
+    """The name by which LiteLLM calls the model: with the route where it would not know of it.
+
+    LiteLLM reads the mode in the map's entry of the model's own name, never in `model_info` or for `base_model`.
+    """
+    model, provider = entry.params.model, provider_of(entry, known)
+    listed = known.get("mode") == "responses" and entry.info.base_model is None
+    if mode != "responses" or listed or RESPONSES_ROUTE in model or provider not in ("openai", "azure"):
+        return model
+    return f"{provider}/{RESPONSES_ROUTE}{model.removeprefix(f'{provider}/')}"
 
 
 def _stated_limits(entry: ModelEntry, known: Mapping[str, Any]) -> tuple[int | None, int | None]:

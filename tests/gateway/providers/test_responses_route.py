@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic.warnings import PydanticDeprecatedSince211
 
-from gateway.catalog.build import bundled_price_map
+from gateway.catalog.build import bundled_price_map, load
 from gateway.catalog.own_api import calls_functions_in_own_api
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.usage import Usage
@@ -105,6 +106,43 @@ async def test_a_streamed_answer_has_each_call_s_arguments_once(upstream: Upstre
     calls = [each["function"] for delta in deltas for each in delta.get("tool_calls") or ()]
     assert "".join(each.get("arguments") or "" for each in calls) == CALL["arguments"]
     assert (stream.usage, stream.finish_reason, stream.ended_properly) == (BILL, "tool_calls", True)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "litellm_params: {model: openai/house-codex}, model_info: {mode: responses, PRICES}",
+        "litellm_params: {model: house-codex, custom_llm_provider: openai}, model_info: {mode: responses, PRICES}",
+        "litellm_params: {model: openai/house-codex}, model_info: {base_model: gpt-5-codex}",
+        "litellm_params: {model: openai/gpt-4.1}, model_info: {mode: responses}",
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_model_whose_mode_the_operator_states_is_called_there(
+    upstream: Upstream, tmp_path: Path, entry: str, stream: bool
+) -> None:
+    """LiteLLM does not know that such a model streams, so it is asked for a whole answer."""
+    prices = "input_cost_per_token: 0.000001, output_cost_per_token: 0.000002"
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"model_list: [{{model_name: a, {entry.replace('PRICES', prices)}}}]")
+    [deployment] = load(file, {"OPENAI_API_KEY": "sk-ours"})[1].models["a"].deployments
+    assert deployment.own_api_only
+    options = {name: value.reveal() for name, value in deployment.provider_params.items()}
+    async with CannedProvider(json_answer(response(ANSWER))) as provider:
+        made = call(provider, deployment.litellm_model, options=options, stream=stream, params={"tools": TOOLS})
+        asked = upstream.outgoing(made)
+        if stream:
+            answer = await upstream.open_stream(asked)
+            deltas = [chunk["choices"][0]["delta"] async for chunk in answer if chunk["choices"]]
+            assert "".join(delta.get("content") or "" for delta in deltas) == "Hello"
+            assert (answer.usage, answer.finish_reason, answer.ended_properly) == (BILL, "tool_calls", True)
+        else:
+            reply = await upstream.complete(asked)
+            assert reply.body["choices"][0]["message"]["content"] == "Hello"
+            assert (reply.usage, reply.finish_reason) == (BILL, "tool_calls")
+    [(path, sent)] = provider.received
+    assert (path, sent["store"], sent.get("stream") or False) == ("/v1/responses", False, False)
+    assert sent["model"] in ("house-codex", "gpt-4.1")
 
 
 async def test_the_result_of_a_call_goes_back_with_it(upstream: Upstream) -> None:
