@@ -60,9 +60,10 @@ class Delivery:
         dialect, identity = attempt.context.dialect, attempt.identity(self._clock())
 
         def render(report: TurnReport, bill: Settlement) -> Response:
-            return json_response(
-                dialect.whole(identity, reply.body, billed(attempt.context, report, bill)), 200, report.as_headers()
-            )
+            # The copy that is stored under a key is made before the settlement, so no body has what is left after it.
+            told = report if attempt.context.idempotency is None else attempt.report(bill)
+            body = dialect.whole(identity, reply.body, billed(attempt.context, told, bill))
+            return json_response(body, 200, report.as_headers())
 
         report, bill = await self._settling.reply(attempt, reply, render)
         response = render(report, bill)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.database.tables import decisions
 from tests.harness.scenario import HELLO, playing, seqroute, session, turn
 
@@ -56,6 +58,33 @@ async def test_a_whole_answer_is_given_again_from_any_session_and_a_refusal_is_n
         assert len(play.provider.bill) == 1
         other = await turn(http, headers=KEY | session("a"), max_tokens=5)
         assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/chat/completions", {"model": "small", "messages": HELLO}),
+        ("/v1/messages", {"model": "small", "messages": HELLO, "max_tokens": 20}),
+        ("/v1/responses", {"model": "small", "input": "hello"}),
+        ("/v1/embeddings", {"model": "vectors", "input": "one two"}),
+    ],
+)
+async def test_a_repeated_body_is_the_same_to_the_byte_and_the_first_s_headers_say_what_is_left(
+    tmp_path: Path, sqlite_url: str, route: str, body: dict[str, Any]
+) -> None:
+    vectors = {"mode": "embedding", "input_cost_per_token": 1e-6, "output_cost_per_token": 0}
+    async with (
+        playing(tmp_path, sqlite_url, modes={"vectors": "ok"}, infos={"vectors": vectors}) as play,
+        play.gateway.http() as http,
+    ):
+        first, again = [await http.post(route, json=body, headers=KEY | session("s")) for _ in range(2)]
+        assert (first.status_code, again.status_code) == (200, 200), first.text
+        assert again.headers["x-seqroute-replayed"] == "true"
+        assert again.content == first.content
+        assert seqroute(first, "cost-usd") == seqroute(again, "cost-usd") != ""
+        assert seqroute(first, "session-remaining-usd")
+        unkeyed = await http.post(route, json=body, headers=session("s"))
+        assert ("session_remaining_usd" in unkeyed.text) is (route != "/v1/chat/completions")
 
 
 async def test_of_many_at_once_one_is_called_and_the_others_wait_or_get_its_answer(
