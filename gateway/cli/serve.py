@@ -123,7 +123,7 @@ def _serve(config: Path, host: str, port: int, workers: int, told: _LogLines, *,
         if keyed.made and keyed.file is not None:
             log.info("a master key for this gateway was created and written to %s", keyed.file)
         if on_sqlite:
-            _upgrade(settings, log.info)
+            _upgrade(settings.general.database_url.reveal(), log.info)
         os.environ["SEQROUTE_CONFIG"] = str(settings.path)
         _run(settings, listener, workers, told)
 
@@ -242,23 +242,22 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
 
 def migrate(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Upgrade the database to the newest schema. Safe to repeat and to run concurrently."""
-    from gateway.config.load import load_settings
+    from gateway.config.load import read_database_url
 
-    revision = _upgrade(load_settings(config, environment()))
+    revision = _upgrade(read_database_url(config, environment()).reveal())
     if as_json:
         show_one({"revision": revision}, as_json=True)
     else:
         print(f"the database is at revision {revision}")
 
 
-def _upgrade(settings: Settings, tell: Callable[[str], None] = say) -> str:
+def _upgrade(url: str, tell: Callable[[str], None] = say) -> str:
     from alembic.util.exc import CommandError as AlembicError
     from sqlalchemy.exc import DBAPIError
 
     from gateway.database.database import DatabaseStartError
     from migrations.upgrade import upgrade
 
-    url = settings.general.database_url.reveal()
     if url.startswith("sqlite:///"):
         folder = Path(url.removeprefix("sqlite:///")).parent
         if not folder.exists():
