@@ -22,7 +22,7 @@ _NO_CHUNK = (":", "event:", "id:", "retry:")
 def read_whole_answers(config_class: Any) -> None:
     """Let LiteLLM read Claude's whole answers without a usage, and with a text for the content."""
     inner = config_class.transform_parsed_response
-    if getattr(inner, "tolerant", False):
+    if hasattr(inner, "__wrapped__"):
         return  # done before
 
     @wraps(inner)
@@ -35,7 +35,6 @@ def read_whole_answers(config_class: Any) -> None:
             completion_response = {**completion_response, "content": content, "usage": counts}
         return inner(self, completion_response, *arguments, **more)
 
-    transformed.tolerant = True  # type: ignore[attr-defined]
     config_class.transform_parsed_response = transformed
 
 
@@ -54,14 +53,13 @@ def keep_service_tiers(config_class: Any) -> None:
 def skip_comments(parser_class: Any) -> None:
     """Let LiteLLM's parser of Gemini's events skip comments and other fields."""
     inner = parser_class._common_chunk_parsing_logic
-    if getattr(inner, "tolerant", False):
+    if hasattr(inner, "__wrapped__"):
         return  # done before
 
     @wraps(inner)
     def parsed(self: Any, chunk: str) -> Any:
         return None if str(chunk).startswith(_NO_CHUNK) else inner(self, chunk)
 
-    parsed.tolerant = True  # type: ignore[attr-defined]
     parser_class._common_chunk_parsing_logic = parsed
 
 
