@@ -91,27 +91,27 @@ def figures(rows: Sequence[Row], points: Sequence[Row]) -> Figures:
     cached = [row for row in whole if row["budget"] != "phi"]
     savings, areas = zip(*_fronts(points), strict=True) if points else ((), ())
     return {
-        "network_share": _mean(row["served"] == "network" for row in whole if row["policy"] == OURS),
-        "network_vs_planner": _gain(plain, NETWORK, PLANNER),
-        "network_vs_tuned": _mean(row["diff_vs_best_tuned"] for row in plain if row["policy"] == NETWORK),
-        "calibrated_vs_safe": _gain(plain, CALIBRATED, "safe-tuned"),
-        "ours_vs_usual": _gain(plain, OURS, *USUAL),
-        "cold_vs_default": _gain(whole, "ours-pretrained", "gateway-default"),
+        "network_share": mean(row["served"] == "network" for row in whole if row["policy"] == OURS),
+        "network_vs_planner": gain(plain, NETWORK, PLANNER),
+        "network_vs_tuned": mean(row["diff_vs_best_tuned"] for row in plain if row["policy"] == NETWORK),
+        "calibrated_vs_safe": gain(plain, CALIBRATED, "safe-tuned"),
+        "ours_vs_usual": gain(plain, OURS, *USUAL),
+        "cold_vs_default": gain(whole, "ours-pretrained", "gateway-default"),
         "ours_below_tuned": _total(float(row["diff_hi"]) < 0.0 for row in whole if row["policy"] == OURS),
-        "ours_vs_tuned": _mean(row["diff_vs_best_tuned"] for row in plain if row["policy"] == OURS),
-        "planner_vs_tuned": _mean(row["diff_vs_best_tuned"] for row in plain if row["policy"] == PLANNER),
-        "ours_vs_published": _gain(plain, OURS, "published-safe"),
-        "ours_vs_strongest": _gain(plain, OURS, "strongest"),
-        "cache_vs_blind": _gain(cached, PLANNER, "ours-blind"),
-        "cache_switches": _mean(row["switches"] for row in cached if row["policy"] == PLANNER),
-        "starved_calibrated": _mean(
+        "ours_vs_tuned": mean(row["diff_vs_best_tuned"] for row in plain if row["policy"] == OURS),
+        "planner_vs_tuned": mean(row["diff_vs_best_tuned"] for row in plain if row["policy"] == PLANNER),
+        "ours_vs_published": gain(plain, OURS, "published-safe"),
+        "ours_vs_strongest": gain(plain, OURS, "strongest"),
+        "cache_vs_blind": gain(cached, PLANNER, "ours-blind"),
+        "cache_switches": mean(row["switches"] for row in cached if row["policy"] == PLANNER),
+        "starved_calibrated": mean(
             row["starved_rate"] for row in plain if row["policy"] == CALIBRATED and row["mode"] == "cut"
         ),
-        "unanswered_degrade": _mean(
+        "unanswered_degrade": mean(
             row["unanswered_rate"] for row in plain if row["policy"] == OURS and row["mode"] == "degrade"
         ),
-        "saving_vs_published": _mean(savings),
-        "area_vs_baselines": _mean(areas),
+        "saving_vs_published": mean(savings),
+        "area_vs_baselines": mean(areas),
         "newcomer_lost": _newcomers_lost(rows),
     }
 
@@ -168,8 +168,8 @@ def _saving(points: Sequence[Row], strong: Row) -> float | None:
     return None if least is None else max(1.0 - least / max(float(strong["cost_usd"]), 1e-12), 0.0)
 
 
-def _gain(rows: Sequence[Row], policy: str, *others: str) -> float | None:
-    """Mean difference over the cells that all played, to the best of the others on the training half."""
+def gain(rows: Sequence[Row], policy: str, *others: str) -> float | None:
+    """Mean gain, over the cells that all played, over the best of the others in training."""
     played = {
         name: {tuple(row[column] for column in CELL): row for row in rows if row["policy"] == name}
         for name in (policy, *others)
@@ -179,7 +179,7 @@ def _gain(rows: Sequence[Row], policy: str, *others: str) -> float | None:
     for cell in common:
         best = max((played[name][cell] for name in others), key=lambda row: row.get("training_quality") or 0.0)
         gains.append(float(played[policy][cell]["quality"]) - float(best["quality"]))
-    return _mean(gains)
+    return mean(gains)
 
 
 def _newcomers_lost(rows: Sequence[Row]) -> float | None:
@@ -190,7 +190,8 @@ def _newcomers_lost(rows: Sequence[Row]) -> float | None:
     return lost / gap if gap > 1e-9 else None
 
 
-def _mean(values: Any) -> float | None:
+def mean(values: Any) -> float | None:
+    """Mean of the values that are known; None where none is."""
     known = [float(value) for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
