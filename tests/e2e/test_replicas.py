@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.harness.cluster import ground
-from tests.harness.concurrent_turns import crowd
+from tests.harness.concurrent_turns import crowd, crowd_of_a_tree
 from tests.harness.processes import ForkServer, clean_environ
 
 pytestmark = pytest.mark.faults
@@ -31,6 +31,20 @@ async def test_three_replicas_with_two_workers_dispatch_exactly_what_a_session_a
             assert figures.overshoot_nanousd == 0
         verdict = await scene.judge()
         assert verdict.overshoot_nanousd == 0
+
+
+async def test_a_crowd_in_a_tree_of_sessions_spends_its_root_s_money_and_no_more(
+    tmp_path: Path, nursery: ForkServer, postgres_url: str
+) -> None:
+    async with ground(tmp_path, nursery, postgres_url, modes=MODELS, environ=LONG_LEASES) as scene:
+        await asyncio.gather(*(scene.fleet.start() for _ in range(3)))
+        client = await scene.client()
+        figures = await crowd_of_a_tree(scene, client, root="tree", asking=200, budget_usd="0.004")
+        assert figures.overshoot_nanousd == 0
+        # 26 turns made the sessions; of the crowd some were answered, none was called without money.
+        assert 0 < figures.answered == figures.dispatched - 26
+        assert figures.answered + figures.refused == 200
+        await scene.judge()
 
 
 async def test_one_idempotency_key_over_replicas_means_one_call_and_one_charge(

@@ -69,6 +69,7 @@ class Client:
         model: str = "small",
         *,
         session: str = "s",
+        parent: str | None = None,
         stream: bool = False,
         max_tokens: int | None = None,
         budget_usd: str | None = None,
@@ -85,6 +86,8 @@ class Client:
         turn = Turn(tag or f"{self._name}-{next(self._numbers)}", session, stream)
         self.history.append(turn)
         headers = {"X-Session-Id": session}
+        if parent is not None:
+            headers["X-Parent-Session-Id"] = parent
         if budget_usd is not None:
             headers["X-Session-Budget-USD"] = budget_usd
         if idempotency_key is not None or tries > 1:

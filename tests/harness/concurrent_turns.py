@@ -1,4 +1,4 @@
-"""Many turns at once against a session that affords a few: exactly those are dispatched."""
+"""Many turns at once against a session, or a tree of sessions, that affords a few."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from tests.harness.auditor import billed_nanousd
-from tests.harness.clients import Client
+from tests.harness.clients import Client, Turn
 from tests.harness.cluster import Ground
 
 
@@ -76,12 +76,55 @@ async def crowd(
         )
         for number in range(asking)
     ]
-    await ended(asked, asking - affordable)
+    return await _figures(scene, asked, asking - affordable, before, budget_nanousd)
+
+
+async def crowd_of_a_tree(
+    scene: Ground, client: Client, *, root: str, asking: int, budget_usd: str, children: int = 5, model: str = "held"
+) -> CrowdFigures:
+    """`asking` turns at once of a session, its children and four children of each, all on the money of the first.
+
+    Everything that the tree spends counts, also the turns that made its sessions.
+    """
+    before = len(scene.provider.bill)
+    parents: dict[str, str | None] = {root: None} | {f"{root}-{child}": root for child in range(children)}
+    parents |= {f"{root}-{child}-{below}": f"{root}-{child}" for child in range(children) for below in range(4)}
+    for session, parent in parents.items():
+        first = await client.turn(
+            "words",
+            session=session,
+            parent=parent,
+            max_tokens=5,
+            budget_usd=budget_usd if parent is None else None,
+            tag=f"{session}/first",
+        )
+        assert first.fate == "ok", first
+    scene.provider.gate.clear()
+    family = list(parents)
+    asked = [
+        asyncio.create_task(
+            client.turn(model, session=family[number % len(family)], max_tokens=40, tag=f"{root}/{number}")
+        )
+        for number in range(asking)
+    ]
+    return await _figures(scene, asked, asking, before, round(float(budget_usd) * 1e9), patience_s=5.0)
+
+
+async def _figures(
+    scene: Ground,
+    asked: Sequence[asyncio.Task[Turn]],
+    refusals: int,
+    before: int,
+    budget_nanousd: int,
+    patience_s: float = 60.0,
+) -> CrowdFigures:
+    """Open the provider's gate once so many are refused, and count."""
+    await ended(asked, refusals, patience_s)
     scene.provider.gate.set()
     turns = await asyncio.gather(*asked)
     calls = scene.provider.bill[before:]
     return CrowdFigures(
-        asked=asking,
+        asked=len(asked),
         dispatched=len(calls),
         answered=sum(turn.fate == "ok" for turn in turns),
         refused=sum(turn.status in (402, 429) for turn in turns),

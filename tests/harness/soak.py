@@ -31,7 +31,7 @@ from gateway.providers.exchange import STALE_S
 from migrations.upgrade import upgrade
 from tests.harness.client_disconnects import departures
 from tests.harness.cluster import Ground, ground
-from tests.harness.concurrent_turns import crowd
+from tests.harness.concurrent_turns import crowd, crowd_of_a_tree
 from tests.harness.crashes import crash_rounds, keep_asking
 from tests.harness.faultproxy import FaultProxy
 from tests.harness.lost_commits import ambiguous_commits
@@ -97,6 +97,25 @@ async def overshoot(plan: Plan) -> str:
             await scene.judge()
     assert overshoot_nanousd == 0
     return f"{repeats} crowds of 200, exactly 20 dispatched in each, overshoot {overshoot_nanousd} nano-USD"
+
+
+async def trees(plan: Plan) -> str:
+    """200 turns at once in a tree of 26 sessions, three deep, on the money of its root; three replicas."""
+    repeats = max(2, plan.size // 2)
+    dispatched = overshoot_nanousd = 0
+    with plan.database() as url:
+        async with ground(plan.fresh_folder(), plan.nursery, url, modes=MODELS, environ=LONG_LEASES) as scene:
+            for _ in range(3):
+                await scene.fleet.start()
+            client = await scene.client(budget_usd="100000")
+            for number in range(repeats):
+                figures = await crowd_of_a_tree(scene, client, root=f"tree-{number}", asking=200, budget_usd="0.004")
+                assert figures.refused > 0 == figures.dispatched - 26 - figures.answered, figures
+                dispatched += figures.answered
+                overshoot_nanousd += figures.overshoot_nanousd
+            await scene.judge()
+    assert overshoot_nanousd == 0
+    return f"{repeats} crowds of 200 in trees of 26, {dispatched} answered, overshoot {overshoot_nanousd} nano-USD"
 
 
 async def kills_on_postgres(plan: Plan) -> str:
@@ -320,6 +339,7 @@ async def _load(
 
 PARTS: dict[str, Callable[[Plan], Coroutine[Any, Any, str]]] = {
     "overshoot": overshoot,
+    "trees": trees,
     "kills-sqlite": kills_on_sqlite,
     "kills-postgres": kills_on_postgres,
     "postgres-crashes": postgres_crashes,
