@@ -255,6 +255,7 @@ def _model(
         max_input_tokens=limits.max_input_tokens,
         max_output_tokens=limits.max_output_tokens,
         longest_answer_tokens=limits.longest_answer_tokens,
+        longest_prompt_tokens=_longest_prompt(entry, known, mode, prices),
         unasked_tokens=limits.unasked_tokens,
         default_max_tokens=min(filter(None, stated), default=None),
         capabilities=frozenset(claimed - denied),
@@ -317,6 +318,19 @@ def _stated_limits(entry: ModelEntry, known: Mapping[str, Any]) -> tuple[int | N
     return window, entry.info.max_output_tokens or _tokens(known, *LONGEST_KEYS)
 
 
+def _longest_prompt(entry: ModelEntry, known: Mapping[str, Any], mode: str, prices: Prices) -> int | None:
+    """The longest prompt that can be billed: the provider's window, which a smaller number in the file does not close.
+
+    Unknown where prices are listed for longer prompts than the window, and for the inputs of an embedding, each of
+    which has a window of its own.
+    """
+    if mode in WITHOUT_OUTPUT:
+        return None
+    stated = [tokens for tokens in (entry.info.max_input_tokens, _tokens(known, "max_input_tokens")) if tokens]
+    longest = max(stated, default=0)
+    return longest if longest > prices.highest_threshold_tokens else None
+
+
 def _tool_prices(entry: ModelEntry, known: Mapping[str, Any]) -> Mapping[str, Decimal]:
     """The fees of hosted tools that the file or the price map states; of searches only the file's, which may be 0."""
     listed = {key: known[key] for key in TOOL_PRICE_KEYS if isinstance(known.get(key), int | Decimal)}
@@ -377,7 +391,6 @@ def _tokens(known: Mapping[str, Any], *keys: str) -> int | None:
 def _merged(members: list[Model]) -> Model:
     """One model from the deployments that share its name: smallest limits, common capabilities."""
     first = members[0]
-    longest = [member.longest_answer_tokens for member in members]
     return replace(
         first,
         prices=upper_bounds([member.prices for member in members]),
@@ -391,10 +404,17 @@ def _merged(members: list[Model]) -> Model:
             min((m.cache.ttl_s for m in members if m.cache.ttl_s is not None), default=None),
         ),
         deployments=tuple(deployment for member in members for deployment in member.deployments),
-        longest_answer_tokens=None if None in longest else max(filter(None, longest)),
+        longest_answer_tokens=_largest(member.longest_answer_tokens for member in members),
+        longest_prompt_tokens=_largest(member.longest_prompt_tokens for member in members),
         unasked_tokens=min(filter(None, (member.unasked_tokens for member in members)), default=None),
         default_max_tokens=min(filter(None, (member.default_max_tokens for member in members)), default=None),
     )
+
+
+def _largest(limits: Iterable[int | None]) -> int | None:
+    """The largest of the deployments' limits; None if one of them is unknown."""
+    known = list(limits)
+    return None if None in known else max(filter(None, known))
 
 
 def _levels(model: Model, entries: Sequence[ModelEntry]) -> tuple[Model, ...]:
@@ -423,7 +443,7 @@ def _digest(models: Iterable[Model], aliases: Mapping[str, str]) -> str:
         (
             model.name, model.mode, repr(model.prices), model.max_input_tokens, model.max_output_tokens,
             sorted(model.possible_capabilities), sorted(model.capabilities), model.quality_prior,
-            model.longest_answer_tokens, model.unasked_tokens, model.default_max_tokens,
+            model.longest_answer_tokens, model.longest_prompt_tokens, model.unasked_tokens, model.default_max_tokens,
             [
                 (
                     d.deployment_id, d.litellm_model, d.weight, d.order, repr(d.prices),

@@ -11,6 +11,7 @@ from gateway.catalog.hosted_tools import NO_TOOLS, HostedCalls, HostedTools, fee
 from gateway.catalog.models import Deployment, Model
 from gateway.catalog.prices import Prices
 from gateway.catalog.service_tiers import AUTO, is_priced, tier_named
+from gateway.catalog.tokens import IMAGE
 from gateway.catalog.web_search import SIZES, SearchTerms, search_terms
 
 
@@ -26,8 +27,14 @@ def call_bounds(
     tools: HostedTools = NO_TOOLS,
     tool_calls: int = 0,
 ) -> CostBounds:
-    """The worst case of a call at any deployment: its highest tier, searches and hosted tools."""
+    """The worst case of a call at any deployment: its highest tier, searches and hosted tools.
+
+    A prompt is billed at no more than the longest one that the providers take; an image may be billed at more tokens
+    than it takes up in the context.
+    """
     prices = model.prices
+    if model.longest_prompt_tokens is not None:
+        prompt_tokens_bound = min(prompt_tokens_bound, model.longest_prompt_tokens + images * IMAGE.bound)
     if tool_calls:
         return _with_tools(model, prompt_tokens_bound, params, tools, tool_calls, images=images, audio=audio)
     if model.has_plain_prices:

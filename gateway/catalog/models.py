@@ -87,6 +87,11 @@ class Model:
     deployments: tuple[Deployment, ...]
     longest_answer_tokens: int | None = None
     """The longest answer of a provider that is told no limit; None: unknown."""
+    longest_prompt_tokens: int | None = None
+    """The longest prompt of which its providers say that they take it, the largest of the deployments'; None: unknown.
+
+    A longer one is refused and not billed, whatever its count by another tokenizer may be.
+    """
     unasked_tokens: int | None = None
     """The gateway's own limit for answers that no one limits, where `max_output_tokens` is only assumed."""
     default_max_tokens: int | None = None

@@ -126,6 +126,12 @@ class Prices:
         """The service tiers with prices of their own."""
         return tuple(name for name, _ in self.service_tiers)
 
+    @property
+    def highest_threshold_tokens(self) -> int:
+        """The longest prompt above which a call has other prices, in any service tier; 0 without such prices."""
+        listed = (self, *(prices for _, prices in self.service_tiers))
+        return max((tier.above_prompt_tokens for prices in listed for tier in prices.tiers), default=0)
+
     def of(self, service_tier: str | None) -> Prices:
         """The prices of a service tier; these prices when it has none of its own."""
         return next((prices for name, prices in self.service_tiers if name == service_tier), self)

@@ -68,7 +68,7 @@ _PLAIN_TOOLS = (None, "function", "custom", "namespace")
 _MCP_TYPES = ("mcp", "url")
 _SCHEMA = PromptTokens(20, 1_024)
 # OpenAI at most 1,445 at high detail, Anthropic 4,784, Gemini 2,240; at low detail 85, and 2,833 for gpt-4o-mini.
-_IMAGE = PromptTokens(1_000, 6_000)
+IMAGE = PromptTokens(1_000, 6_000)
 _IMAGE_LOW = PromptTokens(85, 3_000)
 _FILE_BY_ID = PromptTokens(5_000, 100_000)
 _FILE_AT_LEAST = PromptTokens(1_500, 5_000)
@@ -232,7 +232,7 @@ def _part(part: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
     elif kind == "redacted_thinking":
         yield str(part.get("data"))
     elif kind == "image_url":
-        yield _IMAGE_LOW if isinstance(inner, Mapping) and inner.get("detail") == "low" else _IMAGE
+        yield _IMAGE_LOW if isinstance(inner, Mapping) and inner.get("detail") == "low" else IMAGE
     elif kind == "input_audio":
         # At 8 kbit/s a second is 1,300 base64 characters; providers bill 10 to 32 tokens for it.
         size = _size(inner, "data")

@@ -57,6 +57,39 @@ def test_a_hold_without_a_limit_covers_what_a_server_of_ones_own_can_write(tmp_p
     assert model.longest_answer_tokens is None
 
 
+@pytest.mark.parametrize(
+    ("model", "info", "longest"),
+    [
+        (OWN, PRICED, None),
+        (OWN, f"{PRICED}, max_input_tokens: 8000", 8_000),
+        ("anthropic/claude-haiku-4-5", "", 200_000),
+        ("anthropic/claude-haiku-4-5", "max_input_tokens: 50000", 200_000),  # the provider takes more than the operator
+        ("anthropic/claude-haiku-4-5", "max_input_tokens: 900000", 900_000),
+        ("vertex_ai/claude-sonnet-4-5", "", None),  # the map has prices above its own window
+        ("gemini/gemini-2.5-pro", "", 1_048_576),
+        ("openai/text-embedding-3-small", "", None),
+    ],
+)
+def test_a_prompt_is_billed_at_no_more_than_the_window_that_is_stated(
+    model: str, info: str, longest: int | None, tmp_path: Path
+) -> None:
+    found, _ = described(tmp_path, info, model)
+    assert found.longest_prompt_tokens == longest
+
+
+def test_the_deployment_with_the_largest_window_bounds_the_prompts_of_its_group(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    for windows, longest in (((8_000, 32_000), 32_000), ((8_000, None), None)):
+        entries = [
+            f"{{model_name: a, litellm_params: {{model: openai/own-{number}}}, model_info: {{{PRICED}"
+            + ("" if window is None else f", max_input_tokens: {window}")
+            + "}}"
+            for number, window in enumerate(windows)
+        ]
+        path.write_text("model_list:\n" + "".join(f"  - {entry}\n" for entry in entries))
+        assert draft(path, {}).catalog.models["a"].longest_prompt_tokens == longest
+
+
 def test_a_hold_without_a_limit_covers_the_longest_answer_that_the_provider_ends(tmp_path: Path) -> None:
     model, _ = described(tmp_path, "max_output_tokens: 900", "openai/gpt-4o-mini")
     assert (model.max_output_tokens, model.longest_answer_tokens) == (900, 16_384)

@@ -371,6 +371,47 @@ def test_a_hold_covers_every_bill_of_a_call_that_keeps_to_max_tokens(
     assert bill_nanousd(charged, usage) <= found.hold_nanousd
 
 
+WINDOW_TOKENS = 8_000
+
+
+@given(charged=PRICES, left=MONEY, request=ASKED, margin=st.integers(0, 9_000), images=st.integers(0, 3),
+       data=st.data())  # fmt: skip
+def test_a_hold_near_a_full_window_covers_every_prompt_that_the_window_takes(
+    charged: Prices, left: int, request: dict[str, int], margin: int, images: int, data: st.DataObject
+) -> None:
+    """Whatever the provider's tokenizer makes of the prompt, it refuses what is longer than the window."""
+    pictures = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}] * images
+    request |= {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, *pictures]}]}
+    bound = 7_900 + margin
+    found = estimated(
+        charged=charged, left_nanousd=left, request=request, prompt_tokens=7_900, bound=bound,
+        max_input_tokens=WINDOW_TOKENS, longest_prompt_tokens=WINDOW_TOKENS,
+    )  # fmt: skip
+    assume(found.view.feasible)
+    prompt = data.draw(st.integers(0, min(bound, WINDOW_TOKENS)))
+    written = data.draw(st.integers(0, prompt))
+    output = data.draw(st.integers(0, found.max_tokens * request.get("n", 1)))
+    usage = Usage(
+        prompt, output, cache_write_tokens=written, cache_write_1h_tokens=data.draw(st.integers(0, written)),
+        reasoning_tokens=data.draw(st.integers(0, output)),
+    )  # fmt: skip
+    assert bill_nanousd(charged, usage, images=images) <= found.hold_nanousd
+
+
+def test_a_prompt_near_a_full_window_is_held_at_the_window_where_it_is_stated() -> None:
+    near_full = {"prompt_tokens": 98_000, "bound": 196_000, "request": {"max_tokens": 100}}
+    assert estimated(**near_full).hold_nanousd == 196_000_000 + 200_000
+    assert estimated(**near_full, longest_prompt_tokens=100_000).hold_nanousd == 100_000_000 + 200_000
+    assert estimated(**near_full, longest_prompt_tokens=100_000, left_nanousd=110_000_000).view.feasible
+
+
+def test_a_price_above_the_window_is_not_held_and_one_within_it_is() -> None:
+    tiered = Prices(10**9, 10**9, tiers=(PriceTier(100_000, input_femtousd=2 * 10**9),))
+    near_full = {"charged": tiered, "prompt_tokens": 98_000, "bound": 196_000, "request": {"max_tokens": 100}}
+    assert estimated(**near_full, longest_prompt_tokens=100_000).hold_nanousd == 100_000_000 + 100_000
+    assert estimated(**near_full, longest_prompt_tokens=150_000).hold_nanousd == 300_000_000 + 100_000
+
+
 @given(charged=PRICES, left=MONEY, request=ASKED, over_budget=st.sampled_from(["degrade", "refuse"]),
        contended=st.booleans())  # fmt: skip
 def test_a_hold_never_exceeds_what_is_left_when_the_model_is_feasible_and_always_does_when_it_is_not(
