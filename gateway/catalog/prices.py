@@ -128,7 +128,7 @@ class Prices:
 
     @property
     def highest_threshold_tokens(self) -> int:
-        """The longest prompt above which a call has other prices, in any service tier; 0 without such prices."""
+        """The highest threshold of all price tiers, in any service tier; 0 without any."""
         listed = (self, *(prices for _, prices in self.service_tiers))
         return max((tier.above_prompt_tokens for prices in listed for tier in prices.tiers), default=0)
 

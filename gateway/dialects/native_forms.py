@@ -13,19 +13,21 @@ import orjson
 
 from gateway.dialects.documents import document_payloads, form_of
 from gateway.dialects.loose_json import read_loosely, strict_value, without_list
+from gateway.dialects.responses_events import ENDS, ResponsesEvents
 from gateway.dialects.sse import EventReader, EventTooLarge, data_frame, event_frame
 
 NativeDialect = Literal["claude", "gemini", "responses"]
-_ENDS_OF_RESPONSES = ("response.completed", "response.incomplete", "response.failed")
 _GEMINI_PATH = re.compile(r":(?:streamG|g)enerateContent\b")
 _CLAUDE_PATH = re.compile(r"/messages$|:(?:streamR|r)awPredict\b")
 _JOINED = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 
 
 def native_dialect(path: str) -> NativeDialect | None:
-    """The dialect of an address of Claude's or Gemini's own API."""
+    """The dialect of an address of Claude's, Gemini's or OpenAI's own API."""
     if _CLAUDE_PATH.search(path):
         return "claude"
+    if path.endswith("/responses"):
+        return "responses"
     return "gemini" if _GEMINI_PATH.search(path) else None
 
 
@@ -72,7 +74,10 @@ def as_stream(dialect: NativeDialect, payloads: Sequence[dict[str, Any]]) -> byt
     payloads = strict_value(payloads)
     if dialect == "gemini":
         return b"".join(map(data_frame, payloads))
-    events = (event for payload in payloads for event in _events_of(payload))
+    events = [event for payload in payloads for event in _events_of(payload)]
+    if dialect == "responses":
+        stream = ResponsesEvents()
+        events = [each for event in events for each in stream.of(event)]
     return b"".join(
         event_frame(str(event["type"]), event) if "type" in event else data_frame(event) for event in events
     )
@@ -91,7 +96,7 @@ def _one_answer(dialect: NativeDialect, payloads: Sequence[dict[str, Any]]) -> d
     if dialect == "gemini":
         return _joined_candidates(payloads)
     if dialect == "responses":
-        ends = [payload.get("response") for payload in payloads if payload.get("type") in _ENDS_OF_RESPONSES]
+        ends = [payload.get("response") for payload in payloads if payload.get("type") in ENDS]
         return ends[-1] if ends and isinstance(ends[-1], dict) else None
     whole = next((payload for payload in payloads if _is_message(payload)), None)
     return whole if whole is not None else _joined_message(payloads)

@@ -36,6 +36,7 @@ from gateway.dialects.forwarded import (
     silent_chunk,
 )
 from gateway.dialects.request import SESSION_FIELDS
+from gateway.dialects.responses_events import ResponsesEvents
 
 _FORWARDED_FIELDS = (
     "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "temperature", "top_p",
@@ -117,13 +118,16 @@ class ResponsesReader:
     """Reads the events of one stream."""
 
     def __init__(self) -> None:
+        self._events = ResponsesEvents()
         self._calls: dict[str, int] = {}
         self._done: list[Mapping[str, Any]] = []
 
     def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        """The chat chunks of an event, the first of them with the event."""
-        made = self._chunks(payload)
-        made[0][FORWARDED] = payload
+        """The chat chunks of an event and of those left out before it, with their events."""
+        made: list[dict[str, Any]] = []
+        for event in self._events.of(payload):
+            first, *rest = self._chunks(event)
+            made += [first | {FORWARDED: event}, *rest]
         return made
 
     def failure(self, payload: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -282,6 +282,7 @@ class LitellmCall:
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
         """Start the call as a stream, or as one complete response where LiteLLM cannot stream."""
         exchange.attached = attached(self._arguments["messages"])
+        exchange.streaming = self._arguments["stream"]
         with self._lane.recorded(exchange):
             response = await self._lane.acompletion(self._arguments)
             if not self._arguments["stream"]:

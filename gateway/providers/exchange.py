@@ -108,9 +108,9 @@ class Exchange(Struct):
     failure: type[BaseException] | None = None
     answer: AnswerBody | None = None
     document: bool = False
-    """A stream was requested of Claude or Gemini, and something whole is received: all of it is kept."""
+    """A stream was requested in a provider's own dialect, and something whole is received: all of it is kept."""
     openai_instead: bool = False
-    """The response is in OpenAI's dialect at an address of Claude's or Gemini's."""
+    """The response is a chat completion, or a stream of one, at an address of another dialect."""
 
     @property
     def address(self) -> str:
@@ -292,7 +292,7 @@ class RecordedStream(httpx.AsyncByteStream):
 
 
 class FormedStream(httpx.AsyncByteStream):
-    """A response of Claude's or Gemini's API for LiteLLM, in the form that was asked for."""
+    """A response of a provider's own API for LiteLLM, in the form that was asked for."""
 
     def __init__(self, recorded: RecordedStream, exchange: Exchange, dialect: NativeDialect) -> None:
         self._recorded = recorded

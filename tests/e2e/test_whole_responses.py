@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
@@ -39,13 +39,17 @@ class Scene:
     client: openai.AsyncOpenAI
     provider: DialectProvider
     output: list[dict[str, Any]] = field(default_factory=lambda: OUTPUT)
+    form: Literal["items", "last", "whole"] = "items"
+    """What the server sends for a stream: items without deltas, the last event alone, or a whole answer."""
 
     def answer(self, asked: Asked) -> Spoken:
         """Both routes of the real server."""
         if not asked.path.endswith("/responses"):
             return as_json(CHAT)
-        if not asked.streamed:
+        if not asked.streamed or self.form == "whole":
             return as_json(response(self.output))
+        if self.form == "last":
+            return as_events({"type": "response.completed", "response": response(self.output)})
         events: list[dict[str, Any]] = [{"type": "response.created", "response": response([], "in_progress")}]
         for index, item in enumerate(self.output):
             events.append({"type": "response.output_item.added", "output_index": index, "item": item})
@@ -110,6 +114,44 @@ async def test_a_stream_has_the_provider_s_events_and_its_bill(scene: Scene) -> 
     assert [event.type for event in events][:2] == ["response.created", "response.output_item.added"]
     assert [item.type for item in events[-1].response.output] == ["reasoning", "custom_tool_call"]
     assert await scene.bills("streamed") == [BILL]
+
+
+@pytest.mark.parametrize("form", ["items", "last", "whole"])
+async def test_readers_of_a_stream_get_texts_and_calls_that_came_without_deltas(scene: Scene, form: Any) -> None:
+    read = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "read", "arguments": '{"path":"a"}'}
+    scene.output, scene.form = [REASONING, MESSAGE, read], form
+    asked: dict[str, Any] = {"model": "codex", "input": "read it", "extra_headers": {"X-Session-Id": form}}
+    async with scene.client.responses.stream(**asked) as stream:
+        events: list[Any] = [event async for event in stream]
+    deltas = {kind: "".join(e.delta for e in events if e.type == f"response.{kind}.delta") for kind in (
+        "output_text", "reasoning_summary_text", "function_call_arguments",
+    )}  # fmt: skip
+    told_early = form == "items"  # the call was complete when it was announced
+    assert deltas == {
+        "output_text": "Hello", "reasoning_summary_text": "hm",
+        "function_call_arguments": "" if told_early else '{"path":"a"}',
+    }  # fmt: skip
+    assert [event.sequence_number for event in events if event.type != "response.output_text.delta"] == sorted(
+        {event.sequence_number for event in events if event.type != "response.output_text.delta"}
+    )
+    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+    final = await stream.get_final_response()
+    assert final.output_text == "Hello"
+    assert [item.type for item in final.output] == ["reasoning", "message", "function_call"]
+    assert await scene.bills(form) == [BILL]
+
+
+@pytest.mark.parametrize("model", ["codex", "other", "house"])
+async def test_a_chat_stream_of_a_whole_answer_has_its_text_and_calls(scene: Scene, model: str) -> None:
+    read = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "read", "arguments": '{"path":"a"}'}
+    scene.output, scene.form = [MESSAGE, read], "whole"
+    asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    stream = await scene.client.chat.completions.create(**asked, stream=True, extra_headers={"X-Session-Id": "chat"})
+    deltas = [chunk.choices[0].delta async for chunk in stream if chunk.choices]
+    assert "".join(delta.content or "" for delta in deltas) == "Hello"
+    called = [call.function for delta in deltas for call in delta.tool_calls or ()]
+    assert "".join(function.arguments or "" for function in called) == '{"path":"a"}'
+    assert await scene.bills("chat") == [BILL]
 
 
 @pytest.mark.parametrize("model", ["codex", "other", "house"])

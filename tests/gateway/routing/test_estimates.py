@@ -377,7 +377,7 @@ WINDOW_TOKENS = 8_000
 @given(charged=PRICES, left=MONEY, request=ASKED, margin=st.integers(0, 9_000), images=st.integers(0, 3),
        data=st.data())  # fmt: skip
 def test_a_hold_near_a_full_window_covers_every_prompt_that_the_window_takes(
-    charged: Prices, left: int, request: dict[str, int], margin: int, images: int, data: st.DataObject
+    charged: Prices, left: int, request: dict[str, Any], margin: int, images: int, data: st.DataObject
 ) -> None:
     """Whatever the provider's tokenizer makes of the prompt, it refuses what is longer than the window."""
     pictures = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}] * images
@@ -399,7 +399,7 @@ def test_a_hold_near_a_full_window_covers_every_prompt_that_the_window_takes(
 
 
 def test_a_prompt_near_a_full_window_is_held_at_the_window_where_it_is_stated() -> None:
-    near_full = {"prompt_tokens": 98_000, "bound": 196_000, "request": {"max_tokens": 100}}
+    near_full: dict[str, Any] = {"prompt_tokens": 98_000, "bound": 196_000, "request": {"max_tokens": 100}}
     assert estimated(**near_full).hold_nanousd == 196_000_000 + 200_000
     assert estimated(**near_full, longest_prompt_tokens=100_000).hold_nanousd == 100_000_000 + 200_000
     assert estimated(**near_full, longest_prompt_tokens=100_000, left_nanousd=110_000_000).view.feasible
@@ -407,7 +407,12 @@ def test_a_prompt_near_a_full_window_is_held_at_the_window_where_it_is_stated() 
 
 def test_a_price_above_the_window_is_not_held_and_one_within_it_is() -> None:
     tiered = Prices(10**9, 10**9, tiers=(PriceTier(100_000, input_femtousd=2 * 10**9),))
-    near_full = {"charged": tiered, "prompt_tokens": 98_000, "bound": 196_000, "request": {"max_tokens": 100}}
+    near_full: dict[str, Any] = {
+        "charged": tiered,
+        "prompt_tokens": 98_000,
+        "bound": 196_000,
+        "request": {"max_tokens": 100},
+    }
     assert estimated(**near_full, longest_prompt_tokens=100_000).hold_nanousd == 100_000_000 + 100_000
     assert estimated(**near_full, longest_prompt_tokens=150_000).hold_nanousd == 300_000_000 + 100_000
 

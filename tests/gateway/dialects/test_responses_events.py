@@ -1,0 +1,95 @@
+"""Events of a Responses stream that its server left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dialects.responses_events import ResponsesEvents
+from tests.gateway.providers.test_responses_route import ANSWER, CALL, MESSAGE, events, response
+from tests.harness.forwarded_answers import forwarded_events
+
+NOTE = {"type": "url_citation", "url": "https://x.test"}
+CUSTOM = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "call_2", "name": "patch", "input": "a"}
+SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+REFUSAL = MESSAGE | {"id": "msg_2", "content": [{"type": "refusal", "refusal": "No."}]}
+NOTED = MESSAGE | {"id": "msg_3", "content": [{"type": "output_text", "text": "See", "annotations": [NOTE]}]}
+THOUGHT = {"type": "reasoning", "id": "rs_2", "summary": [], "content": [{"type": "reasoning_text", "text": "so"}]}
+
+
+def completed(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    stream = ResponsesEvents()
+    return [event for each in given for event in stream.of(each)]
+
+
+def deltas(stream: list[dict[str, Any]], kind: str) -> str:
+    return "".join(event["delta"] for event in stream if event["type"] == f"response.{kind}.delta")
+
+
+def test_a_complete_stream_is_passed_on_as_it_is() -> None:
+    stream = [event for event, _ in forwarded_events("responses", "m", ["Hel", "lo"], lambda: None, "stop")]
+    assert completed(stream) == stream
+
+
+@pytest.mark.parametrize(
+    ("item", "kind", "text"),
+    [
+        (MESSAGE, "output_text", "Hello"), (CALL, "function_call_arguments", CALL["arguments"]),
+        (CUSTOM, "custom_tool_call_input", "a"), (REFUSAL, "refusal", "No."), (NOTED, "output_text", "See"),
+        (THOUGHT, "reasoning_text", "so"), (ANSWER[0], "reasoning_summary_text", "hm"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_text_of_every_kind_of_item_is_a_delta(item: dict[str, Any], kind: str, text: str, begun: bool) -> None:
+    start = [{"type": "response.created", "response": response([], "in_progress")}] if begun else []
+    stream = completed([*start, {"type": "response.completed", "response": response([item])}])
+    assert deltas(stream, kind) == text
+    opened = next(event["item"] for event in stream if event["type"] == "response.output_item.added")
+    assert [opened.get(name) or [] for name in ("content", "summary", "arguments", "input")] == [[]] * 4
+    assert [event["type"] for event in stream[:2]] == ["response.created", f"response.{MIDDLE[begun]}"]
+    assert [event["sequence_number"] for event in stream] == list(range(len(stream)))
+
+
+MIDDLE = {False: "in_progress", True: "output_item.added"}
+
+
+def test_an_annotation_has_an_event_and_an_item_of_a_hosted_tool_begins_and_ends() -> None:
+    stream = completed([{"type": "response.completed", "response": response([SEARCH, NOTED])}])
+    kinds = [event["type"].removeprefix("response.") for event in stream]
+    assert kinds == [
+        "created", "in_progress", "output_item.added", "output_item.done", "output_item.added", "content_part.added",
+        "output_text.delta", "output_text.annotation.added", "output_text.done", "content_part.done",
+        "output_item.done", "completed",
+    ]  # fmt: skip
+
+
+@given(
+    left_out=st.sets(st.sampled_from([event["sequence_number"] for event in events()[1:-1]])), numbered=st.booleans()
+)
+def test_whatever_a_server_leaves_out_no_text_comes_twice(left_out: set[int], numbered: bool) -> None:
+    """Half of the deltas of an item are as few as they are: what was said in part is not said again."""
+    stream = [event for event in events() if event["sequence_number"] not in left_out]
+    if not numbered:
+        stream = [{name: value for name, value in e.items() if name != "sequence_number"} for e in stream]
+    made = completed(stream)
+    assert deltas(made, "output_text") in ("Hello", "Hel", "lo", "")
+    assert deltas(made, "function_call_arguments") in (CALL["arguments"], '{"path"', ':"a"}', "")
+    numbers = [event["sequence_number"] for event in made]
+    assert numbers == sorted(set(numbers))
+    if {4, 5} <= left_out and 6 not in left_out:
+        assert deltas(made, "output_text") == "Hello"
+
+
+def test_a_text_that_ends_without_deltas_is_one() -> None:
+    at = {"output_index": 0, "item_id": "msg_1", "content_index": 0}
+    done = {"type": "response.output_text.done", **at, "text": "Hello"}
+    made = completed([done, {"type": "response.output_item.done", "output_index": 0, "item": MESSAGE}])
+    assert [event["type"] for event in made] == [
+        "response.output_text.delta", "response.output_text.done", "response.output_item.done",
+    ]  # fmt: skip
+    assert made[0] | {"type": "", "sequence_number": 0} == {
+        "type": "", "sequence_number": 0, **at, "delta": "Hello", "logprobs": [],
+    }  # fmt: skip
