@@ -15,6 +15,25 @@ def calls_functions(messages: Iterable[Mapping[str, Any]]) -> bool:
     return any(message["role"] == "function" or message.get(_CALL) for message in messages)
 
 
+def calls_in(message: Mapping[str, Any]) -> list[Any]:
+    """The calls of a message or a delta, of tools and of a function; they may be malformed."""
+    calls = message.get("tool_calls")
+    called = message.get(_CALL)
+    return [*(calls if isinstance(calls, list) else ()), *([{"function": called}] if called else ())]
+
+
+def is_result(message: Mapping[str, Any]) -> bool:
+    """True for the result of a call."""
+    return message.get("role") in ("tool", "function")
+
+
+def offered_functions(params: Mapping[str, Any]) -> list[Any]:
+    """The functions that a request offers, as tools or in the older form; they may be malformed."""
+    tools, functions = params.get("tools"), params.get(PARAMETER)
+    offered = [tool.get("function") for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+    return [*offered, *(functions if isinstance(functions, list) else ())]
+
+
 def params_with_tools(params: Mapping[str, Any], supported: frozenset[str]) -> dict[str, Any]:
     """The parameters with `functions` as tools, called one at a time if that is `supported`."""
     if PARAMETER not in params:

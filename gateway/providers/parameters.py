@@ -19,6 +19,7 @@ from gateway.catalog.models import Deployment
 from gateway.catalog.service_tiers import AUTO, is_priced
 from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, limits_searches, starts_search
 from gateway.dialects.arguments import outgoing_params
+from gateway.dialects.older_functions import PARAMETER, PARAMETERS
 from gateway.dialects.request import ChatRequest
 from gateway.dialects.schema import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 from gateway.providers.call import Call
@@ -295,6 +296,17 @@ def takes_effort(deployment: Deployment, chat: ChatRequest) -> bool:
     asked = {name: value for name, value in (*chat.params.items(), *chat.extras.items()) if value is not None}
     wanted = {name: value for name, value in {**defaults, **asked}.items() if name not in deployment.dropped_params}
     return not (_has_anthropic_api(deployment) and _cannot_think({**wanted, **fixed}, chat.messages))
+
+
+def takes_functions(call: Call, target: Target) -> bool:
+    """True if the server surely reads the older `functions`: OpenAI's, Azure's, or as stated.
+
+    Others with the same path ignore them (vLLM, llama.cpp, Ollama), whatever LiteLLM lists; tools mean the same to all.
+    """
+    if PARAMETER in call.allowed_params:
+        return True
+    own = target.kind == "azure" or (target.kind == "openai" and is_openai_address(call.api_base))
+    return own and target.supported >= PARAMETERS
 
 
 def header_names(names: tuple[str, ...]) -> tuple[str, ...]:

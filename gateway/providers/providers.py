@@ -19,7 +19,6 @@ from msgspec import structs
 
 from gateway.dialects.older_functions import (
     PARAMETER,
-    PARAMETERS,
     calls_functions,
     messages_with_tool_calls,
     params_with_tools,
@@ -36,7 +35,7 @@ from gateway.providers.forward import ForwardedCall
 from gateway.providers.history import has_thinking_parts, history, loses_names, takes_thinking_parts
 from gateway.providers.litellm_clients import LOOKING_UP, spoken_as_openai
 from gateway.providers.moderation import ModerationCall
-from gateway.providers.parameters import Target, at_responses, shaped, target_of
+from gateway.providers.parameters import Target, at_responses, shaped, takes_functions, target_of
 from gateway.providers.replies import Reply, embedding_reply, moderation_reply, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
@@ -270,8 +269,9 @@ class Upstream:
     def _with_tools(self, call: Call, found: ProviderNames, target: Target) -> Call:
         """A call with the older `functions`, or with calls of them in its history, as the provider takes it."""
         params = params_with_tools(call.params, target.supported)
-        known = target.supported >= PARAMETERS or PARAMETER in call.allowed_params
-        if known and not (self._acompletion and self._acompletion.goes_to_responses(call, found, params)):
+        if takes_functions(call, target) and not (
+            self._acompletion and self._acompletion.goes_to_responses(call, found, params)
+        ):
             return call
         messages = messages_with_tool_calls(call.messages)
         return structs.replace(call, params=params, messages=messages, older_functions=PARAMETER in call.params)

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.older_functions import calls_in, offered_functions
 from gateway.dialects.request import ChatRequest
 from gateway.routing.session import Answered, SessionMemory
 from gateway.turn.stall import stall_signals
@@ -33,8 +34,8 @@ def implicit_signals(
 ) -> dict[str, bool]:
     """The observed signals, each True. `choices` may be malformed."""
     messages = [message for choice in choices if isinstance(message := choice.get("message"), Mapping)]
-    calls = [call for message in messages for call in _listed(message.get("tool_calls"))]
-    tools = _schemas(chat.params.get("tools"))
+    calls = [call for message in messages for call in calls_in(message)]
+    tools = _schemas(offered_functions(chat.params))
     signals = {
         "regenerates": regenerates(chat, memory),
         "edits": edits(chat, memory),
@@ -119,7 +120,7 @@ class StreamedAnswer:
                 self._said.append(content)
             if delta.get("refusal"):
                 self._refused.add(_index(choice))
-            for call in _listed(delta.get("tool_calls")):
+            for call in calls_in(delta):
                 self._add(_index(choice), call)
 
     def choices(self) -> list[dict[str, Any]]:
@@ -148,11 +149,10 @@ class StreamedAnswer:
                 self._kept += len(piece)
 
 
-def _schemas(tools: object) -> dict[str, Mapping[str, Any]]:
+def _schemas(functions: Sequence[object]) -> dict[str, Mapping[str, Any]]:
     """The parameters of each offered function, by name."""
     found = {}
-    for tool in _listed(tools):
-        function = tool.get("function") if isinstance(tool, Mapping) else None
+    for function in functions:
         if isinstance(function, Mapping) and isinstance(function.get("name"), str):
             parameters = function.get("parameters")
             found[function["name"]] = parameters if isinstance(parameters, Mapping) else {}

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.older_functions import calls_in, is_result
 from gateway.dialects.request import message_text
 
 REPEATS = 3
@@ -39,7 +40,7 @@ def stall_signals(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The signs in a conversation, in the order of STALLS; empty for one without a stall."""
     newest = messages[-READ_MESSAGES:]
     calls = [signed for message in newest for signed in _calls(message)]
-    results = [message_text(message) for message in newest if message.get("role") == "tool"]
+    results = [message_text(message) for message in newest if is_result(message)]
     found = {
         "repeated_calls": _goes_round(calls),
         "repeated_errors": len(results) >= REPEATS and all(map(is_error, results[-REPEATS:])),
@@ -63,18 +64,18 @@ def is_error(result: str) -> bool:
 
 
 def _calls(message: Mapping[str, Any]) -> list[str]:
-    """The message's tool calls, each as its name and arguments, whose spelling does not matter."""
+    """The message's calls, each as its name and arguments, whose spelling does not matter."""
     found = []
-    for call in message.get("tool_calls") or ():
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping):
+    for call in calls_in(message):
+        called = (call.get("function") or call.get("custom")) if isinstance(call, Mapping) else None
+        if not isinstance(called, Mapping):
             continue
-        arguments = function.get("arguments")
+        arguments = called.get("arguments", called.get("input"))
         try:
             written = orjson.dumps(orjson.loads(str(arguments)), option=orjson.OPT_SORT_KEYS).decode()
         except (orjson.JSONDecodeError, TypeError):
             written = str(arguments)
-        found.append(f"{function.get('name')}\0{written}")
+        found.append(f"{called.get('name')}\0{written}")
     return found
 
 

@@ -9,8 +9,8 @@ import pytest
 from pydantic.warnings import PydanticDeprecatedSince211
 
 from gateway.dialects.assembly import Assembly
-from gateway.dialects.older_functions import messages_with_tool_calls
-from gateway.providers.parameters import takes_effort
+from gateway.dialects.older_functions import PARAMETERS, messages_with_tool_calls
+from gateway.providers.parameters import Target, takes_effort, takes_functions
 from gateway.providers.providers import Call, Upstream
 from gateway.turn.wrap_up import closing_request
 from tests.gateway.providers.test_provider_dialects import (
@@ -160,12 +160,59 @@ async def test_a_model_of_openai_s_other_route_is_asked_with_tools(upstream: Ups
     assert reply.body["choices"][0]["message"]["function_call"]["name"] == "read"
 
 
-@pytest.mark.parametrize("model", ["openai/gpt-4o", "hosted_vllm/qwen"])
-async def test_who_takes_functions_gets_them_as_they_are(upstream: Upstream, model: str) -> None:
+@pytest.mark.parametrize("model", ["openai/qwen", "hosted_vllm/qwen", "openai/gpt-4o", "groq/qwen", "openrouter/a/b"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_servers_that_may_ignore_functions_are_asked_with_tools(
+    upstream: Upstream, model: str, stream: bool
+) -> None:
+    """vLLM, llama.cpp and Ollama read tools alone; a server with OpenAI's names is not OpenAI's."""
+    made = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+    told = {"role": "assistant", "content": None, "tool_calls": [made | ({"index": 0} if stream else {})]}
+    choice = {"index": 0, "delta" if stream else "message": told, "finish_reason": "tool_calls"}
+    async with CannedProvider((event_answer if stream else json_answer)({"choices": [choice]})) as provider:
+        outgoing = upstream.outgoing(call(provider, model))
+        if stream:
+            whole, opened = Assembly(), await upstream.open_stream(outgoing)
+            async for chunk in opened:
+                whole.add(chunk)
+            answer, finish = whole.body(), opened.finish_reason
+        else:
+            reply = await upstream.complete(outgoing)
+            answer, finish = reply.body, reply.finish_reason
+    sent = provider.received[0][1]
+    assert "functions" not in sent
+    assert "function_call" not in sent
+    assert sent["tools"][0]["function"]["name"] == "weather"
+    assert [message["role"] for message in sent["messages"]] == ["user", "assistant", "tool"]
+    assert outgoing.left_out == ()
+    assert read(answer["choices"][0]["message"]) == CALLED
+    assert finish == "function_call"
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("azure/gpt-4o", {"api_version": "2024-02-01"}),
+        ("openai/functionary", {"allowed_params": frozenset({"functions"})}),
+    ],
+)
+async def test_who_surely_takes_functions_gets_them_as_they_are(
+    upstream: Upstream, model: str, more: dict[str, Any]
+) -> None:
     message = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}}
     answer = {"choices": [{"index": 0, "message": message, "finish_reason": "function_call"}]}
+    version = more.pop("api_version", None)
+    more |= {"options": {"api_version": version}} if version else {}
     async with CannedProvider(json_answer(answer)) as provider:
-        reply = await upstream.complete(upstream.outgoing(call(provider, model)))
+        reply = await upstream.complete(upstream.outgoing(call(provider, model, **more)))
     sent = provider.received[0][1]
     assert (sent["functions"], sent["messages"]) == ([FUNCTION], HISTORY)
     assert reply.body["choices"][0]["message"]["function_call"]["name"] == "weather"
+
+
+@pytest.mark.parametrize(
+    ("address", "takes"), [(None, True), ("https://eu.api.openai.com/v1", True), ("http://127.0.0.1:8000/v1", False)]
+)
+def test_openai_s_own_servers_take_functions(address: str | None, takes: bool) -> None:
+    target = Target("openai", True, PARAMETERS)
+    assert takes_functions(Call("openai/gpt-4o", HISTORY, api_base=address), target) is takes

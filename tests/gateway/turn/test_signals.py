@@ -86,6 +86,18 @@ def test_a_tool_that_nobody_offered_is_a_signal_and_a_schema_that_is_none_judges
     assert signals(call('{"a": 1}', "odd"), tools=[odd]) == {}
 
 
+@pytest.mark.parametrize(("arguments", "valid"), [('{"city": "Rome"}', True), ('{"days": 2}', False), ("no", False)])
+def test_a_call_of_the_older_functions_is_judged_like_one_of_a_tool(arguments: str, valid: bool) -> None:
+    called = {"name": "weather", "arguments": arguments}
+    expected = {} if valid else {"invalid_tool_json": True}
+    functions = [WEATHER["function"]]
+    assert signals({"message": {"function_call": called}}, functions=functions) == expected
+    answer = StreamedAnswer()
+    for piece in ({"name": "weather", "arguments": ""}, {"arguments": arguments[:3]}, {"arguments": arguments[3:]}):
+        answer.note({"choices": [{"index": 0, "delta": {"function_call": piece}}]})
+    assert signals(*answer.choices(), functions=functions) == expected
+
+
 def test_truncation_and_refusal_are_signals() -> None:
     assert signals(finish="length") == {"truncated": True}
     assert signals(finish="content_filter") == {"refusal": True}

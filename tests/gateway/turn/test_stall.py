@@ -54,6 +54,24 @@ def test_results_that_were_all_seen_before_are_no_progress_and_short_ones_say_no
     assert stall_signals(played(*written)) == ()
 
 
+@pytest.mark.parametrize("form", ["tools", "function_call", "custom"])
+def test_calls_of_every_form_and_their_results_are_read(form: str) -> None:
+    def made(name: str, arguments: str, result: str) -> list[dict[str, Any]]:
+        called = {"name": name, "arguments": arguments}
+        if form == "function_call":
+            told = {"role": "assistant", "content": None, "function_call": called}
+            return [told, {"role": "function", "name": name, "content": result}]
+        asked, answer = step(name, arguments, result)
+        if form == "custom":
+            asked["tool_calls"] = [{"id": "c", "type": "custom", "custom": {"name": name, "input": arguments}}]
+        return [asked, answer]
+
+    same = [message for _ in range(3) for message in made("read", "{}", "Error: no")]
+    assert stall_signals(same) == ("repeated_calls", "repeated_errors")
+    different = [message for i in range(3) for message in made("read", str(i), "fine")]
+    assert stall_signals(different) == ()
+
+
 def test_a_context_that_grows_by_known_calls_alone_is_a_stall() -> None:
     known = [("read", f'{{"n": {i % STALE_CALLS}}}', f"{i}") for i in range(2 * STALE_CALLS)]
     assert stall_signals(played(*known)) == ("growing_context",)
