@@ -9,6 +9,7 @@ import typer
 
 from gateway.cli.commands import build
 from gateway.cli.console import BAD_INPUT, CommandError
+from gateway.pipes import run_while_read
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -42,7 +43,7 @@ def _fail(lines: Sequence[str], status: int) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run_while_read(lambda: run(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.pipes import run_while_read
 from train.cli.data import export, import_logs, replay, retain, rollout
 from train.cli.learn import evaluate, fit, frontier, nightly, pretrain
 from train.cli.options import BAD_INPUT, database_errors, problem_of
@@ -83,7 +84,7 @@ def _fail(program: str, text: str) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run_command(sys.argv[1:]))
+    sys.exit(run_while_read(lambda: run_command(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from gateway.config.load_router import check_references, finish_litellm_block, r
 from gateway.config.master_key import problem_of_master_key
 from gateway.config.model_entry import ModelEntry
 from gateway.config.model_list import read_model_list
-from gateway.config.reader import Findings, Located, Section, SettingsError
+from gateway.config.reader import AssumedEnvironment, Findings, Located, Section, SettingsError
 from gateway.config.settings import (
     DEFAULT_DATABASE_URL,
     LOG_FORMATS,
@@ -108,14 +108,17 @@ def read_settings(path: Path | str, environ: Mapping[str, str]) -> Draft:
     )
 
 
+_NAMED_VARIABLES = re.compile(r"environment_variables\.")
+
+
 def read_database_url(path: Path | str, environ: Mapping[str, str]) -> Secret:
     """Read only the database URL, for commands that run without the providers' keys.
 
-    Raises SettingsError when the file cannot be read or the URL is invalid.
+    Raises SettingsError when the file cannot be read, or the URL is invalid or in an unset variable.
     """
     file = Path(path).absolute()
     findings = Findings()
-    document, _ = read_document(file, findings, environ)
+    document, _ = read_document(file, findings, AssumedEnvironment(environ, _NAMED_VARIABLES))
     section = _with_overrides(document.section("general_settings"), environ)
     url = _checked_database_url(section, section.secret("database_url") or Secret(DEFAULT_DATABASE_URL), file.parent)
     if findings.problems:

@@ -27,6 +27,8 @@ from gateway.config.model_entry import (
 from gateway.config.prices import FOREIGN_PRICE, PriceChange, read_price_changes, read_prices
 from gateway.config.reader import Findings, Located, Section
 from gateway.config.values import Secret, shown
+from gateway.errors import InvalidRequest
+from gateway.schema.reader import read_default
 
 MAX_MODEL_NAME_CHARS = 256
 
@@ -57,6 +59,8 @@ _KINDS: Mapping[str, str] = (
 )
 """What several keys state: one of them in an entry stands before any of them in its credential or the defaults."""
 _AZURE = frozenset({"azure", "azure_ai", "azure_text"})
+_VERSIONED = _AZURE | {"watsonx"}
+"""Providers whose addresses have an `api_version`."""
 
 
 def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
@@ -250,7 +254,14 @@ def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]
             section.findings.warn(section.path(key), "unknown parameter; it is sent to the provider unchanged")
         value = section.json(key)
         if value is not None:
-            defaults[key] = value
+            try:
+                defaults[key] = read_default(key, value)
+            except InvalidRequest as error:
+                inner = (error.param or key).removeprefix(key)
+                for name in filter(None, inner.split(".")):
+                    value = value.get(name) if isinstance(value, dict) else value
+                expected = str(error).partition(": ")[2]
+                section.findings.problem(section.path(key) + inner, f"{expected}, got {shown(value)}")
     return defaults
 
 
@@ -292,6 +303,10 @@ def _read_params(section: Section) -> ModelParams | None:
     weight = section.decimal("weight")
     provider = _plain(values.get("custom_llm_provider")) or (model or "").partition("/")[0]
     api_base, api_version = _checked_url(section, values.get("api_base"), provider)
+    if "api_version" in values and provider not in _VERSIONED and section.path("api_version").startswith(section.where):
+        section.findings.warn(
+            section.path("api_version"), "not sent: only the addresses of Azure and watsonx have a version"
+        )
     params = ModelParams(
         model=model or "",
         api_base=api_base,

@@ -247,10 +247,10 @@ class Section:
             raise _NotJson
         raw = located.raw
         if isinstance(raw, dict):
-            if not all(isinstance(name, str) for name in raw):
+            if not all(isinstance(name, str) or type(name) is int for name in raw):  # the tokens of a logit_bias
                 raise _NotJson
             return {
-                name: self._json(located_at(value, f"{located.where}.{name}"), nodes, depth + 1)
+                str(name): self._json(located_at(value, f"{located.where}.{name}"), nodes, depth + 1)
                 for name, value in raw.items()
             }
         if isinstance(raw, list):

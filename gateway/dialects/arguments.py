@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from gateway.catalog.addresses import ANY_ADDRESS
-from gateway.dialects import schema_reader
 from gateway.errors import InvalidRequest
+from gateway.schema import reader
 
 """The beginnings of addresses that most providers fetch themselves."""
 THINKING_PARTS = frozenset({"thinking", "redacted_thinking"})
@@ -21,7 +21,7 @@ THINKING_PARTS = frozenset({"thinking", "redacted_thinking"})
 
 def outgoing_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Copies of the parameters with known fields only; LiteLLM modifies them."""
-    outgoing = schema_reader.read_params(params)
+    outgoing = reader.read_params(params)
     for name, value in outgoing.items():
         if isinstance(value, dict | list):
             outgoing[name] = _copied(_without_null(value))
@@ -41,7 +41,7 @@ def outgoing_messages(
     Anthropic's thinking blocks as content parts. A null content stays, because some servers require the field. Raises
     InvalidRequest for an address that LiteLLM would otherwise fetch.
     """
-    outgoing = schema_reader.read_messages(messages)
+    outgoing = reader.read_messages(messages)
     parted = [item for item in enumerate(outgoing) if isinstance(item[1].get("content"), list)]
     check_addresses(parted, by_reference=by_reference)
     for message in outgoing:

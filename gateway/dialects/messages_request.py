@@ -22,8 +22,8 @@ from gateway.dialects.messages_forwarded import forwarded_request
 from gateway.dialects.messages_schema import CountedBody, MessagesBody
 from gateway.dialects.messages_unsent import unsent_inside
 from gateway.dialects.request import SESSION_FIELDS, session_hint
-from gateway.dialects.schema_reader import check_body
 from gateway.errors import InvalidRequest
+from gateway.schema.reader import check_body
 
 _PLAIN: Mapping[str, str] = {
     "model": "model", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stream": "stream",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 
 from msgspec import Meta, Struct
 
-from gateway.dialects.schema_shapes import (
+from gateway.schema.shapes import (
     MAX_MESSAGES,
     MOST_STOPS,
     MOST_TOOLS,

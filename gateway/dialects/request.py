@@ -20,12 +20,13 @@ from msgspec import Struct, structs
 from gateway.catalog.addresses import ADDRESS_CAPABILITIES, ANY_ADDRESS
 from gateway.catalog.hosted_tools import PROVIDER_FILES
 from gateway.config.settings import LimitSettings
-from gateway.dialects import schema, schema_reader
 from gateway.dialects.arguments import THINKING_PARTS, check_addresses
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.message_digests import MessageDigests
-from gateway.dialects.schema_shapes import MAX_STOPS, MAX_TOOLS
 from gateway.errors import InvalidRequest
+from gateway.schema import reader
+from gateway.schema.fields import CHAT_FIELDS, KNOWN_FIELDS, OWN_FIELDS, VENDOR_FIELDS
+from gateway.schema.shapes import MAX_STOPS, MAX_TOOLS
 
 MAX_METADATA = 16
 """OpenAI's limit of entries in `metadata`."""
@@ -119,15 +120,15 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
     `shallow`: the body that they were translated from is of bounded depth (`parse_object`).
     """
     fields, dropped = _with_extra_body(fields)
-    read = schema_reader.read_body(fields)
+    read = reader.read_body(fields)
     given = [name for name, value in fields.items() if value is not None]
-    params = schema_reader.given(read, [name for name in given if name in schema.CHAT_FIELDS])
-    extras = schema_reader.given(read, [name for name in given if name in schema.VENDOR_FIELDS])
+    params = reader.given(read, [name for name in given if name in CHAT_FIELDS])
+    extras = reader.given(read, [name for name in given if name in VENDOR_FIELDS])
     for name in ("messages", "stream_options"):
-        dropped += schema_reader.left_out(fields.get(name), getattr(read, name), name)
+        dropped += reader.left_out(fields.get(name), getattr(read, name), name)
     for name, value in (params | extras).items():
-        dropped += schema_reader.left_out(fields[name], value, name)
-    extras |= {name: fields[name] for name in given if name not in schema.KNOWN_FIELDS}
+        dropped += reader.left_out(fields[name], value, name)
+    extras |= {name: fields[name] for name in given if name not in KNOWN_FIELDS}
     dropped += _read_labels(params)
     messages = cast(list[dict[str, Any]], read.messages)
     seen = _read_messages(messages)
@@ -227,7 +228,7 @@ def _with_extra_body(fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]
         return fields, []
     if not isinstance(extra, dict):
         raise InvalidRequest("extra_body: expected an object", param="extra_body")
-    barred = [name for name in extra if name in schema.OWN_FIELDS or name in fields or name == "extra_body"]
+    barred = [name for name in extra if name in OWN_FIELDS or name in fields or name == "extra_body"]
     return {name: value for name, value in extra.items() if name not in barred} | fields, [
         f"extra_body.{name}" for name in barred
     ]

@@ -19,8 +19,8 @@ from gateway.dialects.responses_items import MessageBuilder
 from gateway.dialects.responses_schema import ResponsesBody
 from gateway.dialects.responses_tools import OfferedTool, choice_of, offered_tools
 from gateway.dialects.responses_unsent import unsent
-from gateway.dialects.schema_reader import check_body
 from gateway.errors import InvalidRequest
+from gateway.schema.reader import check_body
 
 _PLAIN: Mapping[str, str] = {
     "model": "model", "temperature": "temperature", "top_p": "top_p", "stream": "stream", "user": "user",

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 
 from msgspec import Meta, Struct
 
-from gateway.dialects.schema_reader import check_body
-from gateway.dialects.schema_shapes import MOST_TOOLS, Name, Share, Temperature, Tokens
+from gateway.schema.reader import check_body
+from gateway.schema.shapes import MOST_TOOLS, Name, Share, Temperature, Tokens
 
 _MOST_CALLS = 10_000
 

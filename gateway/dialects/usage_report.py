@@ -23,7 +23,7 @@ from gateway.catalog.usage import (
     tells_both_counts,
 )
 from gateway.dialects.forwarded import FORWARDED
-from gateway.dialects.schema import KNOWN_FIELDS
+from gateway.schema.fields import KNOWN_FIELDS
 
 _AROUND = ("x_groq", "meta", "metadata", "response_metadata")
 """Providers' objects that contain the usage among other fields; `metadata` is Bedrock's, and a caller's labels."""

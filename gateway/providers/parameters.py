@@ -21,10 +21,10 @@ from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, l
 from gateway.dialects.arguments import outgoing_params
 from gateway.dialects.older_functions import PARAMETER, PARAMETERS
 from gateway.dialects.request import ChatRequest
-from gateway.dialects.schema import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 from gateway.providers.call import Call
 from gateway.providers.errors import CallRefused
 from gateway.providers.history import CLAUDE, has_thinking_parts
+from gateway.schema.fields import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 
 # Servers for any open model, mostly self-hosted; they accept the parameters of vLLM, SGLang or llama.cpp.
 _SERVERS = frozenset(

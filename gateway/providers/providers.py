@@ -23,7 +23,6 @@ from gateway.dialects.older_functions import (
     messages_with_tool_calls,
     params_with_tools,
 )
-from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient, import_litellm
 from gateway.providers.answers import UpstreamStream
@@ -39,6 +38,7 @@ from gateway.providers.parameters import Target, at_responses, shaped, takes_fun
 from gateway.providers.replies import Reply, embedding_reply, moderation_reply, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
+from gateway.schema.fields import CHAT_FIELDS, VENDOR_FIELDS
 
 __all__ = ["Call", "Outgoing", "Reply", "Upstream", "UpstreamStream"]
 

@@ -24,9 +24,9 @@ from gateway.catalog.live import Configuration
 from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.dialects.request import ChatRequest
-from gateway.dialects.schema import VENDOR_FIELDS
 from gateway.errors import RateLimited
 from gateway.metrics import Metrics
+from gateway.schema.fields import VENDOR_FIELDS
 from gateway.turn.context import Attempt, Second
 from gateway.turn.judge import outcome_of
 from gateway.turn.second_draw import draw_second

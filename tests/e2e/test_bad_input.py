@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
+from gateway.schema.fields import CHAT_FIELDS, VENDOR_FIELDS
 from tests.harness.scenario import HELLO, playing, session, turn
 from tests.harness.upstream import FaultUpstream
 

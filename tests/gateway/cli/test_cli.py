@@ -161,10 +161,23 @@ def test_a_session_is_opened_raised_and_closed(migrated: Cli) -> None:
     assert migrated("sessions", "list", "--tenant", "acme", "--state", "open", "--json").json == []
 
 
-def test_accounts_and_the_schema_need_none_of_the_provider_s_keys(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accounts_and_the_schema_need_none_of_the_provider_s_keys(
+    cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether an entry names the variable or the block of variables does."""
     monkeypatch.delenv("PROVIDER_KEY_OF_THE_TEST")
+    config.write_text(CONFIG + "environment_variables: {NAMED: os.environ/PROVIDER_KEY_OF_THE_TEST}\n")
     assert cli("migrate").status == 0
-    assert cli("tenants", "create", "acme", "--budget-usd", "1").status == 0
+    assert cli("tenants", "create", "acme", "--budget-usd", "1", "--models", "small").status == 0
+    for command in (
+        ("tenants", "list"), ("keys", "create", "--tenant", "acme"), ("keys", "list", "--tenant", "acme"),
+        ("sessions", "list", "--tenant", "acme"), ("decisions", "list", "--tenant", "acme"), ("report",), ("audit",),
+        ("policies", "list"),
+    ):  # fmt: skip
+        ran = cli(*command)
+        assert (ran.status, "PROVIDER_KEY_OF_THE_TEST" in ran.err) == (0, False), command
+    config.write_text(CONFIG + "general_settings: {database_url: os.environ/PROVIDER_KEY_OF_THE_TEST}\n")
+    assert "general_settings.database_url: environment variable" in cli("tenants", "list").err
 
 
 @pytest.mark.parametrize(
@@ -272,6 +285,29 @@ def test_the_shell_completes_commands(program: str) -> None:
         [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False
     )
     assert "retain" in ran.stdout.split(), ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("gateway", ["policies", "list", "--json"]), ("gateway", ["check-config"]), ("gateway", ["--version"]),
+        ("gateway", ["tenants", "list", "--tenant"]), ("train", ["nightly", "--help"]),
+    ],
+)  # fmt: skip
+def test_a_command_whose_reader_left_ends_without_a_word(
+    migrated: Cli, program: str, arguments: list[str], config: Path
+) -> None:
+    """Of a wrong option the error is what nobody reads: both streams go into the pipe."""
+    named = ["--config", str(config)] if arguments[-1] in ("--json", "check-config") else []
+    reader, writer = os.pipe()
+    os.close(reader)
+    wrong = arguments[-1] == "--tenant"
+    ran = subprocess.run(
+        [sys.executable, "-m", program, *arguments, *named],
+        stdout=writer, stderr=writer if wrong else subprocess.PIPE, cwd=Path.cwd(), check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (ran.returncode, ran.stderr or b"") == (141, b"")
 
 
 def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -285,7 +285,7 @@ def test_what_public_litellm_files_hold_reads_unchanged(write: Write) -> None:
     assert entry.params.dropped_params == frozenset({"user"})
     assert entry.info.deployment_id == "7"
     assert [warning.split(": ")[1] for warning in settings.warnings] == [
-        "environment_variables", "model_list[0].litellm_params.num_beams",
+        "environment_variables", "model_list[0].litellm_params.api_version", "model_list[0].litellm_params.num_beams",
         "model_list[0].model_info.team", "model_list[0].model_info.tier_of_ours",
         "model_list[0].model_info.adaptive_router_preferences", "litellm_settings.set_verbose",
         "litellm_settings.some_setting_of_tomorrow",
@@ -480,6 +480,54 @@ def test_nothing_that_litellm_keeps_to_itself_reaches_a_provider(write: Write) -
         draft = read_settings(path, {})
         sent = {key for entry in draft.settings.models for key in entry.params.request_defaults}
         assert not sent - {"max_tokens"}, name
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("temperature: hot", 'temperature: expected a number from 0 to 2, got "hot"'),
+        ("temperature: 3", "temperature: expected a number from 0 to 2, got 3"),
+        ("top_p: [0.1]", "top_p: expected a number from 0 to 1, got a list"),
+        ("stop: 5", "stop: expected a string or a list of at most 1024, got 5"),
+        ("parallel_tool_calls: maybe", 'parallel_tool_calls: expected true or false, got "maybe"'),
+        ("top_k: many", 'top_k: expected an integer from -1 to 2147483648, got "many"'),
+        (
+            "thinking: {type: enabled, budget_tokens: lots}",
+            'thinking.budget_tokens: expected an integer from 0 to 10000000, got "lots"',
+        ),
+        ("reasoning_effort: {effort: [high]}", "reasoning_effort: expected a string, got a mapping"),
+        ("temperature: os.environ/HEAT", 'temperature: expected a number from 0 to 2, got "hot"'),
+    ],
+)
+def test_a_request_parameter_of_a_wrong_type_is_a_problem_with_its_place(
+    write: Write, written: str, problem: str
+) -> None:
+    path = write(f"model_list: [{{model_name: a, litellm_params: {{model: openai/x, {written}}}}}]")
+    assert problems_of(path, {"HEAT": "hot"}) == (f"gateway.yaml: model_list[0].litellm_params.{problem}",)
+
+
+def test_request_parameters_may_be_written_as_litellm_takes_them(write: Write) -> None:
+    written = (
+        "temperature: '0.7', top_p: os.environ/SHARE, seed: '7', store: 'true', stop: [a, b], user: '7', "
+        "logit_bias: {50256: -100}, reasoning_effort: {effort: high, summary: auto}, of_another_kind: [1]"
+    )
+    path = write(f"model_list: [{{model_name: a, litellm_params: {{model: openai/x, {written}}}}}]")
+    [entry] = settings_of(path, {"SHARE": "0.5"}).models
+    assert entry.params.request_defaults == {
+        "temperature": 0.7, "top_p": 0.5, "seed": 7, "store": True, "stop": ["a", "b"], "user": "7",
+        "logit_bias": {"50256": -100}, "reasoning_effort": {"effort": "high", "summary": "auto"},
+        "of_another_kind": [1],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "warned"), [("openai/x", True), ("gpt-4o", True), ("azure/x", False), ("watsonx/x", False)]
+)
+def test_an_api_version_that_no_address_carries_is_named(write: Write, model: str, warned: bool) -> None:
+    params = f"{{model: {model}, api_base: 'http://h', api_version: '2024-02-01'}}"
+    found = settings_of(write(f"model_list: [{{model_name: a, litellm_params: {params}}}]")).warnings
+    expected = "gateway.yaml: model_list[0].litellm_params.api_version: not sent: only the addresses of"
+    assert any(warning.startswith(expected) for warning in found) is warned
 
 
 def test_a_description_of_the_model_among_its_parameters_is_named(write: Write) -> None:

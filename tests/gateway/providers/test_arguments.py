@@ -14,7 +14,6 @@ import pytest
 
 from gateway.catalog.addresses import ANY_ADDRESS
 from gateway.dialects.arguments import check_addresses, outgoing_messages, outgoing_params
-from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import InvalidRequest
 from gateway.providers.acompletion import LITELLM_ENVIRONMENT
 from gateway.providers.call import ProviderNames
@@ -22,6 +21,7 @@ from gateway.providers.direct import OPENAI_ADDRESS
 from gateway.providers.errors import UpstreamFault
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.providers import Call, Upstream
+from gateway.schema.fields import CHAT_FIELDS, VENDOR_FIELDS
 from tests.harness.lanes import LANES, OnLane
 from tests.harness.upstream import FaultUpstream
 

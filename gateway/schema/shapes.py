@@ -1,6 +1,6 @@
 """The shapes inside a chat-completions body: messages, tools and other objects.
 
-Only the fields that are named here are sent to providers (`gateway.dialects.schema`).
+Only the fields that are named here are sent to providers (`gateway.schema.fields`).
 """
 
 from __future__ import annotations

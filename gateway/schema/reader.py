@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS, ChatBody, ChatParams
-from gateway.dialects.schema_shapes import Message
 from gateway.errors import InvalidRequest
+from gateway.schema.fields import CHAT_FIELDS, VENDOR_FIELDS, ChatBody, ChatParams
+from gateway.schema.shapes import Message
 
 # The identifying field of an object, reported when the value is not an object.
 _IDENTIFIED_BY = (
@@ -52,6 +52,20 @@ def read_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return read | ({"n": params["n"]} if isinstance(params.get("n"), int) else {})
 
 
+def read_default(name: str, value: Any) -> Any:
+    """An operator's value for a parameter, numbers also from texts. Raises InvalidRequest for another type.
+
+    Parameters that the schema does not have are the provider's business.
+    """
+    if name not in CHAT_FIELDS and name not in VENDOR_FIELDS:
+        return value
+    if name == "reasoning_effort" and isinstance(value, dict):
+        _read({name: value.get("effort")}, ChatParams, lax=True)  # LiteLLM takes it with a summary beside
+        return value
+    read = getattr(_read({name: value}, ChatParams, lax=True), name)
+    return value if isinstance(value, dict | list) else read
+
+
 def given(read: ChatParams, names: Iterable[str]) -> dict[str, Any]:
     """The parameters of `names` that are not null."""
     return {name: value for name in names if (value := getattr(read, name)) is not None}
@@ -71,9 +85,9 @@ def left_out(body: Any, kept: Any, path: str = "") -> Iterator[str]:
             yield from left_out(before, after, f"{path}[]")
 
 
-def _read(value: Any, kind: Any, where: str = "") -> Any:
+def _read(value: Any, kind: Any, where: str = "", *, lax: bool = False) -> Any:
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, strict=not lax)
     except msgspec.ValidationError as error:
         raise _refused(str(error), kind, where) from None
 

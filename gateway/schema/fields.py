@@ -1,8 +1,8 @@
 """The schema of chat-completions bodies: types, bounds and allow-list in one pass.
 
-Fields that are not named here or in `schema_shapes` are not sent to providers, at any depth: reading a body creates new
-objects with only the named fields, and `schema_reader.left_out` reports the others. Fields of type Any contain data
-from a provider or described by a JSON schema; they are passed on unchanged, with limited depth.
+Fields that are not named here or in `gateway.schema.shapes` are not sent to providers, at any depth: reading a body
+creates new objects with only the named fields, and `gateway.schema.reader.left_out` reports the others. Fields of type
+Any contain data from a provider or described by a JSON schema; they are passed on unchanged, with limited depth.
 
 https://platform.openai.com/docs/api-reference/chat/create; `VENDOR_FIELDS` are parameters of other servers, sent only
 to providers that know them (`gateway.providers.parameters`).
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
-from gateway.dialects.schema_shapes import (
+from gateway.schema.shapes import (
     MAX_MESSAGES,
     MAX_OUTPUT_TOKENS,
     MOST_STOPS,
