@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from gateway.accounts.budgets import balance_of, change_grant, checked_amount, leave_trail, lock_tenant, record_grant
@@ -157,7 +157,8 @@ def _with_above(session: SessionRow, room: tuple[int, int] | None) -> SessionRow
     """A child with what the sessions above it have left and have not spent."""
     if room is None:
         return session
-    return replace(session, balance=replace(session.balance, above_nanousd=room[0]), above_unspent_nanousd=room[1])
+    balance = structs.replace(session.balance, above_nanousd=room[0])
+    return structs.replace(session, balance=balance, above_unspent_nanousd=room[1])
 
 
 def _rooms_above(connection: Connection, tenant_id: str, session_ids: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -298,4 +299,4 @@ def _name_taken(name: str) -> InvalidRequest:
 
 
 def _trail(tenant: Tenant) -> dict[str, Any]:
-    return asdict(tenant)
+    return asdict(tenant) | {"balance": structs.asdict(tenant.balance)}

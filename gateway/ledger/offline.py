@@ -16,11 +16,12 @@ import fcntl
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
+from msgspec import Struct, structs
 from sqlalchemy import Connection, select
 
 from gateway.clock import Clock, NewId
@@ -108,7 +109,7 @@ class OfflineLedger:
         balance = self.balance
         if balance.available_nanousd < op.amount_nanousd:
             return Refused("tenant", balance, balance.reserved_nanousd > 0)
-        hold = replace(op, decision=self._rows.get(op.decision_id), idempotency=None, checkpoint_nanousd=None)
+        hold = structs.replace(op, decision=self._rows.get(op.decision_id), idempotency=None, checkpoint_nanousd=None)
         spent = self._spent[op.hold_id] = _Spent(hold, op.checkpoint_nanousd or 0)
         writing = asyncio.ensure_future(asyncio.to_thread(self._write, _line_of(spent)))
         try:
@@ -129,7 +130,7 @@ class OfflineLedger:
         spent = self._spent[op.hold_id]
         cost_nanousd = min(op.amount_nanousd, spent.hold.amount_nanousd)
         self._spent[op.hold_id] = replace(spent, checkpoint_nanousd=cost_nanousd, bill=op)
-        await self._try_write({"bill": asdict(replace(op, answer=None))})
+        await self._try_write({"bill": structs.replace(op, answer=None)})
         return Resolved("settle", 0, self.balance, self.balance)
 
     async def release(self, op: Release) -> Resolved:
@@ -187,22 +188,22 @@ class OfflineLedger:
             return held is not None, logged is not None
 
         held, logged = await database.read(known)
-        if not held and not await self._hold(replace(hold, decision=None) if logged else hold, bill, ledger):
+        if not held and not await self._hold(structs.replace(hold, decision=None) if logged else hold, bill, ledger):
             return
         # The session's memory was not readable during the outage, so it is not overwritten.
-        await ledger.settle(replace(bill, session_memory=None))
+        await ledger.settle(structs.replace(bill, session_memory=None))
 
     async def _hold(self, hold: Reserve, bill: Settle, ledger: Ledger) -> bool:
         """Reserve the bill; what the accounts cannot cover becomes an overage when it is settled."""
-        wanted = replace(hold, amount_nanousd=bill.amount_nanousd, ttl_ms=POSTING_LEASE_MS)
+        wanted = structs.replace(hold, amount_nanousd=bill.amount_nanousd, ttl_ms=POSTING_LEASE_MS)
         for _ in range(3):
             outcome = await ledger.reserve(wanted)
             if isinstance(outcome, Reserved):
                 return True
             if isinstance(outcome, SessionClosed):
-                wanted = replace(wanted, session_id=CLOSED_SESSION)
+                wanted = structs.replace(wanted, session_id=CLOSED_SESSION)
             elif isinstance(outcome, Refused) and wanted.amount_nanousd:
-                wanted = replace(wanted, amount_nanousd=0)
+                wanted = structs.replace(wanted, amount_nanousd=0)
             elif isinstance(outcome, TenantMissing):
                 _log.error(
                     "tenant %s no longer exists; %d nano-USD cannot be posted", hold.tenant_id, bill.amount_nanousd
@@ -222,7 +223,7 @@ class OfflineLedger:
         if self._journal is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._journal = _Journal.create(self._directory / f"{self._new_id('outage')}.jsonl")
-        self._journal.append(orjson.dumps(line, default=_bytes_as_text) + b"\n")
+        self._journal.append(orjson.dumps(line, default=_as_json) + b"\n")
 
 
 class _Journal:
@@ -291,7 +292,7 @@ def _adopt(directory: Path) -> list[_Journal]:
 
 def _line_of(spent: _Spent) -> dict[str, Any]:
     """A hold as a journal line."""
-    hold = asdict(spent.hold)
+    hold = structs.asdict(spent.hold)
     del hold["checkpoint_nanousd"]
     return {"hold": hold, "checkpoint_nanousd": spent.checkpoint_nanousd}
 
@@ -307,10 +308,12 @@ def _reserve_of(row: Mapping[str, Any]) -> Reserve:
     )
 
 
-def _bytes_as_text(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
-    raise TypeError(f"an outage journal holds JSON and bytes, not {type(value).__name__}")
+    if isinstance(value, Struct):
+        return structs.asdict(value)
+    raise TypeError(f"an outage journal holds JSON, bytes and structs, not {type(value).__name__}")
 
 
 def _text_as_bytes(value: Any) -> Any:

@@ -10,9 +10,9 @@ import base64
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import Connection, func, select
 
 from gateway.database.postgres import PostgresDatabase, database_now_ms
@@ -240,7 +240,7 @@ class PostgresLedger(LedgerBackend):
     def _resolve(self, op: Settle | Release, sent: dict[str, Any], outcome: dict[str, Any]) -> asyncio.Future[Resolved]:
         sent["decision"] = _json_row(outcome)
         if op.beginning is not None:
-            sent["beginning"] = asdict(op.beginning) | {"opening": int(op.beginning.opening)}
+            sent["beginning"] = structs.asdict(op.beginning) | {"opening": int(op.beginning.opening)}
         if op.answer is not None:
             sent["answer_status"] = op.answer.status
             sent["answer_headers"] = json.dumps(dict(op.answer.headers))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 from sqlalchemy import Delete, Update, and_, bindparam, delete, exists, or_, select, tuple_, update
 
 from gateway.database.tables import decisions, holds, idempotency
@@ -87,8 +88,7 @@ class Chain:
     """The number of sessions above."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRow:
+class SessionRow(Struct, frozen=True):
     """A session for a turn: its balance and its tenant's, its scores, and its memory (JSON)."""
 
     tenant_id: str
@@ -144,8 +144,7 @@ class SessionRow:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class AccountSnapshot:
+class AccountSnapshot(Struct, frozen=True):
     """Tenant and session in one read; `session` is None before its first turn."""
 
     tenant: Balance

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar
+
+from msgspec import structs
 
 from gateway.clock import Clock, now_ms
 from gateway.database.sqlite_connection import Cursor
@@ -167,7 +168,7 @@ def snapshot(cursor: Cursor, tenant_id: str, session_id: str, now_ms: int) -> Ac
     found = snapshot_from_row(tenant_id, row, now_ms)
     if found.session is None or found.session.parent_session_id is None:
         return found
-    return replace(found, session=replace(found.session, chain=chain_of(cursor, tenant_id, session_id)))
+    return structs.replace(found, session=structs.replace(found.session, chain=chain_of(cursor, tenant_id, session_id)))
 
 
 def claim_state(

@@ -7,8 +7,9 @@ same rules for Postgres; one test suite runs against both.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from gateway.database.sqlite_connection import Cursor
 from gateway.ledger import statements as sql
@@ -222,7 +223,7 @@ def _hold(
     if op.idempotency is not None:
         _claim(cursor, op, op.idempotency, now_ms)
     reading = None if op.limits is None else count(cursor, op.limits, int(new_turn), now_ms // 1000)
-    held = replace(_with(before, reserved=op.amount_nanousd), above_nanousd=rest)
+    held = structs.replace(_with(before, reserved=op.amount_nanousd), above_nanousd=rest)
     return Reserved(turn, held, _with(tenant, reserved=op.amount_nanousd), reading)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from gateway.database.sqlite_connection import Cursor
 from gateway.ledger import statements as sql
@@ -11,8 +11,7 @@ from gateway.ledger.sqlite_trees import chain_of, move_ancestors
 from gateway.ledger.types import Balance
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """One row of `holds`."""
 
     hold_id: str

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from gateway.catalog.usage import UsageSource
 from gateway.ledger.rates import Limited, RateReading, TurnLimits
 
@@ -37,8 +39,7 @@ MAX_DEPTH = 16
 """Sessions above a session, at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(Struct, frozen=True):
     """One account at one read: `granted = available + reserved + spent`, always."""
 
     granted_nanousd: int
@@ -73,8 +74,7 @@ def kept_from_now_on(kept_nanousd: int, asked_nanousd: int | None) -> int:
     return 0 if asked_nanousd == 0 else max(kept_nanousd, asked_nanousd or 0)
 
 
-@dataclass(frozen=True, slots=True)
-class SessionTerms:
+class SessionTerms(Struct, frozen=True):
     """Terms on which a session's first turn opens it.
 
     `ceiling_nanousd` (a client's X-Session-Budget-USD) sets the session's granted amount when given, never below what
@@ -96,8 +96,7 @@ class IdempotencyClaim:
     kept_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(Struct, frozen=True):
     """Hold an amount on tenant, session and (if it has a budget) key; log the pending decision.
 
     `decision` holds the remaining columns of the `decisions` row; None for a further attempt of the same decision
@@ -131,8 +130,7 @@ class Reserve:
     """True for the last answer: it may hold what the session keeps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
+class Reserved(Struct, frozen=True):
     """The hold is committed. `turn` counts the session's turns from 0."""
 
     turn: int
@@ -217,8 +215,7 @@ class Answer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
+class Beginning(Struct, frozen=True):
     """A turn of a conversation without an id, stored so that the next finds its session.
 
     `digest` is of its `messages` messages, `answer` of its answer (None: it got none). `continues` is the beginning of
@@ -255,8 +252,7 @@ class KnownBeginning:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """Turn a hold into its bill; `decision` has decision columns to set (status, tokens, ...).
 
     `session_memory` is the turn's update to the session's memory (`records.merge_memory`). `close_session` closes the
@@ -275,8 +271,7 @@ class Settle:
     """What the call used, for the limits that it was counted under."""
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """Give a hold back in full: nothing was billed.
 
     `drop_idempotency` frees the idempotency claim when there is no answer to store.
@@ -289,8 +284,7 @@ class Release:
     beginning: Beginning | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """Outcome of a settle or release; `kind` is "already" for a hold resolved before."""
 
     kind: Literal["settle", "release", "late_post", "refund", "already"]

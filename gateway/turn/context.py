@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from msgspec import Struct, structs
@@ -142,13 +141,13 @@ class TurnContext(Struct, frozen=True):
         """The turn as its accounts will be when one of its holds is released and billed."""
 
         def ended(balance: Balance) -> Balance:
-            return replace(
+            return structs.replace(
                 balance,
                 reserved_nanousd=balance.reserved_nanousd - held_nanousd,
                 spent_nanousd=balance.spent_nanousd + billed_nanousd,
             )
 
-        row = None if self.row is None else replace(self.row, balance=ended(self.row.balance))
+        row = None if self.row is None else structs.replace(self.row, balance=ended(self.row.balance))
         return structs.replace(self, row=row, tenant=ended(self.tenant))
 
     @property

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.ledger.records import CHARGE_PREFIX
 from gateway.ledger.types import Balance, Refused, Reserved
@@ -67,9 +67,9 @@ async def test_a_charge_and_a_further_attempt_leave_what_the_last_turn_kept(data
     async with open_bench(database_url) as bench:
         op = await bench.held(60, ceiling=100, kept=30)
         name = CHARGE_PREFIX + "search"
-        charge = replace(bench.asking(11), hold_id=name, decision_id=name, decision=None, repeatable=True)
+        charge = structs.replace(bench.asking(11), hold_id=name, decision_id=name, decision=None, repeatable=True)
         assert await bench.ledger.reserve(charge) == Refused("session", Balance(100, 60, 0), True, 30)
-        assert isinstance(await bench.ledger.reserve(replace(charge, amount_nanousd=4)), Reserved)
+        assert isinstance(await bench.ledger.reserve(structs.replace(charge, amount_nanousd=4)), Reserved)
         _, again = await bench.reserve(7, decision=op.decision_id)
         assert isinstance(again, Refused)
         await bench.held(6, decision=op.decision_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from gateway.ledger.lease_watch import LeaseWatch, OpenLease
 from gateway.ledger.ledger import backend_of
@@ -70,7 +70,7 @@ def test_a_lease_longer_than_any_is_over_when_unchanged_for_four_of_the_longest_
 async def test_a_charge_may_be_held_for_longer_than_a_turn_s_lease(postgres_url: str) -> None:
     """A lease far in the future is a turn's whose clock was set back; nobody renews a charge."""
     async with open_bench(postgres_url, audit=False) as bench:
-        long = replace(bench.asking(10, ttl_ms=600_000), hold_id=f"{CHARGE_PREFIX}1")
+        long = structs.replace(bench.asking(10, ttl_ms=600_000), hold_id=f"{CHARGE_PREFIX}1")
         await bench.ledger.reserve(long)
         turn = await bench.held(10, ttl_ms=600_000)
         backend = backend_of(bench.database, bench.hands.clock)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from functools import partial
 
 import pytest
+from msgspec import structs
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -306,7 +306,7 @@ async def test_a_turn_that_died_between_two_attempts_is_closed_by_the_sweeper(da
         claim = IdempotencyClaim("k", SHA_A, 86_400_000)
         op = await bench.held(100, claim=claim)
         release = bench.back(op, drop=False)
-        await bench.ledger.release(replace(release, decision=None))
+        await bench.ledger.release(structs.replace(release, decision=None))
         assert (await bench.sweep(START_MS + 10 * 60_000)).abandoned == 0
         swept = await bench.sweep(START_MS + 15 * 60_000)
         assert (swept.abandoned, swept.forgotten) == (1, 1)

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec import structs
 
 from gateway.accounts.keys import get_key
 from gateway.accounts.tenants import grant_to_tenant
@@ -125,7 +126,7 @@ class Model:
         """A session's balance, as the ledger tells it with an operation."""
         above = self.above(session_id)
         least = min(account.free() for account in above) if above else None
-        return replace(self.sessions[session_id].balance(), above_nanousd=least)
+        return structs.replace(self.sessions[session_id].balance(), above_nanousd=least)
 
     def _granted(self, op: Reserve, known: Account | None, above: list[Account]) -> tuple[int, bool]:
         """What the session's budget is with this turn, and whether that is its own."""

@@ -6,10 +6,10 @@ More seeds: `python -m tests.harness.simulator --seeds 0:10000`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.ledger import sqlite as ledger_sqlite
 from gateway.ledger import sqlite_reserve as ledger_sqlite_reserve
@@ -61,7 +61,7 @@ def posts_late_bills_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     late = ledger_sqlite_resolve._late
 
     def whole(cursor: Any, hold: Any, op: Any, now_ms: int) -> Any:
-        return late(cursor, replace(hold, posted_nanousd=0), op, now_ms)
+        return late(cursor, structs.replace(hold, posted_nanousd=0), op, now_ms)
 
     monkeypatch.setattr(ledger_sqlite_resolve, "_late", whole)
 
@@ -71,7 +71,7 @@ def keeps_what_was_posted_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         ledger_sqlite_resolve,
         "_late",
-        lambda cursor, hold, op, now_ms: late(cursor, hold, replace(op, usage_source="estimated"), now_ms),
+        lambda cursor, hold, op, now_ms: late(cursor, hold, structs.replace(op, usage_source="estimated"), now_ms),
     )
 
 
