@@ -111,6 +111,24 @@ def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) ->
 
 def stats(text: str, *, history_chars: int = 0, tools: int = 0, images: int = 0, json_output: bool = False) -> F32:
     """Surface features of the newest user turn, about 0 to 1 each, (STATS_DIM,); see STAT_NAMES."""
+    return in_context(surface(text), history_chars=history_chars, tools=tools, images=images, json_output=json_output)
+
+
+def in_context(surface: F32, *, history_chars: int, tools: int, images: int, json_output: bool) -> F32:
+    """`stats` of a text whose `surface` is known."""
+    found = surface.copy()
+    found[_CONTEXT] = (
+        float(history_chars > 0 and surface[_LOG_WORDS] < _SIX_WORDS),
+        _log_scaled(history_chars, 12.0),
+        _log_scaled(tools, 4.0),
+        _log_scaled(images, 3.0),
+        float(json_output),
+    )
+    return found
+
+
+def surface(text: str) -> F32:
+    """The part of `stats` that depends on the text alone; the rest is zero."""
     read = _both_ends(text)
     words = read.lower().split()
     counted = np.bincount(_CLASS[np.frombuffer(read.encode("latin-1", "replace"), np.uint8)], minlength=_CLASSES)
@@ -144,11 +162,7 @@ def stats(text: str, *, history_chars: int = 0, tools: int = 0, images: int = 0,
             _log_scaled(len(_LIST.findall(read)), 4.0),
             _log_scaled(kinds[1], 3.0),
             _log_scaled(kinds[2], 3.0),
-            float(len(words) < 6 and history_chars > 0),
-            _log_scaled(history_chars, 12.0),
-            _log_scaled(tools, 4.0),
-            _log_scaled(images, 3.0),
-            float(json_output),
+            *_NO_CONTEXT,
         ],
         np.float32,
     )
@@ -194,3 +208,9 @@ def _both_ends(text: str) -> str:
 
 def _log_scaled(count: int, log_scale: float) -> float:
     return math.log1p(max(count, 0)) / log_scale
+
+
+_LOG_WORDS = STAT_NAMES.index("log_words")
+_SIX_WORDS = np.float32(_log_scaled(6, 10.0))
+_CONTEXT = slice(STAT_NAMES.index("short_followup"), None)
+_NO_CONTEXT = (0.0,) * len(STAT_NAMES[_CONTEXT])

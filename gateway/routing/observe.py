@@ -6,6 +6,7 @@ Its candidates are added when they are estimated (`Observation.with_candidates`)
 from __future__ import annotations
 
 from collections import OrderedDict
+from hashlib import blake2b
 
 from gateway.dialects.request import ChatRequest, message_text
 from gateway.ledger.ledger import SessionRow
@@ -14,18 +15,21 @@ from gateway.money import NANOUSD_PER_USD
 from gateway.routing import session as sessions
 from policy.arrays import F32
 from policy.mdp import Observation
-from policy.text import TEXT_CAP_CHARS, embed, embed_conversation, stats
+from policy.text import TEXT_CAP_CHARS, embed, embed_conversation, in_context, surface
 
 TEXTS_READ = 3
 """`policy.text.embed_conversation` reads the last three user turns."""
 
 
 class Observer:
-    """Caches text embeddings, because conversations resend their older turns every time."""
+    """Caches what is read of a text, because conversations resend their older turns every time.
+
+    An agent's newest user turn also stays the same while it calls tools.
+    """
 
     def __init__(self, cache_size: int = 4096) -> None:
         self._cache_size = cache_size
-        self._embeddings: OrderedDict[str, F32] = OrderedDict()
+        self._read: OrderedDict[str | bytes, tuple[F32, F32]] = OrderedDict()
 
     def observe(
         self,
@@ -59,9 +63,9 @@ class Observer:
             at_ms=at_ms,
         )
         return Observation(
-            text=embed_conversation(user_texts[-TEXTS_READ:], self._embed),
-            text_stats=stats(
-                user_texts[-1] if user_texts else "",
+            text=embed_conversation(user_texts[-TEXTS_READ:], lambda text: self._of(text)[0]),
+            text_stats=in_context(
+                self._of(user_texts[-1] if user_texts else "")[1],
                 history_chars=history_chars,
                 tools=len(chat.params.get("tools") or ()),
                 images=chat.images,
@@ -73,14 +77,15 @@ class Observer:
             explore=explore,
         )
 
-    def _embed(self, text: str) -> F32:
-        found = self._embeddings.get(text)
+    def _of(self, text: str) -> tuple[F32, F32]:
+        """A text's embedding and surface."""
+        # Long texts are known by their digest, so that the memory of texts is bounded.
+        key = text if len(text) <= TEXT_CAP_CHARS else blake2b(text.encode("utf-8", "surrogatepass")).digest()
+        found = self._read.get(key)
         if found is not None:
-            self._embeddings.move_to_end(text)
+            self._read.move_to_end(key)
             return found
-        made = embed(text)
-        if len(text) <= TEXT_CAP_CHARS:
-            self._embeddings[text] = made
-            if len(self._embeddings) > self._cache_size:
-                self._embeddings.popitem(last=False)
+        made = self._read[key] = embed(text), surface(text)
+        if len(self._read) > self._cache_size:
+            self._read.popitem(last=False)
         return made

@@ -75,8 +75,20 @@ def test_a_text_is_embedded_once_and_the_memory_of_texts_is_bounded() -> None:
     first = seen({"messages": "one"}, observer=observer).text
     for words in ("two", "three", "four"):
         seen({"messages": words}, observer=observer)
-    assert len(observer._embeddings) == 2
+    assert len(observer._read) == 2
     np.testing.assert_array_equal(seen({"messages": "one"}, observer=observer).text, first)
+
+
+def test_a_long_text_is_read_once_and_remembered_by_its_digest() -> None:
+    observer, words = Observer(), "Why? " * 5_000
+    first = seen({"messages": words}, observer=observer)
+    ((key, read),) = observer._read.items()
+    assert isinstance(key, bytes)
+    assert len(key) == 64
+    again = seen({"messages": words}, observer=observer)
+    assert list(observer._read.values()) == [read], "the same arrays: nothing was computed again"
+    np.testing.assert_array_equal(again.text, first.text)
+    np.testing.assert_array_equal(again.text_stats, first.text_stats)
 
 
 @pytest.mark.parametrize("words", ["", "\0", "🙂" * 5_000, "\u202eevil", "x" * 200_000])
