@@ -108,8 +108,11 @@ class Prices:
     service_tiers: tuple[tuple[str, Prices], ...] = ()
     _steps: tuple[tuple[int, Rates], ...] = field(init=False, repr=False, compare=False)
     """(exclusive lower bound in prompt tokens, rates) of every tier, base prices first."""
+    tier_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """The service tiers with prices of their own."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tier_names", tuple(name for name, _ in self.service_tiers))
         _check_amounts(self)
         thresholds = [tier.above_prompt_tokens for tier in self.tiers]
         if any(later <= earlier for earlier, later in pairwise(thresholds)):
@@ -122,11 +125,6 @@ class Prices:
         object.__setattr__(self, "_steps", tuple(steps))
 
     @property
-    def tier_names(self) -> tuple[str, ...]:
-        """The service tiers with prices of their own."""
-        return tuple(name for name, _ in self.service_tiers)
-
-    @property
     def highest_threshold_tokens(self) -> int:
         """The highest threshold of all price tiers, in any service tier; 0 without any."""
         listed = (self, *(prices for _, prices in self.service_tiers))
@@ -134,7 +132,9 @@ class Prices:
 
     def of(self, service_tier: str | None) -> Prices:
         """The prices of a service tier; these prices when it has none of its own."""
-        return next((prices for name, prices in self.service_tiers if name == service_tier), self)
+        if service_tier not in self.tier_names:
+            return self
+        return next(prices for name, prices in self.service_tiers if name == service_tier)
 
     def at(self, prompt_tokens: int) -> Rates:
         """The rates of a call whose whole prompt (cached tokens included) has `prompt_tokens`."""
