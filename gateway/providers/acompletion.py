@@ -27,6 +27,7 @@ from gateway.dialects.native_forms import begun_payload, native_dialect, payload
 from gateway.dialects.raw_answer import last_error
 from gateway.dialects.usage_report import take_usage
 from gateway.providers.answers import ChunkSource, LitellmSource
+from gateway.providers.attachments import LOST, attached
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, TimeoutFault, UpstreamFault
@@ -39,7 +40,7 @@ from gateway.providers.exchange import (
     exchange_fault,
     wire_fault,
 )
-from gateway.providers.history import attached, broken_arguments
+from gateway.providers.history import broken_arguments
 from gateway.providers.inband import fault_in
 from gateway.providers.litellm_clients import (
     HANDLERS,
@@ -53,6 +54,7 @@ from gateway.providers.litellm_clients import (
     handler_cache,
 )
 from gateway.providers.litellm_readers import keep_service_tiers, read_whole_answers, read_whole_blocks, skip_comments
+from gateway.providers.litellm_writers import keep_pictures
 from gateway.providers.parameters import NEEDED
 from gateway.providers.replies import WholeSource, translated_reply
 from gateway.providers.transport import Connections
@@ -311,7 +313,7 @@ class LitellmCall:
         if isinstance(error, UpstreamFault):
             return error
         if exchange.lost is not None:
-            return MessagesRefused.of(exchange.lost, "the model's provider does not take files or sounds like this one")
+            return MessagesRefused.of(exchange.lost, LOST)
         code = self._lane.known_code(error)
         seen = exchange_fault(exchange, code)
         if seen is not None:
@@ -331,6 +333,8 @@ class LitellmCall:
         where = broken_arguments(self._arguments.get("messages") or ()) if exchange.attempts == 0 else None
         if where is not None:
             return MessagesRefused.of(where, "expected JSON, which the model's provider needs")
+        if exchange.attempts == 0 and exchange.attached:
+            return MessagesRefused.of(next(iter(exchange.attached)), LOST)  # LiteLLM's code gave up over it
         if exchange.attempts == 0 and (status == 400 or code):
             return CallRefused("the model's provider does not accept this request", status=400, code=code)
         if exchange.attempts == 0 and _in_messages(error):
@@ -472,6 +476,7 @@ def import_litellm() -> Any:
     read_whole_answers(importlib.import_module("litellm.llms.anthropic.chat.transformation").AnthropicConfig)
     google: Any = importlib.import_module("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini")
     skip_comments(google.ModelResponseIterator)
+    keep_pictures()
     litellm.in_memory_llm_clients_cache = handler_cache()
     litellm.module_level_aclient = CurrentHandler("waiting")
     litellm.module_level_client = CurrentHandler("blocking")

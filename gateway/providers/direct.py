@@ -22,10 +22,10 @@ import orjson
 from yarl import URL
 
 from gateway.providers.answers import ChunkSource
+from gateway.providers.attachments import LOST, attached, first_lost
 from gateway.providers.call import NO_KEY, Call
-from gateway.providers.errors import BrokenFault, UpstreamFault
+from gateway.providers.errors import BrokenFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import USER_AGENT, Exchange, exchange_fault
-from gateway.providers.history import attached
 from gateway.providers.transport import Connections, DirectRequest, send
 from gateway.providers.wire_source import WireSource
 
@@ -99,20 +99,22 @@ class DirectClient:
         """The prepared call, or None when it must go through LiteLLM.
 
         `params` and `messages` are the outgoing ones (`gateway.dialects.arguments`); the transforms modify them.
+        Raises MessagesRefused for a part that they leave out.
         """
         if provider not in self.plain or ("response_format" in params and provider != "openai"):
             return None  # LiteLLM emulates schemas with tools for some providers, which only it can reverse
-        if provider == "deepseek" and attached(messages):
-            return None  # the transform keeps only texts: the other client finds out that a file would be lost
+        pieces = attached(messages)
         try:
             route = self._route(call, model, provider)
             if route is None or not self._takes(route, call, params):
                 return None
-            request = DirectRequest(route.url, route.headers, orjson.dumps(self._body(route, call, params, messages)))
+            body = orjson.dumps(self._body(route, call, params, messages))
         except Exception as error:  # noqa: BLE001 - LiteLLM reports it when it makes the call
             _log.debug("a call for %s cannot be made directly: %s", provider, type(error).__name__)
             return None
-        return DirectCall(self, route, call, request, connections)
+        if pieces and (lost := first_lost(pieces, body)) is not None:
+            raise MessagesRefused.of(lost, LOST)
+        return DirectCall(self, route, call, DirectRequest(route.url, route.headers, body), connections)
 
     def known_code(self, route: Route, exchange: Exchange) -> str:
         """The client-visible code of an error that LiteLLM recognises by its message; "" for others."""

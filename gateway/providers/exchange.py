@@ -35,6 +35,7 @@ from gateway.dialects.native_forms import (
     speaks_openai,
 )
 from gateway.dialects.raw_answer import gemini_cached_audio, gemini_finished
+from gateway.providers.attachments import first_lost
 from gateway.providers.decoding import Decoder, UnpackingError, decoder_for, encoding_name
 from gateway.providers.errors import (
     MAX_RETRY_AFTER_S,
@@ -91,7 +92,7 @@ class Exchange(Struct):
     one_choice: bool = False
     """One answer was asked for: whatever its number is, it is the first."""
     attached: Mapping[str, bytes] = field(default_factory=dict)
-    """Files and sounds of the messages by their place: what LiteLLM's request must contain."""
+    """Pictures, files and sounds of the messages by their place: what LiteLLM's request must contain."""
     lost: str | None = None
     """The place of one that it does not contain; nothing was sent."""
     attempts: int = 0
@@ -342,8 +343,8 @@ def kind_of(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent
 
     `call`: the call itself. `sent`: a request that the call needs: a sign-in (a form to a host other than the
     deployment's) before it, the state of a job (from the same host) after it, or what `lookups` allows. `refused`:
-    LiteLLM's own look-ups (a model's template on a hub, its size at a local server), to hosts that are not configured;
-    LiteLLM works without them.
+    LiteLLM's own look-ups (a model's template on a hub, its size at a local server), to hosts that are not configured,
+    and uploads of a picture into the operator's account; LiteLLM works without them.
     """
     host = request.url.netloc
     if request.method in ("GET", "HEAD"):
@@ -351,7 +352,10 @@ def kind_of(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent
         return "sent" if polled or exchange.lookups else "refused"
     if request.url.path.endswith("/api/show"):
         return "refused"
-    form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+    kind = request.headers.get("content-type", "")
+    if kind.startswith("multipart/form-data"):
+        return "refused"
+    form = kind.startswith("application/x-www-form-urlencoded")
     return "sent" if form and exchange.attempts == 0 and host != exchange.expected_host else "call"
 
 
@@ -359,7 +363,7 @@ def begin(exchange: Exchange, request: httpx.Request) -> None:
     """Record the start of a call. Raises UnsupportedProtocol for a second one, or a lost part."""
     if exchange.attached and isinstance(request.stream, httpx.ByteStream):
         body = request.read()
-        exchange.lost = next((place for place, data in exchange.attached.items() if data not in body), None)
+        exchange.lost = first_lost(exchange.attached, body)
         if exchange.lost is not None:
             raise httpx.UnsupportedProtocol("a part of the messages would be lost", request=request)
     exchange.attempts += 1

@@ -21,7 +21,6 @@ _WITHOUT_NAMES = CLAUDE | _SIGNED | {
 """Providers whose messages have a role and no name, or that are sent one text, as LiteLLM writes them."""
 _WITH_REFUSALS = frozenset({"openai", "azure"})
 """Providers that take the refusals of their own history; others would be sent an assistant that said nothing."""
-_PIECE_CHARACTERS = 64
 _INSTRUCTIONS = ("system", "developer")
 
 
@@ -120,26 +119,6 @@ def broken_arguments(messages: Sequence[Mapping[str, Any]]) -> str | None:
         except orjson.JSONDecodeError:
             return where
     return None
-
-
-def attached(messages: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """A piece of the data of each file and sound in the messages, or a sound's id, by its place."""
-    found: dict[str, bytes] = {}
-    for index, message in enumerate(messages):
-        spoken = message.get("audio")
-        if isinstance(spoken, Mapping) and isinstance(spoken.get("id"), str):
-            found[f"messages[{index}].audio"] = spoken["id"].encode("utf-8", "replace")
-        content = message.get("content")
-        for position, part in enumerate(content if isinstance(content, list) else ()):
-            data = (part.get("file") or {}).get("file_data") or (part.get("input_audio") or {}).get("data")
-            if isinstance(data, str) and data:
-                written = data.rpartition(",")[2]
-                middle = len(written) // 2
-                # JSON writes a line break in another way, and LiteLLM may remove it.
-                words = (written[middle : middle + _PIECE_CHARACTERS] or written).split()
-                piece = max(words, key=len, default="")
-                found[f"messages[{index}].content[{position}]"] = piece.encode("utf-8", "replace")
-    return found
 
 
 def _functions(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

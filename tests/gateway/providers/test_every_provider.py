@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from pydantic.warnings import PydanticDeprecatedSince211
 
 from gateway.catalog.usage import Usage
+from gateway.errors import http_status
+from gateway.providers.errors import MessagesRefused
 from gateway.providers.providers import Upstream
 from tests.harness.dialects import OUTPUT_TOKENS, PROMPT_TOKENS, TEXT, DialectProvider
 from tests.harness.provider_cases import (
@@ -74,6 +77,62 @@ async def test_a_provider_answers_and_says_what_it_cost(
     assert said == ANSWER
     assert usage == (BILL if (CASES | ROUTES)[name].usage[stream] else None)
     assert len([asked for asked in provider.asked if asked.method == "POST" and "/token" not in asked.path]) == 1
+
+
+TEXT_PART = {"type": "text", "text": "look"}
+DATA = "c29tZXRoaW5nIHRoYXQgbm8gcmVxdWVzdCBoYXMgYnkgaXRzZWxm"
+PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}"}}
+PDF = {"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": DATA, "format": "wav"}}
+HELLO: dict[str, Any] = {"role": "user", "content": "hi"}
+CALLED = {
+    "role": "assistant", "content": None,
+    "tool_calls": [{"id": "t1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}  # fmt: skip
+
+
+def histories() -> Iterator[tuple[list[dict[str, Any]], str]]:
+    """Conversations with a picture, a file or a sound, each with its place."""
+    for part in (PICTURE, PDF, SOUND):
+        yield [{"role": "user", "content": [TEXT_PART, part]}], "messages[0].content[1]"
+    yield [{"role": "system", "content": [TEXT_PART, PICTURE]}, HELLO], "messages[0].content[1]"
+    yield [HELLO, {"role": "assistant", "content": [TEXT_PART, PICTURE]}, HELLO], "messages[1].content[1]"
+    yield (
+        [HELLO, CALLED, {"role": "tool", "tool_call_id": "t1", "content": [TEXT_PART, PICTURE]}],
+        "messages[2].content[1]",
+    )
+
+
+@pytest.mark.parametrize("name", sorted(CASES | ROUTES))
+async def test_what_is_attached_reaches_a_provider_or_is_refused_by_its_place(
+    upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable, value in environment_of(name, provider).items():
+        monkeypatch.setenv(variable, value)
+    for messages, place in histories():
+        provider.asked.clear()
+        call = call_of(name, provider, stream=False, messages=messages)
+        refused = None
+        try:
+            await upstream.complete(upstream.outgoing(call))
+        except MessagesRefused as fault:
+            refused = fault.answer()
+        sent = [asked for asked in provider.asked if asked.method == "POST" and "/token" not in asked.path]
+        if refused is None:
+            assert [DATA.encode() in asked.raw and b"{'" not in asked.raw for asked in sent] == [True]
+        else:
+            assert (http_status(refused), refused.param, sent) == (400, place, [])
+
+
+@pytest.mark.parametrize("model", ["sambanova/Llama-4-Maverick-17B-128E-Instruct", "docker_model_runner/gemma3"])
+async def test_servers_of_openai_s_form_that_can_see_get_the_pictures(
+    upstream: Upstream, provider: DialectProvider, model: str
+) -> None:
+    provider.asked.clear()
+    messages = [{"role": "system", "content": [TEXT_PART]}, {"role": "user", "content": [TEXT_PART, PICTURE, PICTURE]}]
+    call = call_of("sambanova", provider, stream=False, messages=messages, litellm_model=model)
+    await upstream.complete(upstream.outgoing(call))
+    assert provider.asked[0].body["messages"] == [{"role": "system", "content": "look"}, messages[1]]
 
 
 async def test_no_provider_of_litellm_is_left_out(upstream: Upstream) -> None:

@@ -1,0 +1,70 @@
+"""Pictures, files and sounds of the messages, and whether a request still has them.
+
+LiteLLM leaves out what a provider's form has no place for, and the model would answer about a picture that it never
+saw. What a request carries is found out by its bytes, whatever the provider's code does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+LOST = "the model's provider has no place for a picture, file or sound here, or for one of this kind"
+
+_PIECE_CHARACTERS = 64
+_PLAIN = re.compile(r"[A-Za-z0-9+/=_.:~-]+")
+_DATA = ("url", "file_data", "data", "file_id")
+
+
+def attached(messages: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """A piece of each picture, file and sound in the messages (its data, address or id), by its place."""
+    found: dict[str, bytes] = {}
+    for index, message in enumerate(messages):
+        spoken = message.get("audio")
+        if isinstance(spoken, Mapping) and isinstance(spoken.get("id"), str):
+            found[f"messages[{index}].audio"] = _piece(spoken["id"])
+        content = message.get("content")
+        for position, part in enumerate(content if isinstance(content, list) else ()):
+            inner = part.get(part.get("type"))
+            inner = {"url": inner} if part.get("type") == "image_url" and isinstance(inner, str) else inner
+            inner = inner if isinstance(inner, Mapping) else {}
+            data = next((value for name in _DATA if isinstance(value := inner.get(name), str) and value), None)
+            if data is not None:
+                found[f"messages[{index}].content[{position}]"] = _piece(data)
+    return found
+
+
+def first_lost(pieces: Mapping[str, bytes], body: bytes) -> str | None:
+    """The first place whose piece is not in the body of a request as often as in its messages."""
+    seen: Counter[bytes] = Counter()
+    end = 0
+    for place, piece in pieces.items():
+        seen[piece] += 1
+        at = next(_places(piece, body, end), -1)  # mostly in the order of the messages: a long body is searched once
+        if at >= 0:
+            end = at + len(piece)
+        elif sum(1 for _ in _places(piece, body, 0)) < seen[piece]:
+            return place
+    return None
+
+
+def _places(piece: bytes, body: bytes, start: int) -> Iterator[int]:
+    """Where a piece is in a body, except within a text: LiteLLM prints parts into the prompts of some providers."""
+    while (at := body.find(piece, start)) >= 0:
+        opening = body.rfind(b'"', 0, at)
+        if body[opening - 1 : opening] != b"\\" and body.find(b"': '", opening, at) < 0:
+            yield at
+        start = at + max(len(piece), 1)
+
+
+def _piece(data: str) -> bytes:
+    """Characters from the middle of inline data, an address or an id that every way to write it leaves alone.
+
+    JSON writes a line break or a letter beyond ASCII in another way, and LiteLLM may remove it.
+    """
+    written = data.partition(",")[2] if data.startswith("data:") else data
+    middle = len(written) // 2
+    plain = _PLAIN.findall(written[middle : middle + _PIECE_CHARACTERS] or written)
+    return max(plain, key=len, default="").encode()
