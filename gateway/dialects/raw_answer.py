@@ -13,6 +13,8 @@ from typing import Any
 import orjson
 
 from gateway.catalog.usage import counts_by_modality
+from gateway.dialects.amazon_frames import last_exception
+from gateway.dialects.sse import EventReader
 
 _ERROR, _BLOCKED = b'"error"', b'"blockReason"'
 _FINISH = b'"finishReason"'
@@ -60,17 +62,30 @@ def ollama_report(raw: bytes | bytearray) -> dict[str, int] | None:
 
 
 def last_error(tail: bytes | bytearray) -> dict[str, Any] | None:
-    """The last event or line of a stream that reports an error; None without one."""
-    for line in reversed(bytes(tail).splitlines()):
-        if _ERROR not in line:
-            continue
-        try:
-            event = orjson.loads(line.removeprefix(b"data:"))
-        except ValueError:
-            continue
-        if isinstance(event, dict) and (event.get("error") or event.get("type") == "error"):
-            return event
+    """The last event, line or frame of a stream that reports an error; None without one.
+
+    What an event named `error` says is one, whatever its form and whichever of its lines comes first.
+    """
+    thrown = last_exception(tail)
+    if thrown is not None:
+        return {"error": thrown}
+    reader = EventReader(max_event_bytes=len(tail) + 1)
+    for event in reversed([*reader.feed(bytes(tail)), *reader.finish()]):
+        named = event.name == b"error"
+        for value in _values(event.data) if named or _ERROR in event.data else ():
+            reports = isinstance(value, dict) and (value.get("error") or value.get("type") == "error")
+            if reports or named:
+                return dict(value) if reports else {"error": value}
     return None
+
+
+def _values(data: bytes) -> list[Any]:
+    """The JSON values of an event, or of its lines from the last; without any its text."""
+    found = []
+    for text in (data, *reversed(data.split(b"\n"))):
+        with contextlib.suppress(ValueError):
+            found.append(orjson.loads(text))
+    return found or [data.decode("utf-8", "replace")]
 
 
 def gemini_finished(tail: bytes | bytearray) -> bool:

@@ -221,7 +221,11 @@ class LitellmSource:
         try:
             async with Patience(min(loop.time() + self._idle_timeout_s, self._deadline)):
                 chunk = await anext(self._chunks)
-        except StopAsyncIteration:
+        except StopAsyncIteration as ended:
+            if not self._really_finished():
+                fault = self._fault(self._exchange, ended)
+                if not isinstance(fault, BrokenFault):  # LiteLLM skipped the error that ended it
+                    raise self._placed(fault) from None
             return self._last_usage()
         except TimeoutError:
             raise TimeoutFault("the provider stopped sending for too long") from None

@@ -195,7 +195,7 @@ def _hosted(asked: Asked) -> Spoken:
     if "anthropic_version" not in asked.body:
         return _openai(asked)
     if asked.path.endswith("invoke-with-response-stream"):
-        return _invoked(_anthropic_events(_anthropic_message()))
+        return invoked(_anthropic_events(_anthropic_message()))
     return _anthropic(asked)
 
 
@@ -474,6 +474,11 @@ def as_frames(*events: tuple[str, dict[str, Any]]) -> Spoken:
     return _FRAMES, b"".join(_frame({":event-type": name}, json.dumps(body).encode()) for name, body in events)
 
 
+def thrown(kind: str, message: str) -> bytes:
+    """The frame of an exception, as Amazon's servers send it in the middle of a stream."""
+    return _frame({":message-type": "exception", ":exception-type": kind}, json.dumps({"message": message}).encode())
+
+
 def _frame(headers: Mapping[str, str], payload: bytes) -> bytes:
     """application/vnd.amazon.eventstream: lengths, their CRC, headers, payload, the CRC of it all."""
     every = {":message-type": "event", ":content-type": "application/json", **headers}
@@ -486,7 +491,7 @@ def _frame(headers: Mapping[str, str], payload: bytes) -> bytes:
     return head + struct.pack("!I", binascii.crc32(head))
 
 
-def _invoked(events: list[dict[str, Any]]) -> Spoken:
+def invoked(events: list[dict[str, Any]]) -> Spoken:
     """Bedrock's `invoke` stream: the model's own events, in base64, in frames."""
     return _FRAMES, b"".join(
         _frame(
