@@ -167,7 +167,11 @@ async def test_a_slow_and_lossy_network_to_the_database_costs_time_and_never_mon
         await asyncio.gather(*load)
         verdict = await scene.judge()
         assert verdict.acknowledged > 20
-        assert {turn.code for turn in client.history if turn.fate == "refused"} <= {"ledger_unavailable"}
+        refused = [turn for turn in client.history if turn.fate == "refused"]
+        # A retry may come while the outcome of its first try, whose answer was lost, is still being resolved.
+        retried = {turn.code for turn in refused if turn.tries > 1}
+        assert {turn.code for turn in refused if turn.tries == 1} <= {"ledger_unavailable"}
+        assert retried <= {"ledger_unavailable", "idempotency_in_flight"}
 
 
 async def test_a_locked_database_means_503_and_no_dispatch(
