@@ -89,7 +89,7 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self.decision_seconds = Histogram(
-            "seqroute_decision_seconds", "Features and policy of one turn.",
+            "seqroute_decision_seconds", "Features and policy of one turn, and of those decided with it.",
             buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05), registry=self.registry,
         )  # fmt: skip
         self.turn_seconds = Histogram(

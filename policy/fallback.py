@@ -8,13 +8,13 @@ is suspended, so that a slow one cannot block the event loop turn after turn.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from msgspec import structs
 
-from policy.mdp import Decision, Observation, Policy, PolicyFault
+from policy.mdp import Decision, Observation, Policy, PolicyFault, PolicyOfMany
 
 PROPENSITY_TOLERANCE = 1e-6
 
@@ -89,6 +89,24 @@ class WithFallback:
             return self._failed(observation, uniform, TimeoutError())
         self._in_a_row = 0
         return decision
+
+    def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
+        """`decide` of several turns, together where the policy can; one that fails is decided alone."""
+        policy = self._policy
+        alike = len({len(observation.candidates) for observation, _ in turns}) == 1
+        if len(turns) < 2 or self._in_a_row or not alike or not isinstance(policy, PolicyOfMany):
+            return [self.decide(*turn) for turn in turns]
+        started = self._clock()
+        try:
+            decisions = policy.decide_together(turns)
+            for (observation, _), decision in zip(turns, decisions, strict=True):
+                check_decision(observation, decision)
+        except Exception:  # noqa: BLE001 - `decide` finds the turn that fails, and counts its fault
+            return [self.decide(*turn) for turn in turns]
+        self.last_decision_s = self._clock() - started
+        if self.last_decision_s > self._deadline_s:
+            return [self.decide(*turn) for turn in turns]
+        return decisions
 
     def _failed(self, observation: Observation, uniform: float, error: Exception) -> Decision:
         self.faults.last = type(error).__name__

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from operator import mul
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from msgspec import Struct, field
@@ -206,3 +206,11 @@ class Policy(Protocol):
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Choose a feasible candidate."""
+
+
+@runtime_checkable
+class PolicyOfMany(Policy, Protocol):
+    """A policy that decides several turns for little more than one."""
+
+    def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
+        """`decide` of observations with the same number of candidates, each with its uniform number."""

@@ -13,12 +13,13 @@ its turns, so one that never had any is not expected to begin.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from policy.arrays import F32
+from policy.arrays import F32, Bools
 from policy.catalogue_statistics import NOTHING_KNOWN, Q95, CatalogueStatistics
 from policy.decision import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.exploration import GREEDY, Exploration
@@ -30,7 +31,7 @@ from policy.residual import Residual
 from policy.residual import inputs as residual_inputs
 from policy.value_backup import Backup, q_values
 from policy.value_curves import Catalogue, Forward, Later
-from policy.value_curves_once import q_values_of_turn
+from policy.value_curves_once import OneTurn, q_values_of_turn, q_values_of_turns
 from policy.valuetable import context_tokens
 
 
@@ -59,6 +60,15 @@ class Shown(NamedTuple):
     state: Any = None
 
 
+class _Prepared(NamedTuple):
+    """One turn before its values are known."""
+
+    one: OneTurn
+    mask: Bools
+    quality: F32
+    turns_left: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkPolicy:
     """Policy of the value network. `forward` are its layers (policy/value_layers.py).
@@ -77,6 +87,17 @@ class NetworkPolicy:
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Choose the best worth over this and the later turns."""
+        prepared = self._prepared(observation)
+        return self._decided(observation, uniform, prepared, q_values_of_turn(self.forward, *prepared.one))
+
+    def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
+        """`decide` of turns with the same number of candidates, with one pass through the network."""
+        prepared = [self._prepared(observation) for observation, _ in turns]
+        found = q_values_of_turns(self.forward, [each.one for each in prepared])
+        return [self._decided(*turn, each, values) for turn, each, values in zip(turns, prepared, found, strict=True)]
+
+    def _prepared(self, observation: Observation) -> _Prepared:
+        """What a turn's values are computed from."""
         mask = feasible(observation)
         bills, price = cost_quantiles_usd(observation), observation.lambda_per_usd
         money = available_usd(observation.session)
@@ -97,21 +118,24 @@ class NetworkPolicy:
             penalty=self.starved_penalty,
         )
         catalogue = self.catalogue_of_turn(observation, places, context)
-        found = q_values_of_turn(self.forward, catalogue, answers, bills, money, later)
-        costs = observation.means_usd
+        return _Prepared(OneTurn(catalogue, answers, bills, money, later), mask, quality, left)
+
+    def _decided(self, observation: Observation, uniform: float, prepared: _Prepared, found: Backup) -> Decision:
+        """The decision by a turn's values."""
+        costs, price = observation.means_usd, observation.lambda_per_usd
         tie_break = np.array(costs) * (TIE_BREAK / max(*costs, 1e-12))
         scores = found.worth(price, self.starved_penalty) - tie_break
         return make_decision(
             self.policy_id,
             observation,
             scores,
-            mask,
+            prepared.mask,
             self.exploration,
             uniform,
-            quality=quality,
+            quality=prepared.quality,
             q_quality=found.quality,
             q_cost_usd=found.spend_usd,
-            info={"lambda_per_usd": price, "turns_left": left},
+            info={"lambda_per_usd": price, "turns_left": prepared.turns_left},
         )
 
     def quality_of_turn(self, observation: Observation, places: list[int], bills_usd: F32) -> F32:

@@ -7,10 +7,12 @@ canary or shadow is on trial next to the champion.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct, structs
@@ -43,6 +45,15 @@ class Routed(Struct, frozen=True):
     shadow: Shadow | None
 
 
+class _Undecided(NamedTuple):
+    """What one turn asks the router."""
+
+    observation: Observation
+    uniform: float
+    requested: RequestedModel
+    session_key: str
+
+
 class Router:
     """Picks the policy of a session and contains its faults."""
 
@@ -61,6 +72,7 @@ class Router:
         self._on_fault = on_fault
         self._rule = rule
         self._guarded: dict[str, tuple[Policy, float, WithFallback]] = {}
+        self._waiting: list[tuple[asyncio.Future[Routed], _Undecided]] = []
 
     def lambda_per_usd(self, requested: RequestedModel, asked_per_usd: float | None) -> float:
         """Lambda of this turn: from the header, else the preset, else the default."""
@@ -95,12 +107,60 @@ class Router:
 
     def decide(self, observation: Observation, uniform: float, requested: RequestedModel, session_key: str) -> Routed:
         """One decision. Policy faults never raise; at least one candidate must be feasible."""
-        if observation.mask.sum() == 1:
-            pinned = requested.pinned is not None
-            return Routed(forced(observation, "pinned" if pinned else forced_reason(observation)), None)
+        return self._decide_all([_Undecided(observation, uniform, requested, session_key)])[0]
+
+    async def decide_soon(
+        self, observation: Observation, uniform: float, requested: RequestedModel, session_key: str
+    ) -> Routed:
+        """`decide`, together with the other turns that ask in this turn of the event loop.
+
+        Under load many do: their accounts were read together. One pass through the network serves all of them.
+        """
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[Routed] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._decide_waiting)
+        self._waiting.append((found, _Undecided(observation, uniform, requested, session_key)))
+        return await found
+
+    def _decide_waiting(self) -> None:
+        waiting, self._waiting = [each for each in self._waiting if not each[0].done()], []
+        try:
+            routed = self._decide_all([question for _, question in waiting])
+        except Exception as error:  # noqa: BLE001 - it belongs to the turns that wait
+            for found, _ in waiting:
+                found.set_exception(error)
+            return
+        for (found, _), each in zip(waiting, routed, strict=True):
+            found.set_result(each)
+
+    def _decide_all(self, questions: Sequence[_Undecided]) -> list[Routed]:
         lineup = self._lineup()
-        serving, reason = self._serving(lineup, session_key)
-        decision = self._decided(serving, observation, uniform)
+        found: list[Routed | None] = [None] * len(questions)
+        by_policy: dict[int, tuple[LoadedPolicy, str | None, list[int]]] = {}
+        for place, (observation, _, requested, session_key) in enumerate(questions):
+            if observation.mask.sum() == 1:
+                pinned = requested.pinned is not None
+                found[place] = Routed(forced(observation, "pinned" if pinned else forced_reason(observation)), None)
+            else:
+                serving, reason = self._serving(lineup, session_key)
+                by_policy.setdefault(id(serving), (serving, reason, []))[2].append(place)
+        for serving, reason, places in by_policy.values():
+            decisions = self._decided(serving, [questions[place][:2] for place in places])
+            for place, decision in zip(places, decisions, strict=True):
+                observation, uniform = questions[place][:2]
+                found[place] = self._routed(lineup, serving, reason, observation, uniform, decision)
+        return [each for each in found if each is not None]
+
+    def _routed(
+        self,
+        lineup: ServingPolicies,
+        serving: LoadedPolicy,
+        reason: str | None,
+        observation: Observation,
+        uniform: float,
+        decision: Decision,
+    ) -> Routed:
         if decision.reason == POLICY_FAULT:
             self._on_fault()
             # Log the failed policy, because a canary's faults count against it although the rule decided.
@@ -124,11 +184,13 @@ class Router:
                 return self._rule, None
         return lineup.champion, None
 
-    def _decided(self, served: LoadedPolicy, observation: Observation, uniform: float) -> Decision:
+    def _decided(self, served: LoadedPolicy, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
         try:
-            return self._guard(served).decide(observation, uniform)
+            return self._guard(served).decide_together(turns)
         except PolicyFault:  # the rule itself failed; the cheapest candidate always exists
-            return forced(observation, POLICY_FAULT)
+            if len(turns) > 1:
+                return [decision for turn in turns for decision in self._decided(served, [turn])]
+            return [forced(turns[0][0], POLICY_FAULT)]
 
     def _guard(self, served: LoadedPolicy) -> WithFallback:
         """The policy with the rule as its fallback; rebuilt for a new checkpoint or deadline."""
@@ -152,7 +214,7 @@ class Router:
         trial = lineup.champion if self._settings().mode == "shadow" else lineup.shadow
         if trial is None or trial is serving:
             return None
-        decision = self._decided(trial, observation, uniform)
+        (decision,) = self._decided(trial, [(observation, uniform)])
         if decision.reason == POLICY_FAULT:
             return None
         return Shadow(policy_id=trial.policy.policy_id, model=observation.candidates[decision.action].name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from msgspec import structs
 
@@ -17,9 +17,9 @@ from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
 from gateway.routing.estimates import Estimate, TurnTerms, cache_mark, estimate
 from gateway.routing.exploration import ExplorationBudget
-from gateway.routing.guard import Eligibility
+from gateway.routing.guard import Eligibility, RequestedModel
 from gateway.routing.observe import Observer
-from gateway.routing.router import Router
+from gateway.routing.router import Routed, Router
 from gateway.turn.context import Attempt, RoutingDecision, TurnContext
 from gateway.turn.fallback import FALLBACK
 from gateway.turn.funds import AvailableFunds, Shortage
@@ -110,6 +110,15 @@ class Estimator:
         return Shortage(funds, least_nanousd, held, busy_s=min(waits_s, default=0))
 
 
+class _Question(NamedTuple):
+    """A turn about which the router can be asked; `since_s` is when its decision began."""
+
+    question: tuple[Observation, float, RequestedModel, str]
+    estimates: list[Estimate]
+    moved: bool
+    since_s: float
+
+
 class Decider:
     """Decides within the money that a turn can spend."""
 
@@ -134,6 +143,22 @@ class Decider:
 
     def decide(self, context: TurnContext, funds: AvailableFunds, *, patient: bool) -> RoutingDecision | Shortage:
         """One decision within `funds`; `patient` excludes responses truncated by others' holds."""
+        prepared = self._prepared(context, funds, patient=patient)
+        if isinstance(prepared, Shortage):
+            return prepared
+        return self._chosen(context, prepared, self._router.decide(*prepared.question))
+
+    async def decide_soon(
+        self, context: TurnContext, funds: AvailableFunds, *, patient: bool
+    ) -> RoutingDecision | Shortage:
+        """`decide`, together with other turns that are this far (`Router.decide_soon`)."""
+        prepared = self._prepared(context, funds, patient=patient)
+        if isinstance(prepared, Shortage):
+            return prepared
+        return self._chosen(context, prepared, await self._router.decide_soon(*prepared.question))
+
+    def _prepared(self, context: TurnContext, funds: AvailableFunds, *, patient: bool) -> _Question | Shortage:
+        """Observation and estimates of a turn, or why no model serves it."""
         started_s = self._clock()
         turn = self._observed(context, funds)
         answer_tokens = self._answer_tokens(context, turn)
@@ -142,7 +167,7 @@ class Decider:
         if not any(e.view.feasible for e in estimates):
             options = guard.with_uncertain(context.options)
             if options != context.options:
-                return self.decide(structs.replace(context, options=options), funds, patient=patient)
+                return self._prepared(structs.replace(context, options=options), funds, patient=patient)
             shortage = self._estimator.shortage(context, funds, answer_tokens)
             free = self._estimator.without_tool_loop(context)  # no affordable model: may another finish the loop?
             if shortage.held or free is None:
@@ -151,15 +176,19 @@ class Decider:
             if not any(e.view.feasible for e in estimates):
                 return self._estimator.shortage(free, funds, answer_tokens)
         estimated_s = self._clock()
+        since_s = estimated_s - observed_s + started_s  # the estimates are no part of the decision
         views = tuple([e.view for e in estimates])
         observation = turn.with_candidates(views, self._exploring.wanted(turn, views))
-        uniform = self._uniform()
-        routed = self._router.decide(
-            observation, uniform, context.requested, f"{context.caller.tenant_id}/{context.session_id}"
-        )
+        key = f"{context.caller.tenant_id}/{context.session_id}"
+        question = (observation, self._uniform(), context.requested, key)
+        return _Question(question, estimates, moved, since_s)
+
+    def _chosen(self, context: TurnContext, prepared: _Question, routed: Routed) -> RoutingDecision:
+        """The decision of the router about a prepared turn."""
+        (observation, uniform, _, _), estimates, moved, since_s = prepared
         if moved:
             routed = structs.replace(routed, decision=structs.replace(routed.decision, reason=ONLY_AFFORDABLE))
-        self._metrics.decision_seconds.observe(max(0.0, self._clock() - estimated_s + observed_s - started_s))
+        self._metrics.decision_seconds.observe(max(0.0, self._clock() - since_s))
         if context.fallback:
             routed = structs.replace(routed, decision=structs.replace(routed.decision, reason=FALLBACK))
         return RoutingDecision(

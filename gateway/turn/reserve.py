@@ -104,7 +104,7 @@ class Reservations:
         tries = RESERVE_TRIES
         while tries:
             guard.refuse_when_none(context.options, context.chat, context.prompt.estimate)
-            choice = self._decider.decide(context, funds, patient=patient)
+            choice = await self._decider.decide_soon(context, funds, patient=patient)
             if isinstance(choice, Shortage):
                 return choice
             if share := second_share(policy.judge, context):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,32 @@ def test_a_good_decision_passes_untouched() -> None:
     assert guard.decide(VIEW, 0.5) is GOOD
     assert guard.policy_id == "learned"
     assert guard.faults.last == ""
+
+
+@dataclass
+class ScriptedTogether(Scripted):
+    """Also decides several turns."""
+
+    def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
+        return [self.answer() for _ in turns]
+
+
+@pytest.mark.parametrize(("took_s", "asked_alone"), [(0.01, 0), (0.5, 3)])
+def test_turns_that_are_late_together_are_decided_alone(took_s: float, asked_alone: int) -> None:
+    policy, times = ScriptedTogether(lambda: GOOD), iter([0.0, took_s, *[1.0] * 6])
+    guard = WithFallback(policy, Cheapest("rule"), deadline_s=0.02, clock=times.__next__)
+    assert guard.decide_together([(VIEW, 0.5)] * 3) == [GOOD] * 3
+    assert policy.asked == asked_alone
+    assert guard.faults.late == 0
+
+
+@pytest.mark.parametrize("wrong", [{"action": 2}, {"propensity": 0.3}])
+def test_a_wrong_decision_among_several_is_found_alone(wrong: dict[str, Any]) -> None:
+    answers = iter([GOOD, replace(GOOD, **wrong), GOOD, replace(GOOD, **wrong)])
+    policy = ScriptedTogether(answers.__next__)
+    guard = WithFallback(policy, Cheapest("rule"), deadline_s=0.02, clock=lambda: 0.0)
+    assert [decision.reason for decision in guard.decide_together([(VIEW, 0.5)] * 2)] == ["policy", "policy-fault"]
+    assert guard.faults.invalid == 1
 
 
 @pytest.mark.parametrize(

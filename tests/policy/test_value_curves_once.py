@@ -12,7 +12,7 @@ import pytest
 from policy import network_policy, value_backup, value_curves, value_network
 from policy.batch import score_batch, stack_observations
 from policy.budgeting import CACHE_MIN_TOKENS
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, PolicyOfMany
 from policy.network_policy import NetworkPolicy
 from policy.reload import pretrained
 from policy.value_curves import Catalogue, Later
@@ -94,6 +94,21 @@ def test_decisions_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch) -
         assert mine.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
 
 
+@pytest.mark.parametrize("candidates", [1, 2, 5])
+def test_turns_decided_together_are_decided_as_alone(candidates: int) -> None:
+    policy, rng = pretrained().policy, np.random.default_rng(4)
+    assert isinstance(policy, NetworkPolicy)
+    assert isinstance(policy, PolicyOfMany)
+    views = [view for view in (random_observation(rng) for _ in range(400)) if len(view.candidates) == candidates]
+    assert len(views) > 20
+    for view, mine in zip(views, policy.decide_together([(view, 0.5) for view in views]), strict=True):
+        alone = policy.decide(view, 0.5)
+        assert (mine.action, mine.best, mine.reason, mine.info) == (alone.action, alone.best, alone.reason, alone.info)
+        for together, apart in zip((mine.probabilities, mine.q_quality, mine.q_cost_usd),
+                                   (alone.probabilities, alone.q_quality, alone.q_cost_usd), strict=True):  # fmt: skip
+            assert together == pytest.approx(apart, rel=1e-4, abs=1e-6)
+
+
 def test_decisions_are_those_of_many_turns_at_once() -> None:
     policy, rng = pretrained().policy, np.random.default_rng(3)
     assert isinstance(policy, NetworkPolicy)
@@ -155,7 +170,9 @@ def test_after_each_candidate_its_own_cache_is_warm() -> None:
 
 def test_curves_by_hand() -> None:
     axis = np.geomspace(1.0, 2.0 ** (KNOTS - 1), KNOTS, dtype=F32)
-    quality, spend, starved = curves_of_turn(np.zeros((1, CURVES, KNOTS + 1), F32), 0.72, axis, 2.0)[:, 0]
+    quality, spend, starved = curves_of_turn(
+        np.zeros((1, CURVES, KNOTS + 1), F32), 0.82, axis[0] / 2.0, np.log(axis[1] / axis[0])
+    )[:, 0]
     assert quality[[0, 1, -1]] == pytest.approx([0.0, 0.82 / 41, 0.82 * 40 / 41])
     assert spend[:4] == pytest.approx([0.0, 0.25, 0.25 * 2**0.5, 0.5])
     assert starved[:3] == pytest.approx([1.0, 0.5, 0.25])

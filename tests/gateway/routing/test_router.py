@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from msgspec import structs
 
 from gateway.config.settings import PolicySettings
 from gateway.routing.guard import RequestedModel
-from gateway.routing.router import POLICY_FAULT, Router, forced, forced_reason, share
+from gateway.routing.router import POLICY_FAULT, Routed, Router, forced, forced_reason, share
 from gateway.turn.headers import TurnHeaders
 from policy.answer_lengths import AnswerLengths
 from policy.features import SESSION_FEATURES, STATE_DIM, encode_state
@@ -324,6 +325,76 @@ def test_another_checkpoint_under_the_same_name_is_judged_anew() -> None:
         assert decide(subject).reason == POLICY_FAULT
     lineup[0] = good
     assert decide(subject).policy_id == "same"
+
+
+# -- several turns at once ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Together:
+    """A policy that counts the turns of each call, and cannot read a turn with this lambda."""
+
+    unreadable: float | None = None
+    policy_id: str = "champion"
+    calls: list[int] = field(default_factory=list)
+
+    def decide(self, observed: Observation, uniform: float) -> Decision:
+        if observed.lambda_per_usd == self.unreadable:
+            raise PolicyFault("unreadable")
+        return Random(policy_id=self.policy_id).decide(observed, uniform)
+
+    def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
+        self.calls.append(len(turns))
+        return [self.decide(*turn) for turn in turns]
+
+
+def priced(lambda_per_usd: float) -> Observation:
+    return observation([SMALL, BIG], lambda_per_usd=lambda_per_usd)
+
+
+async def test_turns_that_ask_at_once_are_decided_together_each_as_alone() -> None:
+    policy = Together()
+    subject = router(ServingPolicies(served(policy)))
+    only = observation([SMALL, candidate("big", 0.01, 0.9, feasible=False)])
+    asked = [(priced(1.0), 0.1), (only, 0.5), (priced(2.0), 0.9), (priced(3.0), 0.4)]
+    found = await asyncio.gather(*(subject.decide_soon(*turn, ANY, f"t/{k}") for k, turn in enumerate(asked)))
+    assert policy.calls == [3]
+    for (observed, uniform), routed in zip(asked, found, strict=True):
+        alone = subject.decide(observed, uniform, ANY, "t/s")
+        assert (routed.decision.action, routed.decision.reason) == (alone.decision.action, alone.decision.reason)
+    assert {routed.decision.action for routed in found} == {0, 1}
+    assert (await subject.decide_soon(priced(1.0), 0.1, ANY, "t/s")).decision.action == found[0].decision.action
+    assert policy.calls == [3], "a turn alone needs no second form"
+
+
+async def test_a_turn_that_cannot_be_decided_spoils_no_other_that_asked_at_once() -> None:
+    faults = Faults()
+    subject = router(ServingPolicies(served(Together(unreadable=2.0))), faults)
+    asked = (subject.decide_soon(priced(price), 0.9, ANY, "t/s") for price in (1.0, 2.0, 3.0))
+    found = [routed.decision for routed in await asyncio.gather(*asked)]
+    assert [decision.policy_id for decision in found] == ["champion", "rule:behind", "champion"]
+    assert found[1].reason == POLICY_FAULT
+    assert faults.count == 1
+
+
+async def test_a_turn_that_leaves_before_its_decision_takes_none_from_the_others() -> None:
+    policy = Together()
+    subject = router(ServingPolicies(served(policy)))
+    leaving, *staying = [asyncio.ensure_future(subject.decide_soon(BOTH, 0.9, ANY, f"t/{k}")) for k in range(3)]
+    asyncio.get_running_loop().call_soon(leaving.cancel)
+    found = await asyncio.gather(leaving, *staying, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert [routed.decision.policy_id for routed in found[1:] if isinstance(routed, Routed)] == ["champion"] * 2
+
+
+async def test_an_error_reaches_every_turn_that_waits() -> None:
+    def no_lineup() -> ServingPolicies:
+        raise LookupError("no policies")
+
+    subject = Router(PolicySettings, RULE, no_lineup, monotonic=lambda: 0.0, on_fault=lambda: None)
+    asked = (subject.decide_soon(BOTH, 0.5, ANY, "t/s") for _ in range(2))
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [str(error) for error in found] == ["no policies"] * 2
 
 
 # -- what is logged ----------------------------------------------------------------------------------------------------
