@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 
 from gateway.accounts import keys, tenants
 from gateway.accounts.jwt import MAX_TOKEN_CHARS, Identity, TokenVerifier, looks_like_token
-from gateway.accounts.sessions import SESSION_ID
 from gateway.accounts.tenants import Tenant
 from gateway.clock import Clock, NewId, elapsed_s, now_ms
 from gateway.config.settings import NO_LIMITS, RateQuota
@@ -131,7 +130,7 @@ class Authenticator:
 
     async def _payer(self, headers: Mapping[str, str]) -> Caller:
         caller = await self._own(headers)
-        wanted = headers.get("x-tenant-id")
+        wanted = _named_tenant(headers)
         budget_nanousd = read_budget(headers, "X-Tenant-Budget-USD")
         if wanted is None and budget_nanousd is None:
             return caller
@@ -139,8 +138,8 @@ class Authenticator:
             raise Forbidden("X-Tenant-Id and X-Tenant-Budget-USD need a key of role service")
         if wanted is None:
             raise InvalidRequest("X-Tenant-Budget-USD: expected X-Tenant-Id as well", param="X-Tenant-Id")
-        if not SESSION_ID.fullmatch(wanted):
-            raise InvalidRequest("X-Tenant-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Tenant-Id")
+        if not tenants.TENANT_NAME.fullmatch(wanted):
+            raise InvalidRequest(f"X-Tenant-Id: expected {tenants.EXPECTED_NAME}", param="X-Tenant-Id")
         return await self._acting_for(caller, wanted, budget_nanousd)
 
     async def admin(self, headers: Mapping[str, str]) -> Caller:
@@ -160,7 +159,7 @@ class Authenticator:
         if cached is None:
             return ""
         caller = cached[1]
-        wanted = headers.get("x-tenant-id") if caller.role == "service" else None
+        wanted = _named_tenant(headers) if caller.role == "service" else None
         if wanted is None:
             return caller.tenant_id
         acting = self._cache.get(_acting_digest(caller, wanted))
@@ -309,6 +308,17 @@ class Authenticator:
         acting = _with_tenant(caller, await self._database.write(open_tenant))
         self._remember(digest, acting)
         return acting
+
+
+def _named_tenant(headers: Mapping[str, str]) -> str | None:
+    """The tenant that the headers name, in UTF-8; HTTP libraries read headers as latin-1."""
+    named = headers.get("x-tenant-id")
+    if named is None or named.isascii():
+        return named
+    try:
+        return named.encode("latin-1").decode()
+    except UnicodeError:
+        return named
 
 
 def _acting_digest(caller: Caller, wanted: str) -> bytes:

@@ -46,6 +46,7 @@ OWN_TENANTS = (JUDGE_TENANT, SECOND_TENANT)
 """Tenants of the gateway itself, which are no clients."""
 TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
 """Letters of any script, usable in a shell and a header."""
+EXPECTED_NAME = "1 to 128 letters, digits or . _ : @ + - without spaces"
 OUTAGE_MODES = ("closed", "open")
 CHANGEABLE = (
     "name", "budget_nanousd", "window", "max_session_nanousd", "models", "outage", "store_text", "wrap_up", *LIMITS,
@@ -274,7 +275,7 @@ def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> 
     if "name" in values and not (
         isinstance(name, str) and (name in (*OWN_TENANTS, JUDGE_NAME) or TENANT_NAME.fullmatch(name))
     ):
-        raise InvalidRequest("name: expected 1 to 128 letters, digits or . _ : @ + - without spaces", param="name")
+        raise InvalidRequest(f"name: expected {EXPECTED_NAME}", param="name")
     if "window" in values:
         columns["reset_at_ms"] = checked_window(connection, values["window"], now_ms)
     if values.get("max_session_nanousd") is not None:

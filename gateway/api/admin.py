@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, RowMapping, select
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -173,9 +173,9 @@ class Admin:
 
     async def list_keys(self, request: Request, caller: Caller) -> object:
         """`GET /admin/keys?tenant=&limit=`: keys without secrets."""
-        tenant_id = request.query_params.get("tenant")
+        tenant = request.query_params.get("tenant")
         limit = query_limit(request, 1000, MAX_ROWS)
-        found = await self._database.read(lambda c: keys.list_keys(c, tenant_id=tenant_id, limit=limit))
+        found = await self._database.read(lambda c: keys.list_keys(c, tenant_id=_tenant_id(c, tenant), limit=limit))
         return {"data": [describe_key(key) for key in found]}
 
     async def change_key(self, request: Request, caller: Caller) -> object:
@@ -234,7 +234,8 @@ class Admin:
     async def ledger(self, request: Request, caller: Caller) -> object:
         """`GET /admin/ledger`: entries, oldest first, or newest first with `order=desc`.
 
-        Filters: `session`, `tenant`, `hold`. `next_cursor` is the `after` of the next page; null on the last page.
+        Filters: `session`, `tenant` (its id or name), `hold`. `next_cursor` is the `after` of the next page; null on
+        the last page.
         """
         limit, entry_id = query_limit(request, 1000, MAX_ROWS), ledger_entries.c.entry_id
         order = request.query_params.get("order", "asc")
@@ -246,11 +247,14 @@ class Admin:
             if not (after.isascii() and after.isdigit() and len(after) <= 18):
                 raise InvalidRequest("after: expected the next_cursor of another response", param="after")
             query = query.where(entry_id > int(after) if order == "asc" else entry_id < int(after))
-        for name in ("session", "tenant", "hold"):
-            value = request.query_params.get(name)
-            if value is not None:
-                query = query.where(ledger_entries.c[f"{name}_id"] == value)
-        rows = await self._database.read(lambda c: c.execute(query).mappings().all())
+        wanted = {name: request.query_params.get(name) for name in ("session", "tenant", "hold")}
+
+        def read(connection: Connection) -> Sequence[RowMapping]:
+            found = wanted | {"tenant": _tenant_id(connection, wanted["tenant"])}
+            filters = (ledger_entries.c[f"{name}_id"] == value for name, value in found.items() if value is not None)
+            return connection.execute(query.where(*filters)).mappings().all()
+
+        rows = await self._database.read(read)
         more = len(rows) > limit
         return {
             "data": [describe_entry(row) for row in rows[:limit]],
@@ -302,6 +306,12 @@ class Admin:
         )
         await self._policies.refresh()
         return {"champion": None if serving is None else policies.describe(serving)}
+
+
+def _tenant_id(connection: Connection, id_or_name: str | None) -> str | None:
+    """The id of the tenant with this id or name; what is asked for if there is none."""
+    found = None if id_or_name is None else tenants.find_client(connection, id_or_name)
+    return id_or_name if found is None else found.tenant_id
 
 
 def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,12 +99,16 @@ class _LogLines:
 
 
 def _serve(config: Path, host: str, port: int, workers: int, told: _LogLines, *, fixed: bool) -> None:
-    from gateway.catalog.build import load
+    from gateway.catalog.build import draft
     from gateway.config.master_key import with_stored_master_key
+    from gateway.config.reader import SettingsError
 
-    settings, catalog = load(config, environment())
+    read = draft(config, environment())
+    settings, catalog = read.settings, read.catalog
     if not fixed:
         told.use(settings.general.log_format)
+    if read.problems:
+        raise SettingsError(read.problems)
     log = told.logger
     on_sqlite = settings.general.database_url.reveal().startswith("sqlite:")
     if workers > 1 and on_sqlite:

@@ -45,7 +45,7 @@ class DryRuns:
     async def route(self, request: Request) -> Response:
         """The decision for a chat body, with all candidates and a forecast; spends nothing."""
         headers, limits = header_map(request), self._configuration().settings.limits
-        caller = await self._authenticator.caller(headers)
+        caller = await self._authenticator.reader(headers)
         chat = parse_chat(await read_body(request, limits), limits)
         session_id, place = await self._preparation.session_of(caller, chat, None, headers)
         context = await self._preparation.prepare(

@@ -231,7 +231,7 @@ class Endpoints:
         return await self._in(MessagesDialect(), self._count_tokens(request))
 
     async def _count_tokens(self, request: Request) -> Response:
-        await self._authenticator.caller(request.headers)
+        await self._authenticator.reader(request.headers)
         fields = parse_object(await read_body(request, self._limits), self._limits)
         read = messages_request.to_chat(fields, counting=True)
         chat = chat_of(read.chat, self._limits, b"", shallow=True)

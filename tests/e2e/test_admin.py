@@ -25,7 +25,7 @@ PUBLIC = {
     "/health/readiness",
 }  # fmt: skip
 """What needs no key. A new route that needs none has to be named here."""
-READ_BY_POST = {"/forecast", "/tools/check_budget"}
+READ_BY_POST = {"/forecast", "/tools/check_budget", "/route", "/messages/count_tokens"}
 """Questions with a body: a read-only key may ask them."""
 
 
@@ -294,6 +294,10 @@ async def test_the_ledger_is_shown_oldest_first_and_by_session_tenant_and_hold(
             for name in ("a", "b", "a"):
                 await turn(http, headers=session(name))
         rows = await play.gateway.entries(tenant=tenant_id)
+        assert await play.gateway.entries(tenant="acme") == rows
+        async with play.gateway.http() as admin:
+            by_name, by_id = [(await admin.get(f"/admin/keys?tenant={t}")).json()["data"] for t in ("acme", tenant_id)]
+        assert by_name == by_id != []
         assert [r["kind"] for r in rows] == [
             "grant", "grant", "reserve", "settle", "grant", "reserve", "settle", "reserve", "settle",
         ]  # fmt: skip

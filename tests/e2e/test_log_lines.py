@@ -142,13 +142,17 @@ async def test_the_traceback_of_a_bug_is_found_by_the_id_that_the_client_was_giv
     assert unknown.headers["x-request-id"].startswith("req_")
 
 
-@pytest.mark.parametrize("way", ["option", "variable", "litellm_settings"])
+@pytest.mark.parametrize("way", ["option", "variable", "litellm_settings", "json_logs", "log_format"])
 def test_a_start_that_fails_is_an_object_too(tmp_path: Path, way: str) -> None:
     path = tmp_path / "gateway.yaml"
     told = "litellm_settings: {json_logs: true}\n" if way == "litellm_settings" else ""
     path.write_text(f"model_list: [{{model_name: a, litellm_params: {{model: openai/gpt-4o-mini}}}}]\n{told}")
-    if way != "litellm_settings":  # a file that cannot be read says nothing about the format
-        path.write_text("model_list: 5\nsession_settings: {max_turns: 0}\n")
+    if way != "litellm_settings":
+        named = {
+            "json_logs": "litellm_settings: {json_logs: true}",
+            "log_format": "general_settings: {log_format: json}",
+        }
+        path.write_text(f"model_list: 5\nsession_settings: {{max_turns: 0}}\n{named.get(way, '')}\n")
     options = ["--log-format", "json"] if way == "option" else []
     variable = {"SEQROUTE_LOG_FORMAT": "json"} if way == "variable" else {}
     workers = ["--workers", "2"]

@@ -199,6 +199,21 @@ async def test_a_service_key_opens_a_tenant_with_a_budget_and_pays_from_its_purs
         assert (await here.tenant(caller.tenant_id)).balance.granted_nanousd == 750_000_000
 
 
+@pytest.mark.parametrize("name", ["ann@example.com", "team+x", "日本", "a" * 128])
+async def test_a_service_key_names_tenants_as_they_may_be_called(sqlite_url: str, name: str) -> None:
+    """HTTP libraries read a header's UTF-8 as latin-1."""
+    async with house(sqlite_url) as here:
+        secret = (await here.key("service")).secret
+        wire = name.encode().decode("latin-1")
+        caller = await here.auth.caller(bearer(secret, x_tenant_id=wire, x_tenant_budget_usd="1"))
+        assert (await here.tenant(caller.tenant_id)).name == name
+        assert (await here.auth.caller(bearer(secret, x_tenant_id=wire))).tenant_id == caller.tenant_id
+        assert here.auth.known_tenant(bearer(secret, x_tenant_id=wire)) == caller.tenant_id
+        for wrong in ("a b", "a/b", "a" * 129, "", "a~b", "日本".encode("shift-jis").decode("latin-1")):
+            with pytest.raises(InvalidRequest, match="X-Tenant-Id: expected 1 to 128 letters"):
+                await here.auth.caller(bearer(secret, x_tenant_id=wrong))
+
+
 async def test_nobody_spends_the_money_of_the_gateway_s_own_tenants(sqlite_url: str) -> None:
     async def identify(bearer: str) -> Identity:
         return Identity("ann", "judge", "tenant", 60.0)
