@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.call_cost import call_bounds, expected_prices
@@ -38,6 +38,8 @@ HOUR: Literal["1h"] = "1h"
 HOUR_S = 3_600.0
 LEAST_OUTPUT_TOKENS = 16
 """Below this limit a response is useless, so the model counts as unaffordable."""
+UNCERTAIN = "it may lack what the request needs"
+"""The reason that excludes a model while another serves that certainly has it."""
 LEAST_LIKELY_TOKENS = 256
 MARGIN_TOKENS = 64
 MARGIN_SHARE = 3
@@ -180,6 +182,16 @@ def estimate(
         mark=terms.mark,
         tool_calls=tool_calls,
     )
+
+
+def without_uncertain(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The estimates for a turn that a certain model can serve: uncertain ones are excluded."""
+    return [
+        e
+        if e.option.certain or not e.option.capable
+        else structs.replace(e, view=structs.replace(e.view, feasible=False, why_not=UNCERTAIN))
+        for e in estimates
+    ]
 
 
 def is_forwarded(chat: ChatRequest, model: Model) -> bool:

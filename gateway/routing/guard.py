@@ -39,8 +39,6 @@ BUSY = "at its deployments' limits"
 
 TOOL_LOOP = "tool loop on another model"
 NOT_PINNED = "not the pinned model"
-UNCERTAIN = "it may lack what the request needs"
-"""The reason that excludes a model of which only assumptions say that it can serve, while another surely can."""
 OTHER_EFFORT = "the client asks for another effort"
 NO_EFFORT = "the request cannot carry an effort"
 EFFORT_REASONS = frozenset({OTHER_EFFORT, NO_EFFORT})
@@ -65,11 +63,13 @@ class Eligibility(Struct, frozen=True):
     why_not: str
     wait_s: int = 0
     """Seconds until a model at its deployments' limits has room."""
+    certain: bool = True
+    """False if only assumptions say that the model has what the request needs."""
 
     @property
     def capable(self) -> bool:
-        """True if the model can serve the turn: now, once it has room, or instead of a surer one."""
-        return self.why_not in ("", BUSY, UNCERTAIN)
+        """True if the model can serve the turn, now or once it has room."""
+        return self.why_not in ("", BUSY)
 
 
 def parse_model(requested: str, catalog: Catalog) -> RequestedModel:
@@ -112,57 +112,34 @@ def feasible(
         if other_effort and why_not in ("", TOOL_LOOP):
             why_not = other_effort
         wait_s = balancer.wait_s(healthy, demand) if why_not in ("", TOOL_LOOP) else 0
-        options.append(Eligibility(model, healthy, why_not or (BUSY if wait_s else ""), wait_s))
-    return options if requested.pinned is not None else _with_certain(options, chat)
-
-
-def _with_certain(options: list[Eligibility], chat: ChatRequest) -> list[Eligibility]:
-    """The options without models that may lack what the request needs, while another surely has it.
-
-    Those are models whose capabilities are assumed, and servers that may have a provider's dialect but not its tools.
-    One at its limits or too expensive does not serve: see `with_uncertain`.
-    """
-    certain = [_is_certain(option.model, chat) for option in options]
-    if all(certain) or not any(not option.why_not and sure for option, sure in zip(options, certain, strict=True)):
-        return options
-    return [
-        option if sure or not option.capable else structs.replace(option, why_not=UNCERTAIN)
-        for option, sure in zip(options, certain, strict=True)
-    ]
+        certain = requested.pinned is not None or _is_certain(model, chat)
+        options.append(Eligibility(model, healthy, why_not or (BUSY if wait_s else ""), wait_s, certain))
+    return options
 
 
 def _is_certain(model: Model, chat: ChatRequest) -> bool:
+    """False for assumed capabilities, and for servers that may have a provider's dialect but not its tools."""
     if chat.forwarded is not None and chat.forwarded.required:
         return all(deployment.runs_tools for deployment in model.deployments)
     return chat.capabilities <= model.capabilities
 
 
-def with_uncertain(options: Sequence[Eligibility]) -> list[Eligibility]:
-    """The options of a turn that none of the models which surely have what it needs can serve."""
-    return _readmitted(options, UNCERTAIN)
-
-
 def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
     """The options of a turn whose tool loop may move to another model."""
-    return _readmitted(options, TOOL_LOOP)
-
-
-def _readmitted(options: Sequence[Eligibility], reason: str) -> list[Eligibility]:
     return [
-        structs.replace(option, why_not=BUSY if option.wait_s else "") if option.why_not == reason else option
+        structs.replace(option, why_not=BUSY if option.wait_s else "") if option.why_not == TOOL_LOOP else option
         for option in options
     ]
 
 
 def without_room(options: Sequence[Eligibility], model: str, wait_s: int) -> list[Eligibility]:
     """The options after a model's last room was taken by another turn."""
-    rest = [
+    return [
         structs.replace(option, why_not=BUSY, wait_s=wait_s)
         if option.model.name == model and option.why_not not in EFFORT_REASONS
         else option
         for option in options
     ]
-    return with_uncertain(rest) if all(option.why_not for option in rest) else rest
 
 
 def refuse_when_none(options: Sequence[Eligibility], chat: ChatRequest, prompt_tokens: int) -> None:

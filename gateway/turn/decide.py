@@ -15,7 +15,7 @@ from gateway.decisions.trainable import PINNED_REASONS, why_not_trained
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
-from gateway.routing.estimates import Estimate, TurnTerms, cache_mark, estimate
+from gateway.routing.estimates import Estimate, TurnTerms, cache_mark, estimate, without_uncertain
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.guard import Eligibility, RequestedModel
 from gateway.routing.observe import Observer
@@ -76,10 +76,13 @@ class Estimator:
             company=max(1, company),
             mark=cache_mark(context.chat),
         )
-        return [
+        estimates = [
             estimate(option, terms, self._forecast, self._breaker, answer_tokens.get(option.model.action))
             for option in context.options
         ]
+        return (
+            without_uncertain(estimates) if any(e.view.feasible and e.option.certain for e in estimates) else estimates
+        )
 
     def kept_nanousd(self, closing: TurnContext) -> int:
         """The amount that a turn leaves for the session's last answer, whose context this is."""
@@ -97,7 +100,6 @@ class Estimator:
 
     def shortage(self, context: TurnContext, funds: AvailableFunds, answer_tokens: AnswerTokens) -> Shortage:
         """The reason why no model serves: money is spent or held, or affordable models are busy."""
-        context = structs.replace(context, options=guard.with_uncertain(context.options))
         undisturbed = self.estimates(context, funds.undisturbed(), answer_tokens, patient=False)
         held = any(e.view.feasible for e in undisturbed)
         needed = self.estimates(context, funds.all_held(), answer_tokens, patient=True) if held else undisturbed
@@ -165,9 +167,6 @@ class Decider:
         observed_s = self._clock()
         estimates, moved = self._estimator.estimates(context, funds, answer_tokens, patient=patient), False
         if not any(e.view.feasible for e in estimates):
-            options = guard.with_uncertain(context.options)
-            if options != context.options:
-                return self._prepared(structs.replace(context, options=options), funds, patient=patient)
             shortage = self._estimator.shortage(context, funds, answer_tokens)
             free = self._estimator.without_tool_loop(context)  # no affordable model: may another finish the loop?
             if shortage.held or free is None:

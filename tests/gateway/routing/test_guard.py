@@ -20,7 +20,6 @@ from gateway.routing.guard import (
     BUSY,
     NO_EFFORT,
     OTHER_EFFORT,
-    UNCERTAIN,
     Eligibility,
     RequestedModel,
     feasible,
@@ -60,6 +59,14 @@ def verdicts(
             allow_lists=allow_lists, bound_to=bound_to, prompt_tokens=prompt_tokens,
         )
     }  # fmt: skip
+
+
+def uncertain(request: ChatRequest, models: Catalog, requested: RequestedModel = ANY) -> list[str]:
+    """The models that are admitted although they may lack what the request needs."""
+    options = feasible(
+        request, requested, models, healthy_breaker(), IDLE, allow_lists=(), bound_to=None, prompt_tokens=10
+    )
+    return [option.model.name for option in options if not option.why_not and not option.certain]
 
 
 # -- what the client's model means -------------------------------------------------------------------------------------
@@ -190,10 +197,10 @@ def test_a_model_that_is_not_allowed_looks_like_an_unknown_one() -> None:
 def test_a_model_that_may_have_what_the_request_needs_serves_where_none_is_known_to() -> None:
     own = model("own", capabilities=frozenset(), possible_capabilities=frozenset({"tools"}))
     needs = chat(tools=TOOLS)
-    assert verdicts(needs, models=catalog(own)) == {"own": ""}
-    assert verdicts(needs, models=catalog(own, model("full"))) == {"own": UNCERTAIN, "full": ""}
-    assert verdicts(needs, RequestedModel("own", None), catalog(own, model("full")))["own"] == ""
-    assert verdicts(chat(), models=catalog(own, model("full"))) == {"own": "", "full": ""}
+    assert uncertain(needs, catalog(own)) == ["own"]
+    assert uncertain(needs, catalog(own, model("full"))) == ["own"]
+    assert uncertain(needs, catalog(own, model("full")), RequestedModel("own", None)) == []
+    assert uncertain(chat(), catalog(own, model("full"))) == []
     plain = model("plain", capabilities=frozenset())
     assert verdicts(needs, models=catalog(own, plain)) == {"own": "", "plain": "lacks tools"}
 
@@ -240,9 +247,9 @@ def test_hosted_tools_go_to_servers_that_surely_run_them_where_there_is_one() ->
     both = frozenset({"responses_api", "responses_api.web_search"})
     own = model("own", capabilities=both, deployments=(deployment("a", runs_tools=True),))
     other = model("other", capabilities=both, deployments=(deployment("b", api_stated=True),))
-    assert verdicts(request, models=catalog(own, other)) == {"own": "", "other": UNCERTAIN}
-    assert verdicts(request, models=catalog(other)) == {"other": ""}
-    assert verdicts(request, RequestedModel("other", None), catalog(own, other))["other"] == ""
+    assert verdicts(request, models=catalog(own, other)) == {"own": "", "other": ""}
+    assert uncertain(request, catalog(own, other)) == ["other"]
+    assert uncertain(request, catalog(own, other), RequestedModel("other", None)) == []
 
 
 def test_while_servers_that_surely_run_hosted_tools_are_at_their_limits_the_others_serve() -> None:

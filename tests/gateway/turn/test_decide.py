@@ -11,8 +11,9 @@ from gateway.errors import GatewayError, RateLimited, SessionBudgetExceeded
 from gateway.ledger.types import Balance
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
+from gateway.routing.estimates import UNCERTAIN
 from gateway.routing.exploration import ExplorationBudget
-from gateway.routing.guard import BUSY, TOOL_LOOP, UNCERTAIN, Eligibility
+from gateway.routing.guard import BUSY, TOOL_LOOP, Eligibility
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.turn.context import RoutingDecision, TurnContext
@@ -96,7 +97,7 @@ def test_money_that_others_hold_comes_before_a_busy_model() -> None:
     assert "other turns hold" in error.message
 
 
-UNCERTAIN_CHEAP = Eligibility(CHEAP, CHEAP.deployments, UNCERTAIN)
+UNCERTAIN_CHEAP = Eligibility(CHEAP, CHEAP.deployments, "", certain=False)
 
 
 def test_hosted_tools_go_to_a_server_that_may_lack_them_when_money_covers_no_other() -> None:
@@ -106,6 +107,7 @@ def test_hosted_tools_go_to_a_server_that_may_lack_them_when_money_covers_no_oth
     rich = decided(turn(10**12, UNCERTAIN_CHEAP, FREE_GOOD))
     assert isinstance(rich, RoutingDecision)
     assert rich.estimate.option.model is GOOD
+    assert [each.why_not for each in rich.observation.candidates] == [UNCERTAIN, ""]
 
 
 def test_hosted_tools_that_no_server_can_be_paid_for_cost_what_the_cheapest_needs() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.catalog.answer_length import OutputForecast
-from gateway.routing.guard import BUSY, UNCERTAIN, Eligibility
+from gateway.routing.guard import BUSY, Eligibility
 from gateway.turn.wrap_up import closing_request, kept_nanousd
 from tests.harness.models import chat, model, prices
 
@@ -66,7 +66,7 @@ def test_a_model_that_is_only_assumed_to_have_tools_sets_the_kept_amount_too() -
     cheap, good = model("cheap"), model("good", prices(10.0, 20.0))
     asked, forecast = chat(), OutputForecast()
     sure = [Eligibility(cheap, cheap.deployments, ""), Eligibility(good, good.deployments, "")]
-    unsure = [Eligibility(cheap, cheap.deployments, UNCERTAIN), sure[1]]
+    unsure = [Eligibility(cheap, cheap.deployments, "", certain=False), sure[1]]
     assert kept_nanousd(unsure, asked, forecast, 100) == kept_nanousd(sure, asked, forecast, 100)
 
 
