@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -36,6 +36,7 @@ from train.errors import InputError
 
 if TYPE_CHECKING:
     from gateway.config.settings import Settings
+    from train.config import TrainConfig
     from train.nightly.nightly import Nightly
 
 _log = logging.getLogger("seqroute.train")
@@ -131,13 +132,7 @@ def fit(
     as_json: AsJson = False,
 ) -> int:
     """Fit and tune candidates on the training part of the log; nothing is published."""
-    chosen = training_settings(training, seed, data)
-    from train.nightly import steps
-
-    with Bar() as progress:
-        result = steps.fit(_step_job(config, run.parent, log, data, progress), chosen, run, data)
-    show(result, as_json)
-    return 0
+    return _run_step("fit", run, config, training_settings(training, seed, data), log, data, as_json=as_json)
 
 
 def evaluate(
@@ -150,11 +145,24 @@ def evaluate(
     as_json: AsJson = False,
 ) -> int:
     """Evaluate the candidates of a `fit` on the held-out log, with the gate's verdict."""
-    chosen = training_settings(training, seed, data)
+    return _run_step("evaluate", run, config, training_settings(training, seed, data), log, data, as_json=as_json)
+
+
+def _run_step(
+    name: Literal["fit", "evaluate"],
+    run: Path,
+    config: Path,
+    chosen: TrainConfig,
+    log: str | None,
+    data: Path | None,
+    *,
+    as_json: bool,
+) -> int:
     from train.nightly import steps
 
     with Bar() as progress:
-        result = steps.evaluate(_step_job(config, run.parent, log, data, progress), chosen, run, data)
+        step = steps.fit if name == "fit" else steps.evaluate
+        result = step(_step_job(config, run.parent, log, data, progress), chosen, run, data)
     show(result, as_json)
     return 0
 
