@@ -22,17 +22,11 @@ from gateway.providers.errors import UpstreamFault
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.providers import Call, Upstream
 from gateway.schema.fields import CHAT_FIELDS, VENDOR_FIELDS
-from tests.harness.lanes import LANES, OnLane
+from tests.harness.lanes import LANES
 from tests.harness.upstream import FaultUpstream
 
 HELLO = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as provider:
-        yield provider
 
 
 @pytest.fixture
@@ -43,11 +37,8 @@ async def elsewhere() -> AsyncIterator[FaultUpstream]:
 
 
 @pytest.fixture(params=LANES)
-async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
-    upstream = OnLane(request.param)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
+def lane(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 async def litellm_params(_: Upstream) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -15,7 +14,7 @@ from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import STALE_S
 from gateway.providers.providers import Call, Upstream
 from gateway.providers.transport import KEEP_ALIVE_S
-from tests.harness.lanes import LANES, OnLane
+from tests.harness.lanes import LANES
 
 ANSWER = {
     "id": "x", "object": "chat.completion", "created": 1, "model": "m",
@@ -92,11 +91,8 @@ def _answered(streamed: bool) -> bytes:
 
 
 @pytest.fixture(params=LANES)
-async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
-    upstream = OnLane(request.param)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
+def lane(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def call(provider: HangsUp, **more: Any) -> Call:

@@ -94,12 +94,6 @@ _TRANSPORT = frozenset({"connection", "host", "content-length", "accept", "http-
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def taken() -> list[str]:
     return []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -24,24 +23,15 @@ from gateway.providers.errors import (
     UpstreamFault,
 )
 from gateway.providers.providers import Call, Upstream
-from tests.harness.lanes import LANES, OnLane
+from tests.harness.lanes import LANES
 from tests.harness.upstream import FaultUpstream
 
 KEY = "sk-canary-7f3a9c"
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as provider:
-        yield provider
-
-
 @pytest.fixture(params=LANES)
-async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
-    upstream = OnLane(request.param)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
+def lane(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def call(provider: FaultUpstream, mode: str, **more: Any) -> Call:

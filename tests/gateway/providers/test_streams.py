@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -21,23 +20,14 @@ from gateway.providers.errors import (
     UpstreamFault,
 )
 from gateway.providers.providers import Call, Upstream, UpstreamStream
-from tests.harness.lanes import LANES, OnLane
+from tests.harness.lanes import LANES
 from tests.harness.upstream import FaultUpstream
 from tests.harness.words import words
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as provider:
-        yield provider
-
-
 @pytest.fixture(params=LANES)
-async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
-    upstream = OnLane(request.param)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
+def lane(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def call(provider: FaultUpstream, mode: str, **more: Any) -> Call:
