@@ -9,7 +9,7 @@ Shapes: N turns, K candidates (padded where `model` is -1), L cost levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TypeGuard
 
@@ -23,13 +23,11 @@ from policy.features import (
     DEFAULT_HORIZON,
     SESSION_FEATURES,
     Horizon,
-    available_usd,
-    encode_state,
     expected_cost_usd,
 )
 from policy.kernel import KernelQuality, with_newcomers
-from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFault, caches_of
-from policy.network_policy import NetworkPolicy, Shown, able_later
+from policy.mdp import COST_MASSES, Policy, PolicyFault, caches_of
+from policy.network_policy import NetworkPolicy, Shown
 from policy.planned import TIE_BREAK, Planner
 from policy.quality import PriorQuality, QualityModel, difficulties
 from policy.rules import ReSolving, RuleInputs, Scored, ScoringRule
@@ -99,48 +97,6 @@ class Batch:
             **values
             | {"cost_quantiles_usd": cold, "usd_cached": self.usd_in, "warm_tokens": np.zeros_like(self.warm_tokens)}
         )
-
-
-def stack_observations(observations: Sequence[Observation]) -> Batch:
-    """Observations as rows of one batch, padded to the most candidates."""
-    names = sorted({c.name for seen in observations for c in seen.candidates})
-    index = {name: k for k, name in enumerate(names)}
-    most = max(len(seen.candidates) for seen in observations)
-    number = np.zeros((8, len(observations), most))
-    model = np.full((len(observations), most), -1, np.int64)
-    quantiles = np.zeros((len(observations), most, len(COST_LEVELS)), np.float32)
-    for n, seen in enumerate(observations):
-        for k, c in enumerate(seen.candidates):
-            model[n, k], quantiles[n, k] = index[c.name], c.cost_quantiles_usd
-            number[:, n, k] = (
-                c.quality_prior,
-                c.input_usd_per_mtok,
-                c.cached_input_usd_per_mtok,
-                c.output_usd_per_mtok,
-                c.input_tokens,
-                c.warm_tokens,
-                c.feasible,
-                able_later(c),
-            )
-    prior, usd_in, usd_cached, usd_out, input_tokens, warm_tokens, feasible, able = number
-    return Batch(
-        models=tuple(names),
-        model=model,
-        state=np.stack([encode_state(seen) for seen in observations]),
-        prior=prior,
-        usd_in=usd_in,
-        usd_cached=usd_cached,
-        usd_out=usd_out,
-        input_tokens=input_tokens,
-        warm_tokens=warm_tokens,
-        cost_quantiles_usd=quantiles,
-        mask=feasible > 0,
-        able=able > 0,
-        available_usd=np.array([available_usd(seen.session) for seen in observations]),
-        turn=np.array([seen.session.turn for seen in observations], np.int64),
-        expected_turns=np.array([seen.session.expected_turns or 0 for seen in observations], np.int64),
-        lambda_per_usd=np.array([seen.lambda_per_usd for seen in observations]),
-    )
 
 
 BatchedPolicy = Planner | ReSolving | NetworkPolicy | ScoringRule

@@ -94,11 +94,6 @@ class OfflineLedger:
         spent_nanousd = sum(spent.bill.amount_nanousd for spent in self._spent.values() if spent.bill is not None)
         return Balance(self._cap_nanousd, held_nanousd, spent_nanousd)
 
-    @property
-    def unposted(self) -> int:
-        """Number of attempts to be posted."""
-        return len(self._spent)
-
     async def reserve(self, op: Reserve) -> Reserved | Refused:
         """Hold against the cap, journaled before the call leaves.
 

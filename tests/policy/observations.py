@@ -9,7 +9,11 @@ import numpy as np
 from msgspec.structs import replace
 
 from policy import text
+from policy.batch import Batch
+from policy.features import available_usd, encode_state
 from policy.mdp import COST_LEVELS, CandidateView, Observation, SessionView
+from policy.network_policy import able_later
+from policy.reload import synthetic_observation
 
 
 def candidate(name: str = "small", cost_usd: float = 0.001, prior: float = 0.6, **changes: Any) -> CandidateView:
@@ -35,24 +39,7 @@ def candidate(name: str = "small", cost_usd: float = 0.001, prior: float = 0.6, 
 
 
 def session(**changes: Any) -> SessionView:
-    view = SessionView(
-        turn=0,
-        expected_turns=4,
-        budget_usd=1.0,
-        remaining_usd=1.0,
-        tenant_remaining_usd=100.0,
-        spent_usd=0.0,
-        tokens_so_far=0,
-        failures=0,
-        regenerations=0,
-        tool_errors=0,
-        last_quality=None,
-        mean_quality=None,
-        last_model=None,
-        seconds_since_last=None,
-        tool_loop=False,
-    )
-    return replace(view, **changes)
+    return replace(synthetic_observation(1).session, **({"expected_turns": 4} | changes))
 
 
 def observation(
@@ -106,3 +93,45 @@ def random_observation(rng: np.random.Generator, most_candidates: int = 12) -> O
 
 def permuted(view: Observation, order: Sequence[int]) -> Observation:
     return replace(view, candidates=tuple(view.candidates[k] for k in order))
+
+
+def stack_observations(observations: Sequence[Observation]) -> Batch:
+    """Observations as rows of one batch, padded to the most candidates."""
+    names = sorted({c.name for seen in observations for c in seen.candidates})
+    index = {name: k for k, name in enumerate(names)}
+    most = max(len(seen.candidates) for seen in observations)
+    number = np.zeros((8, len(observations), most))
+    model = np.full((len(observations), most), -1, np.int64)
+    quantiles = np.zeros((len(observations), most, len(COST_LEVELS)), np.float32)
+    for n, seen in enumerate(observations):
+        for k, c in enumerate(seen.candidates):
+            model[n, k], quantiles[n, k] = index[c.name], c.cost_quantiles_usd
+            number[:, n, k] = (
+                c.quality_prior,
+                c.input_usd_per_mtok,
+                c.cached_input_usd_per_mtok,
+                c.output_usd_per_mtok,
+                c.input_tokens,
+                c.warm_tokens,
+                c.feasible,
+                able_later(c),
+            )
+    prior, usd_in, usd_cached, usd_out, input_tokens, warm_tokens, feasible, able = number
+    return Batch(
+        models=tuple(names),
+        model=model,
+        state=np.stack([encode_state(seen) for seen in observations]),
+        prior=prior,
+        usd_in=usd_in,
+        usd_cached=usd_cached,
+        usd_out=usd_out,
+        input_tokens=input_tokens,
+        warm_tokens=warm_tokens,
+        cost_quantiles_usd=quantiles,
+        mask=feasible > 0,
+        able=able > 0,
+        available_usd=np.array([available_usd(seen.session) for seen in observations]),
+        turn=np.array([seen.session.turn for seen in observations], np.int64),
+        expected_turns=np.array([seen.session.expected_turns or 0 for seen in observations], np.int64),
+        lambda_per_usd=np.array([seen.lambda_per_usd for seen in observations]),
+    )

@@ -19,7 +19,7 @@ from policy.rules import Cheapest, Fixed, Pacing, Random, ReSolving, Strongest, 
 from policy.value_layers import forward_of
 from policy.valuetable import ValueTable
 from tests.policy.networks import layers
-from tests.policy.observations import candidate, observation, random_observation
+from tests.policy.observations import candidate, observation, random_observation, stack_observations
 
 MODELS = ("model-0", "model-2", "model-3")
 """The others of `random_observation` are newcomers."""
@@ -101,7 +101,7 @@ def some_observations(count: int) -> list[Observation]:
 @pytest.mark.parametrize("policy", policies(), ids=lambda policy: f"{policy.policy_id}")
 def test_every_row_has_the_probabilities_of_its_turn_asked_alone(policy: batch.BatchedPolicy) -> None:
     seen = some_observations(600)  # more than two chunks
-    found = batch.probabilities(policy, batch.stack_observations(seen))
+    found = batch.probabilities(policy, stack_observations(seen))
     for row, one in zip(found, seen, strict=True):
         alone = policy.decide(one, 0.5).probabilities
         assert row[: len(alone)] == pytest.approx(alone, abs=5e-5)
@@ -118,7 +118,7 @@ def test_efforts_of_one_model_share_a_cache_in_either_form() -> None:
             effort = ("low", "high")[k % 2]
             named.append(replace(c, name=f"model-{k // 2}#{effort}", effort=effort, input_tokens=5_000))
         seen.append(replace(view, candidates=tuple(named)))
-    found = batch.probabilities(policy, batch.stack_observations(seen))
+    found = batch.probabilities(policy, stack_observations(seen))
     apart = 0
     for row, one in zip(found, seen, strict=True):
         alone = policy.decide(one, 0.5).probabilities
@@ -141,7 +141,7 @@ def test_every_row_is_drawn_as_its_turn_alone() -> None:
 def test_who_is_not_told_of_the_cache_sees_list_prices_and_cold_bills() -> None:
     """400 of 500 tokens are warm: at 2 USD a million instead of .5 they cost 400 * 1.5e-6 = .0006 more."""
     warm = candidate("a", 0.001, input_usd_per_mtok=2.0, cached_input_usd_per_mtok=0.5, warm_tokens=400)
-    cold = batch.stack_observations([observation([warm])]).without_cache()
+    cold = stack_observations([observation([warm])]).without_cache()
     assert cold.cost_quantiles_usd[0, 0] == pytest.approx(0.0016)
     assert (cold.warm_tokens[0, 0], cold.usd_cached[0, 0]) == (0.0, 2.0)
 
@@ -161,4 +161,4 @@ def test_a_policy_without_a_batched_form_is_asked_one_by_one() -> None:
 def test_a_turn_without_a_candidate_is_a_fault_as_it_is_alone() -> None:
     no_one = replace(candidate(), feasible=False)
     with pytest.raises(PolicyFault, match="feasible"):
-        batch.probabilities(ReSolving(), batch.stack_observations([observation([no_one])]))
+        batch.probabilities(ReSolving(), stack_observations([observation([no_one])]))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from policy import network_policy, value_backup, value_curves, value_network
-from policy.batch import score_batch, stack_observations
+from policy.batch import score_batch
 from policy.budgeting import CACHE_MIN_TOKENS
 from policy.mdp import COST_LEVELS, PolicyOfMany
 from policy.network_policy import NetworkPolicy
@@ -20,7 +20,7 @@ from policy.value_curves_once import curves_of_turn, inputs_of_turn, q_values_of
 from policy.value_layers import forward_of
 from policy.value_network_shapes import CURVES, KNOTS
 from tests.policy.networks import layers
-from tests.policy.observations import candidate, observation, random_observation
+from tests.policy.observations import candidate, observation, random_observation, stack_observations
 
 F32 = np.float32
 L = len(COST_LEVELS)

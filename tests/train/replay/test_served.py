@@ -12,6 +12,7 @@ from policy import batch
 from policy.features import Horizon
 from policy.mdp import Decision, Observation
 from policy.rules import ReSolving
+from tests.policy.observations import stack_observations
 from tests.train.replay.folders import write_folder
 from train.replay.blind import Blind
 from train.replay.compose import compose, group_difficulty
@@ -50,7 +51,7 @@ def test_all_sessions_of_a_turn_are_shown_what_each_is_shown_alone(tmp_path: Pat
     compared = []
 
     def comparing(turn: Turn) -> np.ndarray:
-        alone = batch.stack_observations([observation(turn, n, seen, 3.0) for n in range(len(turn.at))])
+        alone = stack_observations([observation(turn, n, seen, 3.0) for n in range(len(turn.at))])
         shown = turn_batch(turn, seen, 3.0)
         assert [alone.models[k] for k in alone.model[0]] == [shown.models[k] for k in shown.model[0]]
         for item in fields(batch.Batch):
