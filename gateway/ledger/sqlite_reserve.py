@@ -156,23 +156,76 @@ def _hold(
     tenant: Balance,
 ) -> Reserved:
     """Hold an amount that every account has: the session's entries, hold and decision, then all balances."""
-    turn: int = session[sql.TURNS] if session is not None else 0
     place = {"tenant": op.tenant_id, "session": op.session_id}
     if session is None:
         _open_session(cursor, op, before.granted_nanousd, now_ms)
     if before.granted_nanousd != old_granted or session is None:
-        change = before.granted_nanousd - old_granted
-        entry(
-            cursor,
-            "grant",
-            change,
-            now_ms,
-            op.tenant_id,
-            scope="session",
-            session_id=op.session_id,
-            granted=change,
-            actor="client",
-        )
+        _enter_grant(cursor, op, before.granted_nanousd - old_granted, now_ms)
+    _enter_hold(cursor, op, key_id, now_ms)
+    turn = _turn_of(cursor, op, session, before, now_ms)
+    new_turn = op.decision is not None
+    cursor.execute(
+        sql.RESERVE_ON_SESSION,
+        place
+        | {
+            "granted": before.granted_nanousd,
+            "amount": op.amount_nanousd,
+            "new_turns": int(new_turn),
+            "now": now_ms,
+            "decision": op.decision_id if new_turn else None,
+            "expected": op.terms.expected_turns,
+            "own_limit": None if op.terms.ceiling_nanousd is None else 1,
+            "kept": kept_from_now_on(0 if session is None else session[sql.KEPT], op.kept_nanousd),
+        },
+    )
+    held = {"reserved": op.amount_nanousd, "spent": 0, "overage": 0}
+    rest = None
+    if op.parent_session_id is not None or (session is not None and session[sql.PARENT] is not None):
+        rest = move_ancestors(cursor, place, held, now_ms)
+    if key_id is not None:
+        cursor.execute(sql.MOVE_KEY, {"key": key_id} | held)
+    cursor.execute(sql.MOVE_TENANT, {"tenant": op.tenant_id} | held)
+    if op.idempotency is not None:
+        _claim(cursor, op, op.idempotency, now_ms)
+    reading = None if op.limits is None else count(cursor, op.limits, int(new_turn), now_ms // 1000)
+    after = structs.replace(_with(before, reserved=op.amount_nanousd), above_nanousd=rest)
+    return Reserved(turn, after, _with(tenant, reserved=op.amount_nanousd), reading)
+
+
+def _turn_of(cursor: Cursor, op: Reserve, session: Any, before: Balance, now_ms: int) -> int:
+    """The number of the attempt's turn; a new one gets its decision's row."""
+    turn: int = session[sql.TURNS] if session is not None else 0
+    if op.decision is None:
+        known = cursor.execute(sql.DECISION_TURN, {"decision": op.decision_id}).fetchone()
+        return known[0] if known else turn
+    row = decision_row(op) | {
+        "turn": turn,
+        "previous_decision_id": session[sql.LAST_DECISION] if session is not None else None,
+        "session_budget_nanousd": before.granted_nanousd,
+        "remaining_before_nanousd": before.available_nanousd,
+        "created_at_ms": now_ms,
+    }
+    cursor.execute(sql.ADD_DECISION, row)
+    return turn
+
+
+def _enter_grant(cursor: Cursor, op: Reserve, change: int, now_ms: int) -> None:
+    """Enter what the client's limit changes in the session's grant."""
+    entry(
+        cursor,
+        "grant",
+        change,
+        now_ms,
+        op.tenant_id,
+        scope="session",
+        session_id=op.session_id,
+        granted=change,
+        actor="client",
+    )
+
+
+def _enter_hold(cursor: Cursor, op: Reserve, key_id: str | None, now_ms: int) -> None:
+    """Enter the reservation and its open hold."""
     entry(
         cursor,
         "reserve",
@@ -188,43 +241,6 @@ def _hold(
         model=op.model,
     )
     cursor.execute(sql.ADD_HOLD, _hold_row(op, key_id, now_ms))
-    new_turn = op.decision is not None
-    if new_turn:
-        row = decision_row(op)
-        row["turn"] = turn
-        row["previous_decision_id"] = session[sql.LAST_DECISION] if session is not None else None
-        row["session_budget_nanousd"] = before.granted_nanousd
-        row["remaining_before_nanousd"] = before.available_nanousd
-        row["created_at_ms"] = now_ms
-        cursor.execute(sql.ADD_DECISION, row)
-    else:
-        known = cursor.execute(sql.DECISION_TURN, {"decision": op.decision_id}).fetchone()
-        turn = known[0] if known else turn
-    cursor.execute(
-        sql.RESERVE_ON_SESSION,
-        place
-        | {
-            "granted": before.granted_nanousd,
-            "amount": op.amount_nanousd,
-            "new_turns": int(new_turn),
-            "now": now_ms,
-            "decision": op.decision_id if new_turn else None,
-            "expected": op.terms.expected_turns,
-            "own_limit": None if op.terms.ceiling_nanousd is None else 1,
-            "kept": kept_from_now_on(0 if session is None else session[sql.KEPT], op.kept_nanousd),
-        },
-    )
-    rest = None
-    if op.parent_session_id is not None or (session is not None and session[sql.PARENT] is not None):
-        rest = move_ancestors(cursor, place, {"reserved": op.amount_nanousd, "spent": 0, "overage": 0}, now_ms)
-    if key_id is not None:
-        cursor.execute(sql.MOVE_KEY, {"key": key_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
-    cursor.execute(sql.MOVE_TENANT, {"tenant": op.tenant_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
-    if op.idempotency is not None:
-        _claim(cursor, op, op.idempotency, now_ms)
-    reading = None if op.limits is None else count(cursor, op.limits, int(new_turn), now_ms // 1000)
-    held = structs.replace(_with(before, reserved=op.amount_nanousd), above_nanousd=rest)
-    return Reserved(turn, held, _with(tenant, reserved=op.amount_nanousd), reading)
 
 
 def _open_session(cursor: Cursor, op: Reserve, granted_nanousd: int, now_ms: int) -> None:
