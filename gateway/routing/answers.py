@@ -7,7 +7,8 @@ is that of its day; later days keep a part of it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from sqlalchemy import Connection, select, text
 
@@ -17,6 +18,9 @@ from gateway.database.tables import exploration_answers
 
 KEPT_A_DAY = 0.9
 """What remains of a count a day later: half after a week, so that models are tried again."""
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
 Key = tuple[str, int]
 """A model, and a kind of prompt."""
 
@@ -52,21 +56,32 @@ class Answers:
 
         Raises LedgerUnavailable, and keeps what was not written then.
         """
-        day, taken = self._today(), self._unwritten
-        self._unwritten = defaultdict(float)
-        try:
-            if taken:
-                known = await database.write(lambda c: _written(c, taken, day))
-            else:
-                known = await database.read(lambda c: _counts(c, day))
-        except BaseException:
-            for key, share in taken.items():
-                self._unwritten[key] += share
-            raise
-        self._day, self._known = day, known
+        day = self._today()
+        self._known = await exchange(database, self._unwritten, lambda c, new: _written(c, new, day), self.add)
+        self._day = day
 
     def _today(self) -> int:
         return int(self._clock() // 86_400)
+
+
+async def exchange(
+    database: Database,
+    unwritten: dict[K, V],
+    write: Callable[[Connection, Mapping[K, V]], T],
+    add: Callable[[K, V], None],
+) -> T:
+    """Write what a process has counted, and return the totals of all replicas.
+
+    `write` writes nothing where there is nothing new. What was not written is added again.
+    """
+    taken = dict(unwritten)
+    unwritten.clear()
+    try:
+        return await (database.write if taken else database.read)(lambda c: write(c, taken))
+    except BaseException:
+        for key, value in taken.items():
+            add(key, value)
+        raise
 
 
 def _kept(days: int) -> float:
@@ -81,6 +96,8 @@ def _counts(connection: Connection, day: int) -> dict[Key, float]:
 
 
 def _written(connection: Connection, taken: Mapping[Key, float], day: int) -> dict[Key, float]:
+    if not taken:
+        return _counts(connection, day)
     days = {(row.model, row.kind): row.day for row in connection.execute(select(exploration_answers))}
     for key in sorted(taken):  # in one order, so that no two replicas wait for each other
         place, old = {"model": key[0], "kind": key[1], "day": day}, days.get(key, day)

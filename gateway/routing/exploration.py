@@ -12,7 +12,7 @@ than half of the day's budget is spent: the other half is left to ordinary explo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -22,7 +22,7 @@ from gateway.clock import Clock
 from gateway.database.database import Database
 from gateway.database.tables import exploration_days
 from gateway.money import NANOUSD_PER_USD
-from gateway.routing.answers import Answers
+from gateway.routing.answers import Answers, exchange
 from policy.arrays import F32
 from policy.exploration import Price, price
 from policy.features import available_usd
@@ -114,10 +114,11 @@ class ExplorationBudget:
         """Charge an executed decision; returns its expected cost."""
         paid = price_of(observation, decision)
         if paid.extra_usd > 0.0 or paid.quality > 0.0:
-            day = self._today()
-            spent = Spent(math.ceil(paid.extra_usd * NANOUSD_PER_USD), paid.quality)
-            self._unwritten[day] = self._unwritten.get(day, Spent()).plus(spent)
+            self._spend(self._today(), Spent(math.ceil(paid.extra_usd * NANOUSD_PER_USD), paid.quality))
         return paid
+
+    def _spend(self, day: str, spent: Spent) -> None:
+        self._unwritten[day] = spent.plus(self._unwritten.get(day, _NOTHING))
 
     def count(self, observation: Observation, decision: Decision) -> None:
         """Count the answer of a settled decision that training will read."""
@@ -134,18 +135,9 @@ class ExplorationBudget:
 
     async def share(self, database: Database) -> None:
         """Write the unwritten part, read the totals. Raises LedgerUnavailable."""
-        day, taken = self._today(), self._unwritten
-        self._unwritten = {}
-        try:
-            if taken:
-                total = await database.write(lambda c: _written(c, taken, day))
-            else:
-                total = await database.read(lambda c: spent_on(c, day))
-        except BaseException:
-            for when, spent in taken.items():
-                self._unwritten[when] = spent.plus(self._unwritten.get(when, Spent()))
-            raise
-        self._day, self._known = day, total
+        day = self._today()
+        self._known = await exchange(database, self._unwritten, lambda c, new: _written(c, new, day), self._spend)
+        self._day = day
         if self._quota() > 0:
             await self._answers.share(database)
 
@@ -187,7 +179,7 @@ def spent_on(connection: Connection, day: str) -> Spent:
     return Spent() if row is None else Spent(row.extra_nanousd, row.quality_given_up)
 
 
-def _written(connection: Connection, taken: dict[str, Spent], day: str) -> Spent:
+def _written(connection: Connection, taken: Mapping[str, Spent], day: str) -> Spent:
     for when, spent in sorted(taken.items()):
         connection.execute(_ADD, {"day": when, "extra": spent.extra_nanousd, "quality": spent.quality})
     return spent_on(connection, day)
