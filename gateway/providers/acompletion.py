@@ -9,52 +9,36 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import os
-import re
-import sys
-import traceback
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from types import ModuleType
 from typing import Any
 
 import httpx
-import orjson
 
-from gateway.catalog.usage import ReportedUsage, usage_from_openai
 from gateway.dialects.native_forms import begun_payload, native_dialect, payloads_of, speaks_openai
-from gateway.dialects.raw_answer import last_error
-from gateway.dialects.usage_report import take_usage
 from gateway.providers.answers import ChunkSource, LitellmSource
-from gateway.providers.attachments import LOST, attached
+from gateway.providers.attachments import attached
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
-from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, TimeoutFault, UpstreamFault
+from gateway.providers.errors import TimeoutFault, UpstreamFault
 from gateway.providers.exchange import (
     EXCHANGE,
     BoundedTransport,
     Exchange,
     NoSecondTransport,
     RecordedStream,
-    exchange_fault,
     wire_fault,
 )
-from gateway.providers.history import broken_arguments
-from gateway.providers.inband import fault_in
 from gateway.providers.litellm_clients import (
     HANDLERS,
     OPENAI_ADDRESS,
     SDK_TIMEOUT_S,
     UNLIMITED,
     WHOLE_ONLY,
-    CurrentHandler,
     Handlers,
     SdkClients,
-    handler_cache,
 )
-from gateway.providers.litellm_readers import keep_service_tiers, read_whole_answers, read_whole_blocks, skip_comments
-from gateway.providers.litellm_writers import keep_pictures
+from gateway.providers.litellm_faults import fault_of_call
 from gateway.providers.parameters import NEEDED
 from gateway.providers.replies import WholeSource, translated_reply
 from gateway.providers.transport import Connections
@@ -63,27 +47,10 @@ from gateway.providers.wire_source import WireSource
 
 _log = logging.getLogger("seqroute.upstream")
 
-LITELLM_ENVIRONMENT: Mapping[str, str] = {
-    # Nothing is fetched at import, and no .env file of the working directory is read.
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
-    "LITELLM_LOCAL_BLOG_POSTS": "True",
-    "LITELLM_LOCAL_POLICY_TEMPLATES": "True",
-    "LITELLM_LOCAL_AUTOROUTER_PRESETS": "True",
-    "LITELLM_MODE": "PRODUCTION",
-    "HF_HUB_OFFLINE": "1",
-    # Images go to the provider by reference or not at all.
-    "MAX_IMAGE_URL_DOWNLOAD_SIZE_MB": "0",
-    # Repetitive output is for the client to handle.
-    "REPEATED_STREAMING_CHUNK_LIMIT": "1000000000",
-}
-
 # Providers with OpenAI's path but their own content format (lists of parts where text is expected).
 _TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
-_MCP_GATEWAY = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _OWN_SCHEMAS = frozenset({"openai", "custom_openai", "azure"})
 _MAX_KNOWN = 1024
-_QUOTED = re.compile(r"['`](\w+)['`]")
 _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "w"}}
 
 
@@ -259,13 +226,6 @@ class LitellmClient:
                     await self.acompletion(arguments)
 
 
-_WRITES_MESSAGES = "litellm.litellm_core_utils.prompt_templates."
-_UNTRANSLATED = (
-    "the messages cannot be written in the form of the model's provider; expected the call of every tool result before "
-    "it, and types of pictures and files that the provider takes"
-)
-
-
 class LitellmCall:
     """One call through `acompletion`."""
 
@@ -310,37 +270,9 @@ class LitellmCall:
 
     def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
         """The fault of a failed call, from the exchange, else from LiteLLM's exception."""
-        if isinstance(error, UpstreamFault):
-            return error
-        if exchange.lost is not None:
-            return MessagesRefused.of(exchange.lost, LOST)
-        code = self._lane.known_code(error)
-        seen = exchange_fault(exchange, code)
-        if seen is not None:
-            return seen
-        if exchange.status:
-            unread = BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
-            return _failed_response(exchange) or unread.billed(_reported(exchange))
-        missing = next((each.name for each in _chain(error) if isinstance(each, ModuleNotFoundError)), None)
-        if exchange.attempts == 0 and missing is not None:
-            _log.error("a call needs the Python package %s, which is not installed beside the gateway", missing)
-            return FailedFault("the model's provider needs a Python package that the gateway lacks", retryable=False)
-        status = getattr(error, "status_code", 0)
-        status = status if isinstance(status, int) else 0
-        name = _refused_name(error, self._call) if exchange.attempts == 0 else None
-        if name is not None:
-            return CallRefused.of(name)
-        where = broken_arguments(self._arguments.get("messages") or ()) if exchange.attempts == 0 else None
-        if where is not None:
-            return MessagesRefused.of(where, "expected JSON, which the model's provider needs")
-        if exchange.attempts == 0 and exchange.attached:
-            return MessagesRefused.of(next(iter(exchange.attached)), LOST)  # LiteLLM's code gave up over it
-        if exchange.attempts == 0 and (status == 400 or code):
-            return CallRefused("the model's provider does not accept this request", status=400, code=code)
-        if exchange.attempts == 0 and _in_messages(error):
-            return MessagesRefused(_UNTRANSLATED, status=400)
-        _log.warning("call failed inside LiteLLM: %s", type(error).__name__)
-        return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
+        return fault_of_call(
+            exchange, error, self._call, self._arguments.get("messages") or (), self._lane.known_code(error)
+        )
 
 
 async def _begin(answer: RecordedStream, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
@@ -357,56 +289,6 @@ async def _begin(answer: RecordedStream, exchange: Exchange, idle_timeout_s: flo
         with suppress(ValueError):
             begun = payloads_of(head)
     exchange.openai_instead = any(map(speaks_openai, begun))
-
-
-def _failed_response(exchange: Exchange) -> UpstreamFault | None:
-    """The fault that an answer of status 200 reports, with its usage: a whole one, or the last event of a stream."""
-    try:
-        payload = orjson.loads(exchange.body)
-    except ValueError:
-        payload = last_error(exchange.body)
-    if isinstance(payload, list):
-        payload = next((each for each in payload if isinstance(each, dict) and each.get("error")), None)
-    if not isinstance(payload, dict):
-        return None
-    failed = payload.get("status") == "failed" or payload.get("type") == "error"
-    fault = fault_in(payload, exchange.headers, named_error=failed, alone=True)
-    usage = payload.get("usage")
-    return None if fault is None else fault.billed(usage_from_openai(usage if isinstance(usage, dict) else None))
-
-
-def _reported(exchange: Exchange) -> ReportedUsage:
-    """The usage in a whole answer that LiteLLM could not read."""
-    try:
-        payload = orjson.loads(exchange.body) if exchange.whole else None
-    except ValueError:
-        return None
-    return usage_from_openai(take_usage(payload)) if isinstance(payload, dict) else None
-
-
-def _refused_name(error: BaseException, call: Call) -> str | None:
-    """The caller's parameter that LiteLLM, or the SDK that it calls, does not know."""
-    for each in _chain(error):
-        if isinstance(each, TypeError) or type(each).__name__ == "UnsupportedParamsError":
-            named = _QUOTED.findall(str(each))
-            return next((name for name in named if name in call.params or name in call.extras), None)
-    return None
-
-
-def _in_messages(error: BaseException) -> bool:
-    """True if LiteLLM failed while it wrote the messages in the provider's form."""
-    return any(
-        str(frame.f_globals.get("__name__")).startswith(_WRITES_MESSAGES)
-        for each in _chain(error)
-        for frame, _ in traceback.walk_tb(each.__traceback__)
-    )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception and those that it was raised from or while handling."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 class LitellmEmbeddingCall(LitellmCall):
@@ -432,68 +314,3 @@ class _RecordedSource:
 
     async def aclose(self) -> None:
         await self._inner.aclose()
-
-
-def _no_price(*_: Any, **__: Any) -> None:
-    return None
-
-
-def _without_null(message: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in message.items() if value is not None or name == "content"}
-
-
-class _WithoutMcp(ModuleType):
-    """LiteLLM's module of MCP servers, which no call here has (gateway.dialects.arguments)."""
-
-    class LiteLLM_Proxy_MCP_Handler:
-        """Says of every call that it has none."""
-
-        @staticmethod
-        def should_use_litellm_mcp_gateway(tools: object) -> bool:
-            """False: the tools are sent as they are."""
-            return False
-
-
-def import_litellm() -> Any:
-    """Import LiteLLM (takes seconds), without its logging and telemetry."""
-    for name, value in LITELLM_ENVIRONMENT.items():
-        os.environ[name] = value
-    # Its bridge from chat to /v1/responses (gpt-5-codex, o3-pro) would import the MCP package, which is not installed.
-    sys.modules.setdefault(_MCP_GATEWAY, _WithoutMcp(_MCP_GATEWAY))
-    with warnings.catch_warnings():
-        # LiteLLM warns when it builds its own types: do it here instead of during the first call.
-        warnings.simplefilter("ignore")
-        litellm: Any = importlib.import_module("litellm")
-        for answer in (litellm.ModelResponse, litellm.types.utils.ModelResponseStream):
-            answer().model_dump()
-    # It puts its own usage into an event of OpenAI's SDK, which would write a line for it.
-    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
-    # An answer that filled the context window was cut; LiteLLM takes a word that it does not know for `stop`.
-    finishes: Any = importlib.import_module("litellm.litellm_core_utils.core_helpers")
-    finishes._FINISH_REASON_MAP["model_context_window_exceeded"] = "length"
-    read_whole_blocks(importlib.import_module("litellm.llms.anthropic.chat.handler").ModelResponseIterator)
-    keep_service_tiers(importlib.import_module("litellm.llms.groq.chat.transformation").GroqChatConfig)
-    read_whole_answers(importlib.import_module("litellm.llms.anthropic.chat.transformation").AnthropicConfig)
-    google: Any = importlib.import_module("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini")
-    skip_comments(google.ModelResponseIterator)
-    keep_pictures()
-    litellm.in_memory_llm_clients_cache = handler_cache()
-    litellm.module_level_aclient = CurrentHandler("waiting")
-    litellm.module_level_client = CurrentHandler("blocking")
-    # The ledger computes costs. LiteLLM's own computation takes a quarter of its time and is not used.
-    importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging.response_cost_calculator = _no_price
-    # With tool calls or reasoning the content may be null, and some servers require the field.
-    messages: Any = importlib.import_module("litellm.utils")
-    messages.cleanup_none_field_in_message = _without_null
-    litellm.disable_hf_tokenizer_download = True
-    litellm.suppress_debug_info = True
-    litellm.telemetry = False
-    litellm.drop_params = False
-    litellm.num_retries = 0
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        # Its messages repeat provider responses, which may contain keys.
-        logging.getLogger(name).disabled = True
-    for name in ("httpx", "openai", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    importlib.import_module("openai")
-    return litellm

@@ -24,7 +24,7 @@ from gateway.dialects.older_functions import (
     params_with_tools,
 )
 from gateway.errors import GatewayError
-from gateway.providers.acompletion import LitellmClient, import_litellm
+from gateway.providers.acompletion import LitellmClient
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.call import Call, Lane, Outgoing, PreparedCall, ProviderNames
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
@@ -33,6 +33,7 @@ from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
 from gateway.providers.forward import ForwardedCall
 from gateway.providers.history import has_thinking_parts, history, loses_names, takes_thinking_parts
 from gateway.providers.litellm_clients import LOOKING_UP, spoken_as_openai
+from gateway.providers.litellm_setup import import_litellm
 from gateway.providers.moderation import ModerationCall
 from gateway.providers.parameters import Target, at_responses, shaped, takes_functions, target_of
 from gateway.providers.replies import Reply, embedding_reply, moderation_reply, native_reply, translated_reply

@@ -15,11 +15,11 @@ import pytest
 from gateway.catalog.addresses import ANY_ADDRESS
 from gateway.dialects.arguments import check_addresses, outgoing_messages, outgoing_params
 from gateway.errors import InvalidRequest
-from gateway.providers.acompletion import LITELLM_ENVIRONMENT
 from gateway.providers.call import ProviderNames
 from gateway.providers.direct import OPENAI_ADDRESS
 from gateway.providers.errors import UpstreamFault
 from gateway.providers.litellm_clients import key_for
+from gateway.providers.litellm_setup import LITELLM_ENVIRONMENT
 from gateway.providers.providers import Call, Upstream
 from gateway.schema.fields import CHAT_FIELDS, VENDOR_FIELDS
 from tests.harness.lanes import LANES
@@ -232,7 +232,7 @@ def test_a_file_by_address_is_refused_and_by_id_or_inline_passes() -> None:
 def test_litellm_fetches_no_picture_and_has_no_callback_or_cache() -> None:
     """In a process of its own: what LiteLLM reads from the environment, it reads when it is first imported."""
     code = (
-        "from gateway.providers.acompletion import import_litellm; litellm = import_litellm(); "
+        "from gateway.providers.litellm_setup import import_litellm; litellm = import_litellm(); "
         "called = (litellm.callbacks, litellm.success_callback, litellm.failure_callback, litellm.input_callback); "
         "print(litellm.constants.MAX_IMAGE_URL_DOWNLOAD_SIZE_MB, sorted({n for names in called for n in names}), "
         "litellm.cache)"

@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.errors import http_status
-from gateway.providers.acompletion import import_litellm
 from gateway.providers.errors import CallRefused, MessagesRefused, UpstreamFault
+from gateway.providers.litellm_setup import import_litellm
 from gateway.providers.parameters import Target, header_names, shaped, target_of
 from gateway.providers.providers import Call, Upstream
 from gateway.turn.fallback import cause_of

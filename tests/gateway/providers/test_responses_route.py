@@ -15,8 +15,8 @@ from gateway.catalog.build import bundled_price_map, load
 from gateway.catalog.own_api import calls_functions_in_own_api
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.usage import Usage
-from gateway.providers.acompletion import import_litellm
 from gateway.providers.errors import BrokenFault, CallRefused, UpstreamFault
+from gateway.providers.litellm_setup import import_litellm
 from gateway.providers.providers import Call, Upstream
 from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
 

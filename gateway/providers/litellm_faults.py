@@ -1,0 +1,122 @@
+"""The fault of a call that failed in LiteLLM.
+
+It is read from what the provider answered, else from LiteLLM's exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.catalog.usage import ReportedUsage, usage_from_openai
+from gateway.dialects.raw_answer import last_error
+from gateway.dialects.usage_report import take_usage
+from gateway.providers.attachments import LOST
+from gateway.providers.call import Call
+from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
+from gateway.providers.exchange import Exchange, exchange_fault
+from gateway.providers.history import broken_arguments
+from gateway.providers.inband import fault_in
+
+_log = logging.getLogger("seqroute.upstream")
+
+_QUOTED = re.compile(r"['`](\w+)['`]")
+_WRITES_MESSAGES = "litellm.litellm_core_utils.prompt_templates."
+_UNTRANSLATED = (
+    "the messages cannot be written in the form of the model's provider; expected the call of every tool result before "
+    "it, and types of pictures and files that the provider takes"
+)
+
+
+def fault_of_call(
+    exchange: Exchange, error: Exception, call: Call, messages: Sequence[Mapping[str, Any]], code: str
+) -> UpstreamFault:
+    """The fault of a failed call with these outgoing messages.
+
+    `code`: what LiteLLM recognised in its exception.
+    """
+    if isinstance(error, UpstreamFault):
+        return error
+    if exchange.lost is not None:
+        return MessagesRefused.of(exchange.lost, LOST)
+    seen = exchange_fault(exchange, code)
+    if seen is not None:
+        return seen
+    if exchange.status:
+        unread = BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
+        return _failed_response(exchange) or unread.billed(_reported(exchange))
+    missing = next((each.name for each in _chain(error) if isinstance(each, ModuleNotFoundError)), None)
+    if exchange.attempts == 0 and missing is not None:
+        _log.error("a call needs the Python package %s, which is not installed beside the gateway", missing)
+        return FailedFault("the model's provider needs a Python package that the gateway lacks", retryable=False)
+    status = getattr(error, "status_code", 0)
+    status = status if isinstance(status, int) else 0
+    name = _refused_name(error, call) if exchange.attempts == 0 else None
+    if name is not None:
+        return CallRefused.of(name)
+    where = broken_arguments(messages) if exchange.attempts == 0 else None
+    if where is not None:
+        return MessagesRefused.of(where, "expected JSON, which the model's provider needs")
+    if exchange.attempts == 0 and exchange.attached:
+        return MessagesRefused.of(next(iter(exchange.attached)), LOST)  # LiteLLM's code gave up over it
+    if exchange.attempts == 0 and (status == 400 or code):
+        return CallRefused("the model's provider does not accept this request", status=400, code=code)
+    if exchange.attempts == 0 and _in_messages(error):
+        return MessagesRefused(_UNTRANSLATED, status=400)
+    _log.warning("call failed inside LiteLLM: %s", type(error).__name__)
+    return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
+
+
+def _failed_response(exchange: Exchange) -> UpstreamFault | None:
+    """The fault that an answer of status 200 reports, with its usage: a whole one, or the last event of a stream."""
+    try:
+        payload = orjson.loads(exchange.body)
+    except ValueError:
+        payload = last_error(exchange.body)
+    if isinstance(payload, list):
+        payload = next((each for each in payload if isinstance(each, dict) and each.get("error")), None)
+    if not isinstance(payload, dict):
+        return None
+    failed = payload.get("status") == "failed" or payload.get("type") == "error"
+    fault = fault_in(payload, exchange.headers, named_error=failed, alone=True)
+    usage = payload.get("usage")
+    return None if fault is None else fault.billed(usage_from_openai(usage if isinstance(usage, dict) else None))
+
+
+def _reported(exchange: Exchange) -> ReportedUsage:
+    """The usage in a whole answer that LiteLLM could not read."""
+    try:
+        payload = orjson.loads(exchange.body) if exchange.whole else None
+    except ValueError:
+        return None
+    return usage_from_openai(take_usage(payload)) if isinstance(payload, dict) else None
+
+
+def _refused_name(error: BaseException, call: Call) -> str | None:
+    """The caller's parameter that LiteLLM, or the SDK that it calls, does not know."""
+    for each in _chain(error):
+        if isinstance(each, TypeError) or type(each).__name__ == "UnsupportedParamsError":
+            named = _QUOTED.findall(str(each))
+            return next((name for name in named if name in call.params or name in call.extras), None)
+    return None
+
+
+def _in_messages(error: BaseException) -> bool:
+    """True if LiteLLM failed while it wrote the messages in the provider's form."""
+    return any(
+        str(frame.f_globals.get("__name__")).startswith(_WRITES_MESSAGES)
+        for each in _chain(error)
+        for frame, _ in traceback.walk_tb(each.__traceback__)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception and those that it was raised from or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
