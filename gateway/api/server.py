@@ -19,27 +19,24 @@ from __future__ import annotations
 import asyncio
 import math
 import select
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal
 
 import httptools
-import orjson
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gateway.api import framing
 from gateway.api.one_response import Departure, LingeringTransport, UndelimitedResponse, tell_departure
-from gateway.api.refusals import body_of
+from gateway.api.refusals import raw_answer, shed_answer
 from gateway.api.whole_request import whole_request
 from gateway.errors import (
     GatewayError,
     HeadersTooLarge,
     InvalidRequest,
-    MethodNotAllowed,
     RequestTimeout,
-    http_status,
 )
 from gateway.http import WATCH
 from gateway.request_ids import REQUEST_ID_HEADER, id_of, numbered_ids
@@ -55,8 +52,6 @@ PIPELINE_CHECK_S = 0.25
 """How often the client of waiting requests is looked after."""
 _LEFT: int = getattr(select, "POLLRDHUP", select.POLLHUP)  # Linux reports an end that unread bytes precede
 _SEPARATORS = 4  # ": " and the line's end
-_ONCE = (b"host", b"content-length", b"transfer-encoding")
-_HOP_BY_HOP = (b"upgrade", b"http2-settings")
 
 Phase = Literal["silent", "head", "body"]
 
@@ -177,21 +172,12 @@ class BoundedHttp(HttpToolsProtocol):
                 return
             except httptools.HttpParserUpgrade as stopped:
                 data = data[stopped.args[0] :]
-                head = self._head_without_upgrade()
+                version = self.parser.get_http_version().encode()
+                head = framing.without_upgrade(self._method(), self.url, version, self.headers)
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 self._upgrade_ignored = False
                 self.parser.feed_data(head)
-
-    def _head_without_upgrade(self) -> bytes:
-        lines = [b"%s %s HTTP/%s" % (self._method(), self.url, self.parser.get_http_version().encode())]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip() for token in value.split(b",")]
-                value = b", ".join(token for token in tokens if token.lower() not in _HOP_BY_HOP)
-            if name not in _HOP_BY_HOP:
-                lines.append(b"%s: %s" % (name, value))
-        return b"\r\n".join([*lines, b"", b""])
 
     def _method(self) -> bytes:
         return bytes(self.parser.get_method())
@@ -217,7 +203,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the framing, then start the request unless it is refused."""
-        self._check_framing()
+        refused = framing.why_refused(self.parser.get_http_version(), self._method(), self.headers)
+        if refused is not None:
+            self._stop(refused)
         if self.parser.should_upgrade():
             self._upgrade_ignored = True
             return
@@ -292,23 +280,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._parsed += size
         if self._parsed > self._limits.header_bytes:
             self._stop(self._too_large())
-
-    def _check_framing(self) -> None:
-        """Refuse framing that a proxy might parse differently (RFC 9112, 3.2, 6.1, 6.3)."""
-        version = self.parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            self._stop(InvalidRequest("expected HTTP/1.1"))
-        if self._method() == b"CONNECT":
-            self._stop(MethodNotAllowed("this is not a proxy: CONNECT is not supported"))
-        found = [(name, value) for name, value in self.headers if name in _ONCE]
-        names = {name for name, _ in found}
-        if len(names) < len(found):
-            self._stop(InvalidRequest("expected Host, Content-Length and Transfer-Encoding once each"))
-        if version == "1.1" and b"host" not in names:
-            self._stop(InvalidRequest("expected a Host header"))
-        for name, value in found:
-            if name == b"transfer-encoding" and (version == "1.0" or value.lower() != b"chunked"):
-                self._stop(InvalidRequest("Transfer-Encoding: expected chunked, of HTTP/1.1"))
 
     def _stop(self, refusal: GatewayError) -> None:
         self._refusal = refusal
@@ -445,8 +416,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._answer(error)
 
     def _write_shed(self, error: GatewayError, url: bytes) -> None:
-        status, rest = _shed_answer(error, url)
-        self._write(status, rest)
+        self._write(*shed_answer(error, url))
 
     def _write(self, status: bytes, rest: bytes) -> None:
         headers = b"".join([b"%s: %s\r\n" % header for header in self.server_state.default_headers])
@@ -456,7 +426,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._limits.on_refusal(error.code)
         path = "" if self._in_head else self.scope["path"]
         named = (REQUEST_ID_HEADER.encode(), self._request_id().encode())
-        self._write(*_answer_of(error, path, [named, (b"connection", b"close")]))
+        self._write(*raw_answer(error, path, [named, (b"connection", b"close")]))
         self._linger()
 
     def _request_id(self) -> str:
@@ -477,17 +447,3 @@ class BoundedHttp(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, self.transport.close)
         else:
             self.transport.close()
-
-
-def _answer_of(error: GatewayError, path: str, more: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
-    """Status line, and all that follows the headers of every answer."""
-    body = orjson.dumps(body_of(path, error))
-    headers = b"".join([b"%s: %s\r\n" % header for header in more])
-    kind = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-    return STATUS_LINE[http_status(error)], headers + kind
-
-
-@lru_cache(maxsize=64)
-def _shed_answer(error: GatewayError, url: bytes) -> tuple[bytes, bytes]:
-    """The answer to a shed request; under overload the same few are sent thousands of times a second."""
-    return _answer_of(error, url.decode("ascii"), [(n.encode(), v.encode()) for n, v in error.headers.items()])
