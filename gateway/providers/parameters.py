@@ -212,15 +212,8 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     for name in [name for name in wanted if name in call.dropped_params]:
         del wanted[name]
         dropped.append(name)
-    effort = wanted.get(_EFFORT)
-    if isinstance(effort, Mapping):  # an operator's may be an object, as LiteLLM reads it
-        effort = effort.get("effort")
-    unknown = isinstance(effort, str) and effort not in (*SCALE, "disable")
-    if unknown and _EFFORT in target.supported and not target.in_body:
-        # LiteLLM translates the known words, and others into an error or into no reasoning.
-        raise CallRefused.of(_EFFORT, f"expected one of {', '.join(SCALE)} for this model's provider")
     if _EFFORT in wanted:
-        wanted[_EFFORT] = target.efforts.get(effort, effort) if isinstance(effort, str) else None
+        wanted[_EFFORT] = _effort(wanted[_EFFORT], target)
     known = outgoing_params(wanted)
     plain: dict[str, Any] = {}
     beside: dict[str, Any] = {}
@@ -246,26 +239,50 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     if keyed and call.cache_key is not None and name not in wanted and name not in call.dropped_params:
         plain[name] = call.cache_key
     _fit(plain, beside, call, target, dropped)
-    labels = beside.get("metadata", {})
-    for name in [name for name in labels if name in steering or name in _BARRED]:
-        del labels[name]
-        dropped.append(f"metadata.{name}")
-    if not labels:
-        beside.pop("metadata", None)
+    dropped += _drop_barred_labels(beside, steering)
     fixed = call.defaults.get("extra_body")
     if isinstance(fixed, Mapping):
         beside |= {name: value for name, value in fixed.items() if name not in _BARRED and name not in steering}
-    if target.in_body:
-        arguments = plain | ({"extra_body": beside} if beside else {})
-    else:
-        arguments = plain | {name: value for name, value in beside.items() if name not in steering}
-        if call.task_budget is not None:
-            level = plain.get(_EFFORT)  # LiteLLM writes it into the same object, which replaces its own
-            config = {"task_budget": dict(call.task_budget)} | ({"effort": level} if level in _EFFORTS else {})
-            arguments["output_config"] = config
-        listed = [name for name in arguments if name in call.allowed_params and name in CHAT_FIELDS]
-        arguments |= {"allowed_openai_params": listed} if listed else {}
+    arguments = _arguments(plain, beside, call, target, steering)
     return Shaped(arguments, tuple(name for name in dropped if name.partition(".")[0] in given))
+
+
+def _effort(asked: Any, target: Target) -> str | None:
+    """The effort to send for the one that was asked for. Raises CallRefused."""
+    if isinstance(asked, Mapping):  # an operator's may be an object, as LiteLLM reads it
+        asked = asked.get("effort")
+    if not isinstance(asked, str):
+        return None
+    if asked not in (*SCALE, "disable") and _EFFORT in target.supported and not target.in_body:
+        # LiteLLM translates the known words, and others into an error or into no reasoning.
+        raise CallRefused.of(_EFFORT, f"expected one of {', '.join(SCALE)} for this model's provider")
+    return target.efforts.get(asked, asked)
+
+
+def _drop_barred_labels(beside: dict[str, Any], steering: frozenset[str]) -> list[str]:
+    """Remove labels with the names of arguments; returns those."""
+    labels = beside.get("metadata", {})
+    barred = [name for name in labels if name in steering or name in _BARRED]
+    for name in barred:
+        del labels[name]
+    if not labels:
+        beside.pop("metadata", None)
+    return [f"metadata.{name}" for name in barred]
+
+
+def _arguments(
+    plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Target, steering: frozenset[str]
+) -> dict[str, Any]:
+    """LiteLLM's arguments out of its own names and those that go beside them."""
+    if target.in_body:
+        return plain | ({"extra_body": beside} if beside else {})
+    arguments = plain | {name: value for name, value in beside.items() if name not in steering}
+    if call.task_budget is not None:
+        level = plain.get(_EFFORT)  # LiteLLM writes it into the same object, which replaces its own
+        config = {"task_budget": dict(call.task_budget)} | ({"effort": level} if level in _EFFORTS else {})
+        arguments["output_config"] = config
+    listed = [name for name in arguments if name in call.allowed_params and name in CHAT_FIELDS]
+    return arguments | ({"allowed_openai_params": listed} if listed else {})
 
 
 def at_responses(formed: Shaped, call: Call) -> Shaped:
