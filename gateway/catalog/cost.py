@@ -257,9 +257,9 @@ def _with_calls(usage: Usage, hosted: HostedCalls) -> Usage:
     )
 
 
-def estimated(amount_nanousd: int, *, prompt_tokens: int = 0, output_tokens: int = 0) -> Settlement:
+def estimated(amount_nanousd: int) -> Settlement:
     """A settlement from our own estimate, for a call cut off before it reported usage."""
-    return Settlement(amount_nanousd, "estimated", Usage(prompt_tokens, output_tokens))
+    return Settlement(amount_nanousd, "estimated", Usage(0, 0))
 
 
 def _fixed_femtousd(rates: Rates, prompt_tokens_bound: int, images: int, audio: bool) -> int:

@@ -33,6 +33,7 @@ from msgspec import Struct
 
 _log = logging.getLogger("seqroute.tokens")
 
+THREADS = 2
 INLINE_BYTES = 4_096
 BYTES_PER_TOKEN = 4
 CACHED_TEXTS = 8_192
@@ -82,8 +83,8 @@ class _Tokenizer(Protocol):
 class TokenCounter:
     """Counts the tokens of prompts and answers."""
 
-    def __init__(self, *, threads: int = 2) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tokens")
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="tokens")
         self._tokenizer: _Tokenizer | None = None
         self._loading: asyncio.Future[_Tokenizer] | None = None
         self._cache: dict[bytes, PromptTokens] = {}

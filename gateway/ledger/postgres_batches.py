@@ -42,6 +42,7 @@ from gateway.database.postgres import (
 
 logger = logging.getLogger(__name__)
 
+WORKERS = 4
 MAX_GROUP = 64
 MAX_PER_QUEUE = 512
 HANG_S = STATEMENT_TIMEOUT_MS / 1000 + 1.5
@@ -93,11 +94,10 @@ Outcome = tuple[Job, Any, BaseException | None]
 class BatchCommitter:
     """Queues and workers, started inside the event loop that submits."""
 
-    def __init__(self, url: URL, *, workers: int = 4, max_waiting: int = 2_048) -> None:
+    def __init__(self, url: URL, *, max_waiting: int = 2_048) -> None:
         # Connect as SQLAlchemy does: URL-encoded names reach libpq decoded.
         _, arguments = url.get_dialect()().create_connect_args(url)
         self._connect_arguments: dict[str, Any] = {**arguments, **connect_arguments()}
-        self._worker_count = workers
         self._max_waiting = max_waiting
         self._waiting = 0
         self._idle = asyncio.Event()
@@ -122,9 +122,7 @@ class BatchCommitter:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._idle.set()
-        started = [
-            _Worker(self, self._connect_arguments, self._ready, f"ledger-{n}") for n in range(self._worker_count)
-        ]
+        started = [_Worker(self, self._connect_arguments, self._ready, f"ledger-{n}") for n in range(WORKERS)]
         self._workers = [*started, _Worker(self, self._connect_arguments, self._slow, "ledger-slow")]
         self._watch = asyncio.create_task(self._cut_hanging())
 

@@ -31,6 +31,7 @@ _SERVING_STAGES: tuple[Stage, ...] = ("champion", "canary", "shadow")
 BUILT_IN = frozenset(builtin_rules()) | {PRETRAINED}
 """Policies that need no checkpoint from the operator: the rules and the shipped network."""
 MAX_EVENTS = 50
+LISTED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,9 @@ def wanted_policies(connection: Connection) -> StagedPolicies:
     return StagedPolicies(champion=staged.get("champion"), canary=staged.get("canary"), shadow=staged.get("shadow"))
 
 
-def list_policies(connection: Connection, limit: int = 200) -> list[PolicyRecord]:
-    """All policies, most recently staged first."""
-    query = select(policies).order_by(policies.c.staged_at_ms.desc(), policies.c.policy_id).limit(limit)
+def list_policies(connection: Connection) -> list[PolicyRecord]:
+    """The policies that were staged last, newest first."""
+    query = select(policies).order_by(policies.c.staged_at_ms.desc(), policies.c.policy_id).limit(LISTED)
     return [_record(row) for row in connection.execute(query)]
 
 

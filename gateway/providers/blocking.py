@@ -23,14 +23,10 @@ from gateway.providers.exchange import (
 class BlockingTransport(httpx.BaseTransport):
     """Blocking counterpart of `BoundedTransport`, without persistent connections."""
 
-    def __init__(self, inner: httpx.BaseTransport | None = None, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
-        self._given = inner
-        self._max_answer_bytes = max_answer_bytes
-
     @cached_property
     def _inner(self) -> httpx.BaseTransport:
         """Made for the first call: reading the trusted certificates takes longer than the rest of a start."""
-        return self._given or httpx.HTTPTransport(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        return httpx.HTTPTransport(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and record it in the call's exchange."""
@@ -52,7 +48,7 @@ class BlockingTransport(httpx.BaseTransport):
         exchange.status = response.status_code
         exchange.headers = {name.lower(): value for name, value in response.headers.items()}
         assert isinstance(response.stream, httpx.SyncByteStream)
-        body = _BlockingBody(response.stream, exchange, self._max_answer_bytes)
+        body = _BlockingBody(response.stream, exchange, MAX_ANSWER_BYTES)
         return httpx.Response(response.status_code, headers=response.headers, stream=body, request=request)
 
     def close(self) -> None:

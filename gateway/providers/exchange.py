@@ -167,14 +167,8 @@ class BoundedTransport(httpx.AsyncBaseTransport):
     Other requests of a provider's code (`kind_of`) are sent unrecorded, or refused like an unreachable host.
     """
 
-    def __init__(
-        self,
-        inner: httpx.AsyncBaseTransport,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
-        fresh: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
+    def __init__(self, inner: httpx.AsyncBaseTransport, fresh: httpx.AsyncBaseTransport | None = None) -> None:
         self._inner = inner
-        self._max_answer_bytes = max_answer_bytes
         self._fresh = fresh
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -206,7 +200,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         if decoder is not None:
             del headers["content-encoding"]
             headers.pop("content-length", None)
-        exchange.answer = answer = RecordedStream(inner_stream, exchange, self._max_answer_bytes, decoder)
+        exchange.answer = answer = RecordedStream(inner_stream, exchange, MAX_ANSWER_BYTES, decoder)
         dialect = native_dialect(request.url.path) if response.status_code < 300 else None
         if dialect is None:
             return httpx.Response(response.status_code, headers=headers, stream=answer, request=request)

@@ -23,6 +23,8 @@ from train.replay.simulator import Played, Rule, SessionBatch, Turn
 
 Numbers = Mapping[str, float]
 
+TOLERANCE = 0.01
+"""Quality by which a model may be below the best and still count as one of the strongest."""
 MOST_STARVED = 0.01
 """Share of the training sessions that the safest setting of a family may starve."""
 RESERVES = (0.0, 1.0)
@@ -66,13 +68,13 @@ class TunedRule:
     """Share of the training sessions that it starves."""
 
 
-def ends(average: F64, average_cost_usd: F64, tolerance: float = 0.01) -> Ends:
-    """Find the cheapest model and the most expensive within `tolerance` of the best quality.
+def ends(average: F64, average_cost_usd: F64) -> Ends:
+    """Find the cheapest model and the most expensive within TOLERANCE of the best quality.
 
     Of equally cheap models the better one.
     """
     weak = int(np.lexsort((-average, np.round(np.log(average_cost_usd), 2)))[0])
-    best = np.flatnonzero(average >= average.max() - tolerance)
+    best = np.flatnonzero(average >= average.max() - TOLERANCE)
     return Ends(weak, int(best[np.argmax(average_cost_usd[best])]))
 
 

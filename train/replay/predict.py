@@ -31,6 +31,7 @@ View = Callable[[F64, Bools, I64], F64]
 """(targets (P, M), training rows (P,), folds (P,)) -> cross-fitted predictions for all rows (P, M)."""
 
 FOLDS = 5
+SWEEPS = 500
 STACKED_PENALTIES = (30.0, 300.0, 3000.0)
 NEIGHBOURS = 30
 GROUP_STRENGTH = 10.0
@@ -183,10 +184,10 @@ def stack_views(views: list[View], targets: F64, learn: Bools, fold: I64) -> tup
     return predicted, 1.0 - float(error @ error) / energy if energy > 0 else 0.0
 
 
-def nonnegative(gram: F64, product: F64, sweeps: int = 500) -> F64:
+def nonnegative(gram: F64, product: F64) -> F64:
     """Solve argmin w'Gw/2 - w'p over w >= 0 by coordinate descent (Franc et al. 2005)."""
     weights = np.zeros(len(product))
-    for _ in range(sweeps):
+    for _ in range(SWEEPS):
         for i in np.flatnonzero(np.diag(gram) > 0):
             weights[i] = max(weights[i] + (product[i] - gram[i] @ weights) / gram[i, i], 0.0)
     return weights

@@ -34,14 +34,13 @@ def log_episodes(
     horizon: Horizon,
     *,
     seed: int,
-    prefix: str = "s",
 ) -> Episodes:
     """Play the default rule on a board and log it. `tasks` (P,) is each prompt's task.
 
     `budget_usd` (S,). Deterministic given the seed.
     """
     s, t, k = board.shape
-    names = tuple(f"{prefix}{seed}-{i:05d}" for i in range(s))
+    names = tuple(f"s{seed}-{i:05d}" for i in range(s))
     policy = ReSolving(horizon=horizon, exploration=Exploration(floor=EXPLORATION))
     episodes = blank_episodes(
         names, (TENANT,) * s, board.models, (policy.policy_id,), (s, t, k, STATE_DIM, CANDIDATE_DIM)

@@ -14,6 +14,7 @@ from train.replay.sweeps import FRONT
 
 Row = Mapping[str, Any]
 ALL = "all"
+OURS = "ours"
 OF_NEWCOMERS = ("ours-not-offered", "ours", "ours-trained")
 
 
@@ -28,7 +29,7 @@ def forecasts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     By source and turns before it; `calibrated` counts the cells where P90 covers 85 to 95 %. The coverage is that of
     all their sessions together.
     """
-    told = [row for row in in_whole(rows) if row["policy"] == "ours" and row["numbers"].get("forecast")]
+    told = [row for row in in_whole(rows) if row["policy"] == OURS and row["numbers"].get("forecast")]
     found = []
     for source, mine in group_rows(told, "source"):
         for when in dict.fromkeys(when for row in mine for when in row["numbers"]["forecast"]):
@@ -65,8 +66,8 @@ def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def against(rows: Sequence[Row], policy: str = "ours") -> list[dict[str, Any]]:
-    """Mean gain of `policy` over each other one, over the cells that both played."""
+def against(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Mean gain of `ours` over each other policy, over the cells that both played."""
     columns = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price", "write_price")
     found, whole = [], in_whole(rows)
     for cells in ("phi", "cache"):
@@ -74,11 +75,11 @@ def against(rows: Sequence[Row], policy: str = "ours") -> list[dict[str, Any]]:
         for row in whole:
             if (row["budget"] == "phi") == (cells == "phi"):
                 quality[row["policy"]][tuple(row[name] for name in columns)] = float(row["quality"])
-        for other in quality if policy in quality else ():
-            both = quality[policy].keys() & quality[other].keys()
-            mean = float(np.mean([quality[policy][cell] - quality[other][cell] for cell in sorted(both, key=str)]))
+        for other in quality if OURS in quality else ():
+            both = quality[OURS].keys() & quality[other].keys()
+            mean = float(np.mean([quality[OURS][cell] - quality[other][cell] for cell in sorted(both, key=str)]))
             found.append(
-                {"kind": "against", "cells": cells, "policy": policy, "other": other, "n_cells": len(both)}
+                {"kind": "against", "cells": cells, "policy": OURS, "other": other, "n_cells": len(both)}
                 | {"diff": round(mean, 6)}
             )
     return found

@@ -198,4 +198,4 @@ def test_a_provider_that_overruns_its_limit_is_billed_in_full_with_an_alarm() ->
 
 
 def test_a_settlement_without_a_report_is_marked() -> None:
-    assert estimated(500, output_tokens=3).usage_source == "estimated"
+    assert estimated(500).usage_source == "estimated"
