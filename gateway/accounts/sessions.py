@@ -68,24 +68,13 @@ def change_session(
     """Open a new session or change an existing one; `max_nanousd` is the gateway's budget limit.
 
     A budget below what is spent and reserved is raised to that amount: the session can spend no more. A child's is
-    lowered to what the sessions above it have. `state="open"`
-    reopens a closed session and resumes a paused one. Raises NotFound for the tenant, InvalidRequest for other
-    arguments.
+    lowered to what the sessions above it have. `state="open"` reopens a closed session and resumes a paused one.
+    Raises NotFound for the tenant, InvalidRequest for other arguments.
     """
-    if state is not None and state not in STATES:
-        raise InvalidRequest(f"state: expected one of {', '.join(STATES)}", param="state")
-    if expected_turns is not None and not 1 <= expected_turns <= MAX_EXPECTED_TURNS:
-        raise InvalidRequest(
-            f"expected_turns: expected an integer from 1 to {MAX_EXPECTED_TURNS}", param="expected_turns"
-        )
+    _check_terms(state, expected_turns)
     tenant = lock_tenant(connection, tenant_id)
     if budget_nanousd is not None:
-        limits = [limit for limit in (max_nanousd, tenant.max_session_nanousd) if limit is not None]
-        if limits and checked_amount(budget_nanousd, "budget_usd") > min(limits):
-            raise InvalidRequest(
-                f"budget_usd: expected at most {usd_string(min(limits))} USD, the limit for a session of this tenant",
-                param="budget_usd",
-            )
+        _check_budget(budget_nanousd, (max_nanousd, tenant.max_session_nanousd))
     row = connection.execute(_here(tenant_id, session_id)).one_or_none()
     before = None if row is None else _from_row(row, balance_of(tenant))
     if before is None:
@@ -93,23 +82,7 @@ def change_session(
             connection, tenant, session_id, default_nanousd if budget_nanousd is None else budget_nanousd, actor, now_ms
         )
     elif budget_nanousd is not None:
-        now = before.balance
-        used = now.reserved_nanousd + now.spent_nanousd
-        floor = min(now.granted_nanousd, used)
-        if before.parent_session_id is not None:
-            budget_nanousd = min(budget_nanousd, used + max(0, _room_above(connection, tenant_id, session_id)))
-        change_grant(
-            connection,
-            "session",
-            sessions,
-            _is(tenant_id, session_id),
-            now,
-            max(budget_nanousd, floor),
-            tenant_id=tenant_id,
-            session_id=session_id,
-            actor=actor,
-            now_ms=now_ms,
-        )
+        _grant(connection, tenant_id, before, budget_nanousd, actor, now_ms)
     values: dict[str, Any] = {"updated_at_ms": now_ms}
     if budget_nanousd is not None:
         values["own_limit"] = 1
@@ -129,6 +102,46 @@ def change_session(
         now_ms,
     )
     return after
+
+
+def _check_terms(state: str | None, expected_turns: int | None) -> None:
+    if state is not None and state not in STATES:
+        raise InvalidRequest(f"state: expected one of {', '.join(STATES)}", param="state")
+    if expected_turns is not None and not 1 <= expected_turns <= MAX_EXPECTED_TURNS:
+        raise InvalidRequest(
+            f"expected_turns: expected an integer from 1 to {MAX_EXPECTED_TURNS}", param="expected_turns"
+        )
+
+
+def _check_budget(budget_nanousd: int, given: Sequence[int | None]) -> None:
+    limits = [limit for limit in given if limit is not None]
+    if limits and checked_amount(budget_nanousd, "budget_usd") > min(limits):
+        raise InvalidRequest(
+            f"budget_usd: expected at most {usd_string(min(limits))} USD, the limit for a session of this tenant",
+            param="budget_usd",
+        )
+
+
+def _grant(
+    connection: Connection, tenant_id: str, session: SessionRow, budget_nanousd: int, actor: str, now_ms: int
+) -> None:
+    """Change a session's grant: not below what it uses, a child's not above what the sessions above it have."""
+    now, session_id = session.balance, session.session_id
+    used = now.reserved_nanousd + now.spent_nanousd
+    if session.parent_session_id is not None:
+        budget_nanousd = min(budget_nanousd, used + max(0, _room_above(connection, tenant_id, session_id)))
+    change_grant(
+        connection,
+        "session",
+        sessions,
+        _is(tenant_id, session_id),
+        now,
+        max(budget_nanousd, min(now.granted_nanousd, used)),
+        tenant_id=tenant_id,
+        session_id=session_id,
+        actor=actor,
+        now_ms=now_ms,
+    )
 
 
 def _open(connection: Connection, tenant: Row[Any], session_id: str, granted: int, actor: str, now_ms: int) -> None:

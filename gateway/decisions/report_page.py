@@ -32,6 +32,20 @@ def savings_words(share: float | None, low: float | None, high: float | None) ->
 def _parts(report: Report, tenant: str, since: str, made: str) -> Iterable[str]:
     yield paragraph(f"Tenant: {tenant}. Turns since {since}, as of {made}. Money in US dollars.")
     yield table(("", "", "what it is"), _totals(report))
+    yield from _savings(report)
+    yield from _front(report)
+    yield from _spending(report)
+    yield heading("Tenants, now")
+    yield table(
+        ("tenant", "budget, USD", "spent, USD", "reserved, USD", "remaining, USD"),
+        [
+            (row["tenant"], *(float(row[f"{name}_usd"]) for name in ("budget", "spent", "reserved", "remaining")))
+            for row in report["tenants"]
+        ],
+    )
+
+
+def _savings(report: Report) -> Iterable[str]:
     yield heading("What routing saved, against other ways to answer the same turns")
     rivals = report["rivals"]
     if rivals:
@@ -65,7 +79,9 @@ def _parts(report: Report, tenant: str, since: str, made: str) -> Iterable[str]:
         )  # fmt: skip
     else:
         yield paragraph("No turn of this period was left to the gateway and predicted, so there is nothing to compare.")
-    yield from _front(report)
+
+
+def _spending(report: Report) -> Iterable[str]:
     yield heading("Where the money went")
     yield bars("Spent by model, USD", [
         PlotBar(row["model"], float(row["spent_usd"]), f"{float(row['spent_usd']):,.4g} USD")
@@ -85,14 +101,6 @@ def _parts(report: Report, tenant: str, since: str, made: str) -> Iterable[str]:
         yield bars("Spent by day (UTC), USD", [
             PlotBar(row["day"], float(row["spent_usd"]), f"{float(row['spent_usd']):,.4g} USD") for row in days[-62:]
         ])  # fmt: skip
-    yield heading("Tenants, now")
-    yield table(
-        ("tenant", "budget, USD", "spent, USD", "reserved, USD", "remaining, USD"),
-        [
-            (row["tenant"], *(float(row[f"{name}_usd"]) for name in ("budget", "spent", "reserved", "remaining")))
-            for row in report["tenants"]
-        ],
-    )
 
 
 def _totals(report: Report) -> Sequence[Sequence[Cell]]:
