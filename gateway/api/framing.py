@@ -1,4 +1,7 @@
-"""The framing of HTTP/1.1 requests: what a proxy might parse differently is refused, and an upgrade is ignored."""
+"""The framing of HTTP/1.1 requests.
+
+What a proxy might parse differently is refused, and an upgrade is ignored.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ _HOP_BY_HOP = (b"upgrade", b"http2-settings")
 
 
 def why_refused(version: str, method: bytes, headers: Sequence[tuple[bytes, bytes]]) -> GatewayError | None:
-    """The reason to refuse a head with these lower-case headers (RFC 9112, 3.2, 6.1, 6.3); None: there is none."""
+    """The reason to refuse a head (RFC 9112, 3.2, 6.1, 6.3), or None.
+
+    Names of headers are in lower case.
+    """
     if version not in ("1.0", "1.1"):
         return InvalidRequest("expected HTTP/1.1")
     if method == b"CONNECT":

@@ -38,5 +38,5 @@ def raw_answer(error: GatewayError, path: str, more: Iterable[tuple[bytes, bytes
 
 @lru_cache(maxsize=64)
 def shed_answer(error: GatewayError, url: bytes) -> tuple[bytes, bytes]:
-    """The answer to a shed request; under overload the same few are sent thousands of times a second."""
+    """The answer to a shed request, kept: under overload the same few are sent all the time."""
     return raw_answer(error, url.decode("ascii"), [(n.encode(), v.encode()) for n, v in error.headers.items()])
