@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -44,8 +43,6 @@ from gateway.providers.replies import WholeSource, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
 from gateway.providers.wire_source import WireSource
-
-_log = logging.getLogger("seqroute.upstream")
 
 # Providers with OpenAI's path but their own content format (lists of parts where text is expected).
 _TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
