@@ -19,7 +19,10 @@ _DATA = ("url", "file_data", "data", "file_id")
 
 
 def attached(messages: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """A piece of each picture, file and sound in the messages (its data, address or id), by its place."""
+    """A piece of each picture, file and sound in the messages, by its place.
+
+    It is of the data, the address or the id.
+    """
     found: dict[str, bytes] = {}
     for index, message in enumerate(messages):
         spoken = message.get("audio")
