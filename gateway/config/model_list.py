@@ -28,7 +28,8 @@ from gateway.config.prices import FOREIGN_PRICE, PriceChange, read_price_changes
 from gateway.config.reader import Findings, Located, Section
 from gateway.config.values import Secret, shown
 from gateway.errors import InvalidRequest
-from gateway.schema.reader import read_default
+from gateway.schema.fields import KNOWN_FIELDS
+from gateway.schema.reader import left_out, read_default
 
 MAX_MODEL_NAME_CHARS = 256
 
@@ -244,7 +245,7 @@ def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]
     for key in section.unread():
         if key in known:
             continue
-        if key not in litellm_keys.REQUEST_PARAMETERS:
+        if key not in litellm_keys.REQUEST_PARAMETERS and key not in KNOWN_FIELDS:
             if key in of_info or key.startswith(_NEVER_SENT):
                 _refuse_or_ignore(section, key)
                 continue
@@ -257,12 +258,21 @@ def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]
             try:
                 defaults[key] = read_default(key, value)
             except InvalidRequest as error:
-                inner = (error.param or key).removeprefix(key)
-                for name in filter(None, inner.split(".")):
-                    value = value.get(name) if isinstance(value, dict) else value
-                expected = str(error).partition(": ")[2]
-                section.findings.problem(section.path(key) + inner, f"{expected}, got {shown(value)}")
+                _report_type(section, key, value, error)
+                continue
+            for path in left_out(value, defaults[key]):
+                where = section.path(key) + path
+                section.findings.warn(where, "not sent: the parameter has no such field; extra_body may have any")
     return defaults
+
+
+def _report_type(section: Section, key: str, value: Any, error: InvalidRequest) -> None:
+    """Report a request parameter of another type than the schema's, at its place within the value."""
+    inner, got = (error.param or key).removeprefix(key), value
+    for name in filter(None, inner.split(".")):
+        got = got.get(name) if isinstance(got, dict) else None
+    found = "" if got is None else f", got {shown(got)}"
+    section.findings.problem(section.path(key) + inner, str(error).partition(": ")[2] + found)
 
 
 def _refuse_or_ignore(section: Section, key: str) -> None:

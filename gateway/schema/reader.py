@@ -53,17 +53,16 @@ def read_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_default(name: str, value: Any) -> Any:
-    """An operator's value for a parameter, numbers also from texts. Raises InvalidRequest for another type.
+    """An operator's value for a parameter, in the schema's types. Raises InvalidRequest for another type.
 
-    Parameters that the schema does not have are the provider's business.
+    Numbers may be texts. Parameters that the schema does not have are the provider's business.
     """
     if name not in CHAT_FIELDS and name not in VENDOR_FIELDS:
         return value
     if name == "reasoning_effort" and isinstance(value, dict):
         _read({name: value.get("effort")}, ChatParams, lax=True)  # LiteLLM takes it with a summary beside
         return value
-    read = getattr(_read({name: value}, ChatParams, lax=True), name)
-    return value if isinstance(value, dict | list) else read
+    return getattr(_read({name: value}, ChatParams, lax=True), name)
 
 
 def given(read: ChatParams, names: Iterable[str]) -> dict[str, Any]:

@@ -496,6 +496,10 @@ def test_nothing_that_litellm_keeps_to_itself_reaches_a_provider(write: Write) -
             'thinking.budget_tokens: expected an integer from 0 to 10000000, got "lots"',
         ),
         ("reasoning_effort: {effort: [high]}", "reasoning_effort: expected a string, got a mapping"),
+        (
+            "chat_template_kwargs: {of: {a: 1}}",
+            "chat_template_kwargs[...]: expected a string or a number or true or false or a list",
+        ),
         ("temperature: os.environ/HEAT", 'temperature: expected a number from 0 to 2, got "hot"'),
     ],
 )
@@ -509,14 +513,18 @@ def test_a_request_parameter_of_a_wrong_type_is_a_problem_with_its_place(
 def test_request_parameters_may_be_written_as_litellm_takes_them(write: Write) -> None:
     written = (
         "temperature: '0.7', top_p: os.environ/SHARE, seed: '7', store: 'true', stop: [a, b], user: '7', "
-        "logit_bias: {50256: -100}, reasoning_effort: {effort: high, summary: auto}, of_another_kind: [1]"
+        "logit_bias: {50256: -100}, reasoning_effort: {effort: high, summary: auto}, of_another_kind: [1], "
+        "thinking: {type: enabled, budget_tokens: '1024'}, options: {num_gpu: 1, of_tomorrow: 2}"
     )
     path = write(f"model_list: [{{model_name: a, litellm_params: {{model: openai/x, {written}}}}}]")
-    [entry] = settings_of(path, {"SHARE": "0.5"}).models
+    settings = settings_of(path, {"SHARE": "0.5"})
+    [entry] = settings.models
+    named = [warning.split(": ")[1].removeprefix("model_list[0].litellm_params.") for warning in settings.warnings]
+    assert named == ["of_another_kind", "options.of_tomorrow"]
     assert entry.params.request_defaults == {
         "temperature": 0.7, "top_p": 0.5, "seed": 7, "store": True, "stop": ["a", "b"], "user": "7",
         "logit_bias": {"50256": -100}, "reasoning_effort": {"effort": "high", "summary": "auto"},
-        "of_another_kind": [1],
+        "of_another_kind": [1], "thinking": {"type": "enabled", "budget_tokens": 1024}, "options": {"num_gpu": 1},
     }  # fmt: skip
 
 
