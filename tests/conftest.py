@@ -44,6 +44,10 @@ if "TMPDIR" not in os.environ and has_room(MEMORY):
 # Every HTTP client reads the authorities that it trusts when it is made, which takes 0.1 s; no test leaves the machine.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "harness" / "no_authority.pem")
 
+# As `seqroute serve` does. NumPy's threads would wait for each other by spinning: a fit of the reward model took twenty
+# times the processor's time where three workers share two cores.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 # XLA compiles a training step for half a minute. Compiled programs are shared by the run's processes and by later runs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = "500000000"
