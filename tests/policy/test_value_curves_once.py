@@ -31,9 +31,9 @@ def plain(numbers: Any) -> Any:
     return type(numbers)(*(x.tolist() for x in numbers))
 
 
-def random_turn(rng: np.random.Generator) -> tuple[Catalogue, Any, Any, float, Later]:
-    """Any catalogue with some candidates that later turns may not use, any conversation, any money."""
-    k = int(rng.integers(1, 13))
+def random_turn(rng: np.random.Generator, k: int = 0) -> tuple[Catalogue, Any, Any, float, Later]:
+    """Any catalogue (or one of k) with candidates that later turns may not use, any conversation, any money."""
+    k = k or int(rng.integers(1, 13))
     mean, price = 10 ** rng.uniform(-6, -1, k), 10 ** rng.uniform(-8, -5, k)
     mask = rng.random(k) < 0.8
     mask[rng.integers(k)] = True
@@ -68,8 +68,8 @@ def test_one_turn_has_the_values_of_the_reference() -> None:
 def test_one_turn_has_the_values_that_training_compiles() -> None:
     params, rng = layers(2), np.random.default_rng(1)
     traced = jax.jit(value_network.q_values)
-    for _ in range(4):
-        catalogue, answers, bills, money, later = random_turn(rng)
+    for _ in range(20):
+        catalogue, answers, bills, money, later = random_turn(rng, k=5)  # each size would be compiled
         served = q_values_of_turn(forward_of(params), plain(catalogue), answers, bills, money, plain(later))
         known = traced(jax.tree.map(jnp.asarray, params), catalogue, answers, bills, np.asarray(money, F32), later)
         for mine, theirs in zip(served, known, strict=True):

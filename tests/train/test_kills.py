@@ -19,12 +19,10 @@ from gateway.database.database import transaction
 from gateway.policies.registry import champion_of
 from policy.checkpoint import load
 from tests.train.log.test_episodes import a_log
-from tests.train.nightly.test_nightly import TINY, night, run_state
+from tests.train.nightly.test_nightly import night, run_state
+from tests.train.small import TAUGHT
 from tests.train.synthetic import NOW_MS
 from train.nightly.nightly import STALE_AFTER_MS, run
-
-TAUGHT = replace(TINY, fit=replace(TINY.fit, warm_steps=50, steps=50, rows=4, encoder=8, hidden=8))
-"""A fit that takes some steps, so that a kill can fall between them."""
 
 
 @dataclass

@@ -22,15 +22,18 @@ if processes > 1:
     jax.distributed.initialize(f"127.0.0.1:{port}", processes, part)
 from tests.train.fit.test_full_information import asked_everywhere
 from train.config import FitConfig, QualityConfig, TrainConfig
-from train.fit.network import fit
+from train.fit.network import fit_network, grade
 from train.fit.mesh import data_parallel
 config = TrainConfig(
     fit=FitConfig(warm_steps=0, steps=50, groups=16, rows=2, samples=32, encoder=8, hidden=8),
     quality=QualityConfig(folds=2, penalties=(10.0,), landmarks=8),
 )
-sharding = data_parallel()
-fitted = fit(asked_everywhere(), config, jax.random.key(0), batch_sharding=sharding)
-leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(fitted.network.layers)]
+episodes = asked_everywhere()
+quality, flat = grade(episodes, config)
+grades = np.zeros(episodes.mask.shape)
+grades[episodes.valid] = flat
+network, _ = fit_network(episodes, grades, quality, config, jax.random.key(0), batch_sharding=data_parallel())
+leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(network.layers)]
 if part == 0:
     np.savez(f"{folder}/{jax.device_count()}-{processes}.npz", *leaves)
 """

@@ -9,23 +9,18 @@ import jax
 import numpy as np
 
 from tests.train.log.test_episodes import a_log, read
-from train.config import FitConfig, PlanConfig, TrainConfig
+from tests.train.small import TAUGHT
 from train.fit.network import fit, grade
 from train.fit.presets import calibrate_presets, learn_horizon
-
-TINY = TrainConfig(
-    fit=FitConfig(warm_steps=200, steps=50, rows=4, samples=64, encoder=8, hidden=8, residual_steps=20),
-    plan=PlanConfig(samples=16, turns=4),
-)
 
 
 def test_same_data_config_and_key_give_identical_parameters_and_the_loss_falls(tmp_path: Path) -> None:
     episodes, _ = read(a_log(tmp_path, sessions=60))
-    first, again = (fit(episodes, TINY, jax.random.key(0)) for _ in range(2))
+    first, again = (fit(episodes, TAUGHT, jax.random.key(0)) for _ in range(2))
     for a, b in zip(jax.tree.leaves(first.network.layers), jax.tree.leaves(again.network.layers), strict=True):
         assert np.array_equal(a, b)
         assert np.isfinite(a).all()
-    other = fit(episodes, TINY, jax.random.key(1))
+    other = fit(episodes, TAUGHT, jax.random.key(1))
     assert any(
         not np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(first.network.layers), jax.tree.leaves(other.network.layers), strict=True)
@@ -40,7 +35,7 @@ def test_a_model_that_the_log_hardly_asked_serves_with_a_wider_margin(tmp_path: 
     large = episodes.models.index("large")
     shown = np.take_along_axis(episodes.model, episodes.action[..., None], axis=-1)[..., 0]
     unasked = replace(episodes, reward=np.where(shown == large, np.nan, episodes.reward).astype(np.float32))
-    plain, blind = (grade(each, TINY)[0].deviation for each in (episodes, unasked))
+    plain, blind = (grade(each, TAUGHT)[0].deviation for each in (episodes, unasked))
     assert blind[large] > 1.5 * plain[large]
     assert blind[-1] >= blind[:-1].max() - 1e-9
 

@@ -54,7 +54,7 @@ def test_one_turn_backed_up_by_td_is_one_turn_of_the_programme() -> None:
     none = jnp.array([0.0])
     terms = Later(jnp.array([1.0]), none, none, jnp.array([2]), none, none)
     drawn = Drawn(terms, taught.catalogue.cached_usd[None], jnp.arange(8)[None])
-    found = back_up(value_network.init(jax.random.key(0), TINY), taught, drawn).curves
+    found = jax.jit(back_up)(value_network.init(jax.random.key(0), TINY), taught, drawn).curves
     exact = programme(made, PlanConfig(turns=1, money_points=400, contexts_tokens=(0.0,)), [(0.0, 0.0)])
     for part, curve in ((QUALITY, found.quality), (SPEND, found.spend_usd), (STARVED, found.starved)):
         wanted = np.interp(np.asarray(found.money_usd[0]), exact.budgets_usd, exact.values[0, 0, 2, 1, :, part])
@@ -64,7 +64,7 @@ def test_one_turn_backed_up_by_td_is_one_turn_of_the_programme() -> None:
 def test_what_is_drawn_is_what_the_config_says() -> None:
     taught = training_set_of(varied(), catalogue_statistics_of(varied(), np.zeros(3)))
     fit, relabel = FitConfig(groups=512, rows=2), RelabelConfig()
-    drawn = draw(jax.random.key(0), taught, fit, relabel, 16)
+    drawn = jax.jit(draw, static_argnums=(2, 3, 4))(jax.random.key(0), taught, fit, relabel, 16)
     later = jax.tree.map(np.asarray, drawn.later)
     assert set(np.unique(later.turns)) == set(np.arange(1.0, 17.0))
     assert (later.lambda_per_usd == 0).mean() == pytest.approx(relabel.lambda_zero_fraction, abs=0.08)
@@ -83,7 +83,7 @@ def test_the_lower_bound_serves_and_is_learned_from() -> None:
 
 
 def test_a_warm_start_learns_the_programme() -> None:
-    made, fit = varied(), FitConfig(warm_steps=300, steps=0, encoder=8, hidden=16, warm_rate=1e-2)
+    made, fit = varied(), FitConfig(warm_steps=200, steps=0, encoder=8, hidden=16, warm_rate=1e-2)
     layers = value_network.init(jax.random.key(0), Sizes(encoder=8, hidden=16))
     statistics = catalogue_statistics_of(made, np.zeros(3))
     _, curve = value_curves.teach(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gateway.database.database import transaction
 from tests.train.log.test_episodes import EXPLORING, a_log, read
-from tests.train.nightly.test_nightly import TINY, champion, night, run_state
+from tests.train.nightly.test_nightly import champion, night, run_state
+from tests.train.small import TINY
 from tests.train.synthetic import NOW_MS, write_log
 from train.nightly.lock import Claim, Taken, claim
 from train.nightly.nightly import run

@@ -16,7 +16,7 @@ from gateway.database.database import transaction
 from gateway.policies.registry import list_policies, wanted_policies
 from policy.checkpoint import load
 from tests.harness.models import catalog, model, prices
-from tests.train.nightly.test_nightly import TINY
+from tests.train.small import TINY
 from train.config import FitConfig
 from train.errors import InputError
 from train.log.transcripts import LoggedTurn, read_transcripts, read_turn

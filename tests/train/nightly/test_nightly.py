@@ -21,23 +21,13 @@ from policy.learned import lengths_from
 from policy.manifest import Recipe
 from policy.rules import Random
 from tests.train.log.test_episodes import a_log
+from tests.train.small import SMALL, TINY
 from tests.train.synthetic import NOW_MS
-from train.config import FitConfig, GateConfig, OpeConfig, PlanConfig, TrainConfig
+from train.config import GateConfig
 from train.nightly.lock import Claim, ClaimLost, Taken, claim, finish
 from train.nightly.nightly import STALE_AFTER_MS, Nightly, run
 from train.nightly.publish import TRIAL_MS, publish
 from train.nightly.text_report import describe
-
-SMALL = TrainConfig(
-    fit=FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20),
-    ope=OpeConfig(bootstrap=300, tuning_sessions=40),
-)
-TINY = replace(
-    SMALL,
-    plan=PlanConfig(samples=16, turns=4, money_points=12, contexts_tokens=(0.0, 2000.0), starved_penalties=(0.0, 0.3)),
-    ope=OpeConfig(bootstrap=100, tuning_sessions=3),
-    gate=GateConfig(min_sessions=1, confidence=0.01, min_ess=1.0, min_ess_fraction=0.0, min_gain=-1.0),
-)
 
 
 def night(url: str, folder: Path, **changes: object) -> Nightly:
@@ -109,12 +99,13 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from tests.train.nightly import test_nightly as t
+from tests.train.small import TINY
 
 def die(step, done, total):
     if step == sys.argv[3]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-t.run(t.night(sys.argv[1], Path(sys.argv[2]), progress=die), t.TINY)
+t.run(t.night(sys.argv[1], Path(sys.argv[2]), progress=die), TINY)
 """
 
 
