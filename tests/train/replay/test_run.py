@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from policy.features import Horizon
 from policy.network_policy import NetworkPolicy
 from tests.train.replay.folders import MODELS, USD_OUT_PER_M, write_folder
 from train.__main__ import run_command
-from train.config import FitConfig, PlanConfig, TrainConfig
+from train.config import FitConfig, PlanConfig, QualityConfig, TrainConfig
 from train.fit.seqroute_paper import PublishedConfig
 from train.replay import grid as cells
 from train.replay.catalogue import studies
@@ -49,7 +50,16 @@ def small_grid() -> Grid:
     grid = narrow(cells.quick(), turns=("4",), phis=("0.35",), base_contexts=("8000",))
     training = TrainConfig(
         fit=FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20),
-        plan=PlanConfig(samples=24, turns=4, money_points=12, starved_penalties=(0.0, 1.0), lambdas=(0.15,)),
+        quality=QualityConfig(landmarks=64),
+        plan=PlanConfig(
+            samples=24,
+            turns=4,
+            money_points=12,
+            contexts_tokens=(0.0, 8000.0),
+            lambdas=(0.15,),
+            starved_penalties=(0.0, 1.0),
+            cautious_penalties=(5.0,),
+        ),
     )
     return replace(
         grid,
@@ -139,6 +149,7 @@ def test_nothing_of_the_test_half_reaches_a_prediction(tmp_path: Path, content: 
 
 def test_the_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cells.PRESETS, "quick", small_grid)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: ())  # play here: test_resume_cache.py plays side by side
     out = tmp_path / "out.json"
     arguments = ["replay", "--data", str(write_folder(tmp_path / "toy", tasks=40)), "--json", str(out)]
     arguments += ["--models", "small,large", "--policies", "weakest,ours,ours-blind", "--ordering", "hard-first,iid"]
@@ -229,13 +240,15 @@ def test_a_fresh_install_plays_without_the_head_that_comes_with_a_nights_policy(
     bills = [tokens * USD_OUT_PER_M[MODELS[i % 3]] * 1e-6 for i, tokens in enumerate(out)]
     folder = write_folder(tmp_path, tasks=400, out_tok=out, cost_usd=bills)
     grid = replace(narrow(small_grid(), modes=("cut",)), contexts=(), test_sessions=60)
-    rows = run(Options((folder,), grid, inputs=("live", "plain")))["rows"]
+    policies = ("ours-pretrained", "gateway-default", "ours-ungated")
+    models = ("small", "large")
+    rows = run(Options((folder,), grid, models=models, inputs=("live", "plain"), policies=policies))["rows"]
     played = {
         (row["policy"], row["inputs"]): (row["quality"], row["cost_usd"], row["starved_rate"])
         for row in rows
         if row["new_model"] is None
     }
-    for policy in ("ours-pretrained", "gateway-default"):
+    for policy in policies[:2]:
         assert played[policy, "live"] == played[policy, "plain"]
     assert played["ours-ungated", "live"] != played["ours-ungated", "plain"]
 
