@@ -84,7 +84,7 @@ def predictions(turns: Turns, columns: Sequence[str]) -> F64:
         np.full(len(turns.models), 0.5),
         QualityConfig(),
     )
-    return np.asarray(model.predict(states)[np.arange(len(states)), turns.model])
+    return np.asarray(model.predict(states, np.zeros(len(states), np.int64))[np.arange(len(states)), turns.model])
 
 
 def explained(turns: Turns, predicted: F64, rows: NDArray[np.bool_]) -> float:

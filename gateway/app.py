@@ -54,6 +54,7 @@ from gateway.routing.conversations import Conversations
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
+from gateway.routing.text_space import text_space
 from gateway.tasks import Background
 from gateway.turn.call import ProviderCalls
 from gateway.turn.context import Attempt
@@ -183,7 +184,8 @@ def assemble(
     signed = settings.general.jwt
     verifier = None if signed is None else TokenVerifier(signed, key_reader(signed.jwks), clock, elapsed_s)
     authenticator = Authenticator(database, settings.general.master_key, clock, new_id, tokens=verifier)
-    policies = PolicyRegistry(settings.policy, database)
+    space = text_space(settings.policy.text)
+    policies = PolicyRegistry(settings.policy, database, space.version)
 
     configuration = LiveConfiguration(Configuration(settings, models), environ, clock)
 
@@ -247,7 +249,7 @@ def assemble(
     balancer = LoadBalancer(steady, lambda: current().settings.router)
     decider = Decider(
         estimator=Estimator(configuration=current, forecast=forecast, breaker=breaker, held=held),
-        observer=Observer(),
+        observer=Observer(space),
         router=router,
         exploring=exploring,
         metrics=metrics,

@@ -62,6 +62,7 @@ class Batch:
     turn: I64  # (N,)
     expected_turns: I64  # (N,)
     lambda_per_usd: F64  # (N,)
+    route: I64  # (N,)
 
     def __len__(self) -> int:
         return len(self.turn)
@@ -255,7 +256,7 @@ def predict_quality(model: QualityModel, batch: Batch) -> F32:
         return np.asarray(average_quality(model, batch) ** exponent[:, None], np.float32)
     if isinstance(model, KernelQuality):
         columns = _places(model.models, batch)
-        deviations = np.take_along_axis(model.deviations(batch.state), columns, axis=1)
+        deviations = np.take_along_axis(model.deviations(batch.state, batch.route), columns, axis=1)
         return np.asarray(np.clip(_levels(model, batch, columns) + deviations, 0.0, 1.0), np.float32)
     raise TypeError(f"no batched form of {type(model).__name__}")
 

@@ -83,10 +83,11 @@ def save(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]
     return hashlib.sha256(text).hexdigest()
 
 
-def load(directory: Path, *, sha256: str | None = None) -> Loaded:
-    """Read and verify a checkpoint, against the manifest digest `sha256` if given.
+def load(directory: Path, *, sha256: str | None = None, text_version: str | None = None) -> Loaded:
+    """Read and verify a checkpoint.
 
-    Raises CheckpointError, and nothing else, for anything but a complete, valid checkpoint of this version.
+    Against the manifest digest `sha256` and the version of the text that the caller makes, if given. Raises
+    CheckpointError, and nothing else, for anything but a complete, valid checkpoint of this version.
     """
     try:
         text, body = _read_folder(directory)
@@ -97,6 +98,11 @@ def load(directory: Path, *, sha256: str | None = None) -> Loaded:
         raise CheckpointError(f"{MANIFEST}: expected SHA-256 {sha256[:12]}..., found {found[:12]}...")
     manifest = parse_manifest(text)
     recipe = read_recipe(manifest, directory.name)
+    if text_version not in (None, recipe.text_version) and recipe.models:
+        raise CheckpointError(
+            f'{MANIFEST}: text_version: it reads "{recipe.text_version}", and policy_settings.text makes '
+            f'"{text_version}"; the next night trains one for it'
+        )
     if manifest["params_bytes"] != len(body) or manifest["params_sha256"] != hashlib.sha256(body).hexdigest():
         raise CheckpointError(f"{PARAMS}: its bytes are not those of the manifest")
     if int.from_bytes(body[:8], "little") > MAX_HEADER_BYTES:

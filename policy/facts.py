@@ -16,10 +16,11 @@ import numpy as np
 
 from policy.arrays import F32, F64
 from policy.mdp import CandidateView, Observation, SessionView, effort_of
-from policy.text import STATS_DIM, TEXT_DIM
+from policy.text import HASHED_SPACE, STATS_DIM, TEXT_DIM
 
-LOG_VERSION = 2
-"""The layout that `pack` writes. Version 1 held features (`policy.features.decode` reads them)."""
+LOG_VERSION = 3
+"""The layout that `pack` writes. Version 1 held features (`policy.features.decode` reads them), version 2 neither the
+text's space, which was the hashed one, nor the route."""
 
 SESSION_FACTS: tuple[str, ...] = (
     "turn",
@@ -49,6 +50,7 @@ CANDIDATE_FACTS: tuple[str, ...] = (
 """Fields of CandidateView in the order of the log."""
 _TEXT_BYTES = 4 * (TEXT_DIM + STATS_DIM)
 _SESSION_BYTES = 8 * len(SESSION_FACTS)
+_SPACE_AND_ROUTE_BYTES = 16
 _CANDIDATE_BYTES = 8 * len(CANDIDATE_FACTS)
 _candidate_facts = attrgetter(*CANDIDATE_FACTS)
 
@@ -57,13 +59,16 @@ _candidate_facts = attrgetter(*CANDIDATE_FACTS)
 class Facts:
     """The facts of one turn, or of many along the leading axes.
 
-    text (..., TEXT_DIM), text_stats (..., STATS_DIM), session (..., 9), candidates (..., K, 11).
+    text (..., TEXT_DIM), text_stats (..., STATS_DIM), session (..., 9), candidates (..., K, 11). `text_space` and
+    `route` are those of Observation.
     """
 
     text: F32
     text_stats: F32
     session: F64
     candidates: F64
+    text_space: int = HASHED_SPACE
+    route: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +114,31 @@ def pack(observation: Observation) -> tuple[bytes, bytes]:
     )
     candidates = np.array([_candidate_facts(c) for c in observation.candidates], "<f8")
     words = observation.text.astype("<f4").tobytes() + observation.text_stats.astype("<f4").tobytes()
-    return words + session.tobytes(), candidates.tobytes()
+    around = np.array([observation.text_space, observation.route], "<f8")
+    return words + session.tobytes() + around.tobytes(), candidates.tobytes()
 
 
 def unpack(features: bytes, candidate_features: bytes) -> Facts:
-    """Read the facts that `pack` wrote. Raises ValueError for other lengths."""
-    if len(features) != _TEXT_BYTES + _SESSION_BYTES or len(candidate_features) % _CANDIDATE_BYTES:
+    """Read the facts that `pack` wrote, now or in version 2.
+
+    Raises ValueError for other lengths.
+    """
+    before = _TEXT_BYTES + _SESSION_BYTES
+    if len(features) not in (before, before + _SPACE_AND_ROUTE_BYTES) or len(candidate_features) % _CANDIDATE_BYTES:
         raise ValueError(
-            f"expected {_TEXT_BYTES + _SESSION_BYTES} bytes and a multiple of {_CANDIDATE_BYTES}, "
+            f"expected {before + _SPACE_AND_ROUTE_BYTES} bytes and a multiple of {_CANDIDATE_BYTES}, "
             f"got {len(features)} and {len(candidate_features)}"
         )
+    session = np.frombuffer(features, "<f8", offset=_TEXT_BYTES)
+    space, route = session[len(SESSION_FACTS) :].tolist() or (HASHED_SPACE, 0)
     words = np.frombuffer(features, "<f4", TEXT_DIM + STATS_DIM)
     return Facts(
         text=words[:TEXT_DIM],
         text_stats=words[TEXT_DIM:],
-        session=np.frombuffer(features, "<f8", offset=_TEXT_BYTES),
+        session=session[: len(SESSION_FACTS)],
         candidates=np.frombuffer(candidate_features, "<f8").reshape(-1, len(CANDIDATE_FACTS)),
+        text_space=int(space),
+        route=int(route),
     )
 
 
@@ -163,6 +177,8 @@ def observation_of(facts: Facts, around: Circumstances) -> Observation:
         ),
         candidates=candidates,
         lambda_per_usd=around.lambda_per_usd,
+        text_space=facts.text_space,
+        route=facts.route,
     )
 
 

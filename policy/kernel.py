@@ -1,13 +1,15 @@
 """Learned reward model of the served policies: expected score of each model at this turn.
 
-    score(x, k) = mean_k + offset_k + sum_r K(s(x), z_r) w_rk,    clipped to [0, 1]
+    score(x, k) = mean_k + offset_k + of_route_k + sum_r K(s(x), z_r) w_rk,    clipped to [0, 1]
     K(s, z) = (exp(-|s - z|^2 / width) + exp(-|text of s - text of z|^2 / text width)) / 2
 
 s scales the state, z_r are landmarks from the log (Nystrom features: Williams & Seeger 2001), the weights come from
 ridge regression (train/fit/reward_model.py). Half of the kernel uses the text alone: a turn's topic distinguishes
 models even where its length and its place in the session are unusual (docs/decisions/0025). The last column is the
 difficulty shared by all models: a model missing from the log has its prior, moved towards the known models
-(`with_newcomers`) and bent by that difficulty. NumPy only: some tens of microseconds, without importing JAX.
+(`with_newcomers`) and bent by that difficulty. A client's route (its system prompt and tools) has an offset, partially
+pooled by the same ridge regression; one that the log does not know has none. NumPy only: some tens of microseconds,
+without importing JAX.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from policy.text import TEXT_DIM
 
 MAX_LANDMARKS = 1024
 MAX_MODELS = 256
+MAX_ROUTES = 256
 PRIOR_ERROR = 0.1
 """Deviation of a prior taken from another benchmark, after their common error: .10 to .12 for the 22 to 31 models that
 two of OpenHands' three benchmarks share."""
@@ -51,12 +54,17 @@ class KernelQuality:
     means: F32  # (M,)
     weights: F32  # (R, M + 1)
     offset: F32  # (M + 1,)
+    routes: F32 = field(default_factory=lambda: np.zeros(0, np.float32))  # (G,) numbers of the known routes
+    of_route: F32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (G, M + 1)
+    offsets: Mapping[int, F32] = field(init=False, repr=False)
     parted: PartedLandmarks = field(init=False, repr=False)
     index: Mapping[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parted", PartedLandmarks.of(self.landmarks, self.width))
         object.__setattr__(self, "index", MappingProxyType({name: k for k, name in enumerate(self.models)}))
+        offsets = {int(route): self.offset + row for route, row in zip(self.routes, self.of_route, strict=True)}
+        object.__setattr__(self, "offsets", MappingProxyType(offsets))
 
     def predict(self, observation: Observation) -> F32:
         """Quality on this turn. Raises PolicyFault when the observation cannot be encoded."""
@@ -64,7 +72,7 @@ class KernelQuality:
             state = encode_state(observation)
         except ValueError as error:
             raise PolicyFault("the observation cannot be encoded") from error
-        deviations: list[float] = self.deviation(state).tolist()
+        deviations: list[float] = self.deviation(state, observation.route).tolist()
         columns = self._columns(observation)
         return _between_0_and_1([x + deviations[k] for x, k in zip(self._levels(observation), columns, strict=True)])
 
@@ -72,25 +80,32 @@ class KernelQuality:
         """Mean quality of each model."""
         return _between_0_and_1(self._levels(observation))
 
-    def deviations(self, state: NDArray[np.floating]) -> F32:
-        """Deviation of this turn from each model's mean, (M + 1,); the shared difficulty's is last."""
-        near = kernel((state - self.centre) * self.scale, self.landmarks, self.width)
-        return np.asarray(near @ self.weights + self.offset, np.float32)
+    def deviations(self, state: NDArray[np.floating], route: NDArray[np.integer]) -> F32:
+        """Deviations of turns from each model's mean, (N, M + 1).
 
-    def deviation(self, state: F32) -> F32:
+        States (N, STATE_DIM) and routes (N,); the shared difficulty's is last.
+        """
+        found = kernel((state - self.centre) * self.scale, self.landmarks, self.width) @ self.weights + self.offset
+        if len(self.routes):
+            found += (route[:, None] == self.routes) @ self.of_route
+        return np.asarray(found, np.float32)
+
+    def deviation(self, state: F32, route: int) -> F32:
         """`deviations` of one turn in fewer calls, which at this size are the cost."""
         near = self.parted.near((state - self.centre) * self.scale)
-        return np.asarray(np.dot(near, self.weights) + self.offset, np.float32)
+        return np.asarray(np.dot(near, self.weights) + self.offsets.get(route, self.offset), np.float32)
 
     def arrays(self) -> dict[str, F32]:
         """Arrays by name, as a checkpoint stores them; `from_arrays` is the inverse."""
-        return {name: np.asarray(getattr(self, name), np.float32) for name in _ARRAYS}
+        names = _ARRAYS + (_OF_ROUTES if len(self.routes) else ())
+        return {name: np.asarray(getattr(self, name), np.float32) for name in names}
 
     @classmethod
     def from_arrays(cls, models: tuple[str, ...], arrays: Mapping[str, F32]) -> KernelQuality:
         """Build a reward model. Raises ValueError when names, shapes or ranges are wrong."""
-        if set(arrays) != set(_ARRAYS):
-            raise ValueError(f"quality: missing or unknown arrays {sorted(set(arrays) ^ set(_ARRAYS))}")
+        names = _ARRAYS + (_OF_ROUTES if "routes" in arrays else ())
+        if set(arrays) != set(names):
+            raise ValueError(f"quality: missing or unknown arrays {sorted(set(arrays) ^ set(names))}")
         landmarks = arrays["landmarks"]
         rows = len(landmarks) if landmarks.ndim == 2 else 0
         m = len(models)
@@ -104,6 +119,11 @@ class KernelQuality:
             "weights": (rows, m + 1),
             "offset": (m + 1,),
         }
+        if "routes" in arrays:
+            routes = arrays["routes"].size
+            if not 1 <= routes <= MAX_ROUTES:
+                raise ValueError(f"quality/routes: expected 1 to {MAX_ROUTES} routes, found {routes}")
+            expected |= {"routes": (routes,), "of_route": (routes, m + 1)}
         for name, shape in expected.items():
             if arrays[name].shape != shape:
                 raise ValueError(f"quality/{name}: expected {shape}, found {arrays[name].shape}")
@@ -111,7 +131,7 @@ class KernelQuality:
             raise ValueError("quality/width: expected one or two positive numbers")
         if not (np.abs(landmarks) <= MAX_LANDMARK).all():
             raise ValueError(f"quality/landmarks: expected numbers of at most {MAX_LANDMARK:g} in size")
-        return cls(models, **{name: arrays[name] for name in _ARRAYS})
+        return cls(models, **{name: arrays[name] for name in names})
 
     def _columns(self, observation: Observation) -> list[int]:
         return [self.index.get(c.name, len(self.models)) for c in observation.candidates]
@@ -151,6 +171,7 @@ def with_newcomers(means: NDArray[np.float64], prior: NDArray[np.float64], known
 
 
 _ARRAYS = ("centre", "scale", "landmarks", "width", "means", "weights", "offset")
+_OF_ROUTES = ("routes", "of_route")
 
 
 class PartedLandmarks(NamedTuple):

@@ -66,7 +66,7 @@ class Recipe:
     network's layers ("network/layer.leaf", of these `sizes`), its statistics of the catalogue ("statistics/...",
     policy/catalogue_statistics.py) and the residual of its quality ("residual/...", policy/residual.py); with any rule,
     the lengths of the models' answers ("lengths/...", policy/answer_lengths.py). Without models there are only the
-    layers, and all qualities are priors.
+    layers, and all qualities are priors. `text_version` is that of the text it reads; without models it reads none.
     """
 
     policy_id: str
@@ -78,6 +78,7 @@ class Recipe:
     sizes: Sizes = field(default_factory=Sizes)
     report: Mapping[str, Any] = field(default_factory=dict)
     models: tuple[str, ...] = ()
+    text_version: str = TEXT_VERSION
 
 
 def write_manifest(recipe: Recipe, params: bytes, folder_name: str) -> bytes:
@@ -86,7 +87,7 @@ def write_manifest(recipe: Recipe, params: bytes, folder_name: str) -> bytes:
         "format": FORMAT,
         "policy_id": recipe.policy_id,
         "feature_version": FEATURE_VERSION,
-        "text_version": TEXT_VERSION,
+        "text_version": recipe.text_version,
         "rule": recipe.rule,
         "rule_parameters": dict(recipe.rule_parameters),
         "lambda_presets": dict(recipe.lambda_presets),
@@ -137,13 +138,15 @@ def read_recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
     for name, expected in (
         ("format", FORMAT),
         ("feature_version", FEATURE_VERSION),
-        ("text_version", TEXT_VERSION),
         ("policy_id", folder_name),
     ):
         if type(manifest[name]) is not type(expected) or manifest[name] != expected:
             raise CheckpointError(f"{MANIFEST}: {name}: expected {expected!r}, found {manifest[name]!r}"[:300])
     if not _POLICY_ID.fullmatch(folder_name):
         raise CheckpointError(f"{MANIFEST}: policy_id: expected letters, digits, '.', '_' and '-', up to 128")
+    text_version = manifest["text_version"]
+    if not isinstance(text_version, str) or not _POLICY_ID.fullmatch(text_version):
+        raise CheckpointError(f"{MANIFEST}: text_version: expected a name, found {text_version!r}"[:300])
     rule = manifest["rule"]
     if not isinstance(rule, str) or rule not in RULES:
         raise CheckpointError(f"{MANIFEST}: rule: expected one of {', '.join(RULES)}, found {rule!r}"[:300])
@@ -174,6 +177,7 @@ def read_recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
         sizes,
         manifest["report"],
         _models(manifest, rule),
+        text_version,
     )
 
 

@@ -17,6 +17,7 @@ from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from policy.arrays import F32, Bools
+from policy.text import HASHED_SPACE
 
 COST_LEVELS: tuple[float, ...] = (
     0.02,
@@ -136,7 +137,8 @@ class Observation(Struct, frozen=True, dict=True):
 
     `text_stats` are cheap surface features of the turn, (n_stats,). `lambda_per_usd` is the quality (0..1 scale) one
     dollar must buy at this turn. `explore` False: the best candidate is taken with probability one. `wanted` is what
-    each candidate lacks of its quota of exploration, 0 to 1; empty: nothing.
+    each candidate lacks of its quota of exploration, 0 to 1; empty: nothing. `text_space` is the number of the text's
+    space (policy/text.py), `route` that of the client's system prompt and tools, 0 without any.
     """
 
     text: F32
@@ -146,11 +148,21 @@ class Observation(Struct, frozen=True, dict=True):
     lambda_per_usd: float
     explore: bool = True
     wanted: tuple[float, ...] = ()
+    text_space: int = HASHED_SPACE
+    route: int = 0
 
     def with_candidates(self, candidates: tuple[CandidateView, ...], wanted: tuple[float, ...] = ()) -> Observation:
         """The same turn with other candidates."""
         return Observation(
-            self.text, self.text_stats, self.session, candidates, self.lambda_per_usd, self.explore, wanted
+            self.text,
+            self.text_stats,
+            self.session,
+            candidates,
+            self.lambda_per_usd,
+            self.explore,
+            wanted,
+            self.text_space,
+            self.route,
         )
 
     @cached_property

@@ -23,7 +23,7 @@ from policy.learned import lengths_from, policy_from
 from policy.manifest import MANIFEST, CheckpointError
 from policy.mdp import COST_LEVELS, CandidateView, Observation, Policy, PolicyFault, SessionView
 from policy.rules import LAMBDA_PRESETS, builtin_rules
-from policy.text import STATS_DIM, TEXT_DIM
+from policy.text import STATS_DIM, TEXT_DIM, TEXT_VERSION
 
 DEFAULT_RULE = "rule:resolving"
 """The rule that decides when a policy faults."""
@@ -83,8 +83,9 @@ class Refresh:
 class HotSwap:
     """Holder of the serving policies. `refresh` blocks on disk: call it from a thread."""
 
-    def __init__(self, directory: Path, exploration: Exploration = GREEDY) -> None:
+    def __init__(self, directory: Path, exploration: Exploration = GREEDY, text_version: str = TEXT_VERSION) -> None:
         self._directory = directory
+        self._text_version = text_version
         self._exploration = exploration
         self._rules = {
             policy_id: LoadedPolicy(rule, CheckpointRef(policy_id), LAMBDA_PRESETS)
@@ -150,7 +151,8 @@ class HotSwap:
         return served
 
     def _made(self, reference: CheckpointRef) -> LoadedPolicy:
-        loaded = load(self._directory / reference.policy_id, sha256=reference.sha256)
+        folder = self._directory / reference.policy_id
+        loaded = load(folder, sha256=reference.sha256, text_version=self._text_version)
         try:
             policy = policy_from(loaded, self._exploration)
             warm_up(policy)

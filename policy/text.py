@@ -1,8 +1,8 @@
 """Text features of a turn: hashed n-grams and surface statistics.
 
-Local, deterministic, without a model file. `embed` is the default `Embedder`; another (static token embeddings, a small
-ONNX encoder) may replace it if it has the same output length, and its `TEXT_VERSION` goes into the checkpoint so that a
-network never reads another embedding space. The functions are pure; the caller caches per conversation prefix.
+Local, deterministic, without a model file. `embed` is the default `Embedder`; policy/text_models.py has others of the
+same output length. A `TextSpace` names an embedder's vectors: its version goes into checkpoints and the log, so that
+nothing reads another's. The functions are pure; the caller caches per conversation prefix.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -83,7 +84,7 @@ def embed(text: str) -> F32:
 
     Weinberger et al. 2009, arXiv 0902.2206. Shape (TEXT_DIM,); Euclidean length 1 (0 without tokens).
     """
-    tokens = _TOKEN.findall(_both_ends(text).lower().translate(_DIGITS))
+    tokens = _TOKEN.findall(both_ends(text).lower().translate(_DIGITS))
     if not tokens:
         return np.zeros(TEXT_DIM, np.float32)
     encoded = "\n".join(tokens).encode("utf-8", "surrogatepass").split(b"\n")
@@ -95,6 +96,25 @@ def embed(text: str) -> F32:
     damped = np.sign(sums) * np.sqrt(np.abs(sums))
     length = float(np.sqrt(damped @ damped))
     return (damped / length if length > 0 else damped).astype(np.float32)
+
+
+def space_number(version: str) -> int:
+    """The number by which the log names a text space, 32 bits."""
+    return zlib.crc32(version.encode())
+
+
+HASHED_SPACE = space_number(TEXT_VERSION)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpace:
+    """An embedder and the version of its vectors."""
+
+    version: str = TEXT_VERSION
+    embed: Embedder = embed
+
+
+HASHED = TextSpace()
 
 
 def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) -> F32:
@@ -129,7 +149,7 @@ def in_context(surface: F32, *, history_chars: int, tools: int, images: int, jso
 
 def surface(text: str) -> F32:
     """The part of `stats` that depends on the text alone; the rest is zero."""
-    read = _both_ends(text)
+    read = both_ends(text)
     words = read.lower().split()
     counted = np.bincount(_CLASS[np.frombuffer(read.encode("latin-1", "replace"), np.uint8)], minlength=_CLASSES)
     _, space, digits, upper, symbols, punctuation = counted.tolist()
@@ -201,7 +221,8 @@ def _mix(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return hashes ^ (hashes >> np.uint32(16))
 
 
-def _both_ends(text: str) -> str:
+def both_ends(text: str) -> str:
+    """The text, or the TEXT_CAP_CHARS at its ends."""
     half = TEXT_CAP_CHARS // 2
     return text if len(text) <= TEXT_CAP_CHARS else f"{text[:half]}\n{text[-half:]}"
 

@@ -295,6 +295,7 @@ def test_the_locks_are_in_step_with_pyproject(lock: str, wanted: list[str]) -> N
 USED_BY_OTHERS = {
     "uvloop": "uvicorn's event loop",
     "google-auth": "LiteLLM signs in to vertex_ai and gdc with it",
+    "wordllama": "policy/text_models.py reads the files of its wheel",
 }
 """Declared without an import of ours, with the reason."""
 

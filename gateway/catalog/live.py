@@ -1,8 +1,8 @@
 """The active configuration and its reload.
 
 SIGHUP or a changed file reloads it. A bad file changes nothing: its problems are logged and the active configuration
-stays. The database, the master key, timings, limits, the policy folder and the exploration floor are fixed at start;
-a change to them is logged and takes effect after a restart.
+stays. The database, the master key, timings, limits, the policy folder, the exploration floor and the text are fixed at
+start; a change to them is logged and takes effect after a restart.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.config.settings import Settings
 
 _log = logging.getLogger("seqroute.configuration")
 _FIXED = ("general", "timings", "limits")
-_FIXED_OF_POLICY = ("directory", "exploration_floor")
+_FIXED_OF_POLICY = ("directory", "exploration_floor", "text")
 POLL_S = 2
 
 

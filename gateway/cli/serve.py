@@ -102,6 +102,7 @@ def _serve(config: Path, host: str, port: int, workers: int, told: _LogLines, *,
     from gateway.catalog.build import draft
     from gateway.config.master_key import with_stored_master_key
     from gateway.config.reader import SettingsError
+    from gateway.routing.text_space import text_space
 
     read = draft(config, environment())
     settings, catalog = read.settings, read.catalog
@@ -109,6 +110,7 @@ def _serve(config: Path, host: str, port: int, workers: int, told: _LogLines, *,
         told.use(settings.general.log_format)
     if read.problems:
         raise SettingsError(read.problems)
+    text_space(settings.policy.text)  # what is missing stops the start here, not in each worker
     log = told.logger
     on_sqlite = settings.general.database_url.reveal().startswith("sqlite:")
     if workers > 1 and on_sqlite:
@@ -218,8 +220,10 @@ def _stopped(number: int, frame: FrameType | None) -> None:
 def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """List every problem of the configuration with its key path; exit 2 if there are any."""
     from gateway.catalog.build import load
+    from gateway.routing.text_space import text_space
 
     settings, catalog = load(config, environment())
+    text_space(settings.policy.text)
     for warning in (*settings.warnings, *catalog.warnings):
         say(f"warning: {warning}")
     rows = []

@@ -22,6 +22,7 @@ from gateway.config.settings import (
     DEFAULT_DATABASE_URL,
     LOG_FORMATS,
     PRESETS,
+    TEXTS,
     GeneralSettings,
     JudgeSettings,
     JwtSettings,
@@ -31,6 +32,7 @@ from gateway.config.settings import (
     RetentionSettings,
     SessionSettings,
     Settings,
+    TextSettings,
     TimingSettings,
     WebhookSettings,
 )
@@ -334,9 +336,22 @@ def _read_policy(section: Section, folder: Path) -> PolicySettings:
             "decision_deadline_ms", default.decision_deadline_ms, minimum=0.1, maximum=10_000.0
         ),
         judge=_read_judge(section.section("judge"), folder),
+        text=_read_text(section, folder),
     )
     section.finish()
     return policy
+
+
+def _read_text(section: Section, folder: Path) -> TextSettings:
+    kind = section.choice("text", TEXTS[0], TEXTS)
+    files: dict[str, Path | None] = {}
+    for name in ("model", "tokenizer"):
+        key = f"text_{name}"
+        path = section.text(key)
+        if kind == "onnx" and (path is None or not (folder / path).is_file()):
+            section.findings.problem(section.path(key), f"expected a file of the encoder, got {path or 'nothing'}")
+        files[name] = folder / path if kind == "onnx" and path is not None else None
+    return TextSettings(kind, **files)
 
 
 def _read_presets(section: Section) -> dict[str, float]:

@@ -214,7 +214,12 @@ class Section:
         if word is None:
             return default
         listed = tuple(choices)
-        return str(word) if word in listed else self._invalid(key, "one of " + ", ".join(listed), value, default)
+        if word in listed:
+            return str(word)
+        near = difflib.get_close_matches(str(word), listed, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        self.findings.problem(self.path(key), f"expected one of {', '.join(listed)}, got {shown(value)}{hint}")
+        return default
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings; a single string counts as a list of one."""

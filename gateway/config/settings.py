@@ -55,6 +55,18 @@ class JudgeSettings:
     second_budget_nanousd_per_day: int = NANOUSD_PER_USD
 
 
+TEXTS = ("hashed", "static", "onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """The text space of a policy: one of TEXTS, and the files of an ONNX encoder."""
+
+    kind: str = TEXTS[0]
+    model: Path | None = None
+    tokenizer: Path | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
     """Policy and exploration; `default_lambda` is the quality (0..1) that one dollar must buy.
@@ -77,6 +89,7 @@ class PolicySettings:
     lambda_presets: Mapping[str, float] = field(default_factory=dict)
     decision_deadline_ms: float = 50.0
     judge: JudgeSettings | None = None
+    text: TextSettings = field(default_factory=TextSettings)
 
 
 RETRIED_ERRORS = (

@@ -9,7 +9,7 @@ from policy.facts import LOG_VERSION
 
 PINNED_REASONS = frozenset({"pinned", "fallback"})
 """Reasons of turns whose executed model was not the policy's draw; they carry no propensity."""
-KNOWN_VERSIONS = (1, LOG_VERSION)
+KNOWN_VERSIONS = (1, 2, LOG_VERSION)
 """Layouts of the log; version 1 has encoded features instead of facts."""
 
 

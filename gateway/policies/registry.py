@@ -23,6 +23,7 @@ from gateway.errors import InvalidRequest, NotFound
 from policy.exploration import Exploration
 from policy.reload import PRETRAINED, CheckpointRef, HotSwap, LoadedPolicy, ServingPolicies, StagedPolicies
 from policy.rules import builtin_rules
+from policy.text import TEXT_VERSION
 
 _log = logging.getLogger("seqroute.policies")
 Stage = Literal["champion", "canary", "shadow"]
@@ -52,9 +53,9 @@ class PolicyRecord:
 class PolicyRegistry:
     """Serving slot of one worker, synchronised with the policies table."""
 
-    def __init__(self, settings: PolicySettings, database: Database) -> None:
+    def __init__(self, settings: PolicySettings, database: Database, text_version: str = TEXT_VERSION) -> None:
         self._database = database
-        self._slot = HotSwap(settings.directory, Exploration(floor=settings.exploration_floor))
+        self._slot = HotSwap(settings.directory, Exploration(floor=settings.exploration_floor), text_version)
         self._problems: tuple[str, ...] = ()
 
     @property

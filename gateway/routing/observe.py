@@ -15,7 +15,7 @@ from gateway.money import NANOUSD_PER_USD
 from gateway.routing import session as sessions
 from policy.arrays import F32
 from policy.mdp import Observation
-from policy.text import TEXT_CAP_CHARS, embed, embed_conversation, in_context, surface
+from policy.text import HASHED, TEXT_CAP_CHARS, TextSpace, embed_conversation, in_context, space_number, surface
 
 TEXTS_READ = 3
 """`policy.text.embed_conversation` reads the last three user turns."""
@@ -27,7 +27,9 @@ class Observer:
     An agent's newest user turn also stays the same while it calls tools.
     """
 
-    def __init__(self, cache_size: int = 4096) -> None:
+    def __init__(self, space: TextSpace = HASHED, cache_size: int = 4096) -> None:
+        self._space = space
+        self._number = space_number(space.version)
         self._cache_size = cache_size
         self._read: OrderedDict[str | bytes, tuple[F32, F32]] = OrderedDict()
 
@@ -75,6 +77,8 @@ class Observer:
             candidates=(),
             lambda_per_usd=lambda_per_usd,
             explore=explore,
+            text_space=self._number,
+            route=chat.route,
         )
 
     def _of(self, text: str) -> tuple[F32, F32]:
@@ -85,7 +89,7 @@ class Observer:
         if found is not None:
             self._read.move_to_end(key)
             return found
-        made = self._read[key] = embed(text), surface(text)
+        made = self._read[key] = self._space.embed(text), surface(text)
         if len(self._read) > self._cache_size:
             self._read.popitem(last=False)
         return made

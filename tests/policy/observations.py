@@ -134,4 +134,5 @@ def stack_observations(observations: Sequence[Observation]) -> Batch:
         turn=np.array([seen.session.turn for seen in observations], np.int64),
         expected_turns=np.array([seen.session.expected_turns or 0 for seen in observations], np.int64),
         lambda_per_usd=np.array([seen.lambda_per_usd for seen in observations]),
+        route=np.array([seen.route for seen in observations], np.int64),
     )

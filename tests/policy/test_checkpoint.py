@@ -191,7 +191,7 @@ ATTACKS: dict[str, Callable[[Path], object]] = {
     "an infinity": with_tensors(lambda flat: flat[HEAD].fill(np.inf)),
     "another feature version": with_manifest(feature_version=99),
     "a feature version of another type": with_manifest(feature_version=True),
-    "another text version": with_manifest(text_version="bert"),
+    "a text version that is no name": with_manifest(text_version=7),
     "another format": with_manifest(format="seqroute-policy-9"),
     "another policy's manifest": with_manifest(policy_id="p2"),
     "an unknown rule": with_manifest(rule="eval"),

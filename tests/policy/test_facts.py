@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from policy.facts import CANDIDATE_FACTS, SESSION_FACTS, Circumstances, observation_of, pack, unpack
 from policy.features import decode, encode
 from policy.mdp import Observation
+from policy.text import HASHED_SPACE
 from tests.policy.observations import candidate, observation, random_observation
 
 
@@ -65,6 +66,16 @@ def test_what_a_session_does_not_know_stays_unknown() -> None:
     read = observation_of(unpack(*pack(replace(seen, session=session))), around(seen))
     assert (read.session.last_quality, read.session.mean_quality) == (None, 0.25)
     assert read.session.seconds_since_last is None
+
+
+def test_the_space_of_the_text_and_the_route_come_back_and_version_2_had_neither() -> None:
+    seen = replace(observation([candidate("small", 0.001, 0.6)]), text_space=2**32 - 1, route=2**24 - 1)
+    features, candidates = pack(seen)
+    read = observation_of(unpack(features, candidates), around(seen))
+    assert (read.text_space, read.route) == (seen.text_space, seen.route)
+    before = observation_of(unpack(features[:-16], candidates), around(seen))
+    assert (before.text_space, before.route) == (HASHED_SPACE, 0)
+    np.testing.assert_array_equal(encode(before).state, encode(read).state)
 
 
 def test_bytes_of_another_length_are_refused() -> None:

@@ -4,12 +4,15 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from policy.checkpoint import PARAMS, layers_as_part, save
 from policy.exploration import Exploration
+from policy.features import STATE_DIM
 from policy.manifest import MANIFEST, CheckpointError, Recipe
 from policy.reload import PRETRAINED, CheckpointRef, HotSwap, StagedPolicies, builtin_policies, synthetic_observation
+from policy.text import TEXT_VERSION
 from tests.policy.networks import SMALL, layers, part
 
 PRESETS = {"cheap": 7.0, "balanced": 2.0, "best": 0.0}
@@ -54,6 +57,28 @@ def test_a_broken_champion_leaves_the_old_one_and_is_read_again_only_when_it_cha
     assert publish(tmp_path, "p2") == reference
     assert slot.refresh(StagedPolicies(champion=reference)).changed is True
     assert slot.lineup.champion.policy.policy_id == "p2"
+
+
+def test_a_policy_of_another_text_is_named_and_not_served(tmp_path: Path) -> None:
+    """A policy that reads no text, as the shipped network, serves with any."""
+    recipe = Recipe("p1", "threshold", models=("a", "b"), text_version="static-1-0123456789ab")
+    kernel = {
+        "centre": np.zeros(STATE_DIM), "scale": np.ones(STATE_DIM), "landmarks": np.zeros((1, STATE_DIM)),
+        "width": np.ones(2), "means": np.full(2, 0.5), "weights": np.zeros((1, 3)), "offset": np.zeros(3),
+        "routes": np.array([7.0]), "of_route": np.zeros((1, 3)),
+    }  # fmt: skip
+    params = {"quality": {name: np.asarray(value, np.float32) for name, value in kernel.items()}}
+    wanted = StagedPolicies(champion=CheckpointRef("p1", save(tmp_path / "p1", recipe, params)))
+    slot = HotSwap(tmp_path)
+    assert slot.refresh(wanted).problems == (
+        'champion p1: manifest.json: text_version: it reads "static-1-0123456789ab", and policy_settings.text makes '
+        f'"{TEXT_VERSION}"; the next night trains one for it',
+    )
+    assert slot.lineup.champion.policy.policy_id == PRETRAINED
+    other = HotSwap(tmp_path, text_version="static-1-0123456789ab")
+    assert other.lineup.champion.policy.policy_id == PRETRAINED
+    assert other.refresh(wanted).problems == ()
+    assert other.lineup.champion.policy.policy_id == "p1"
 
 
 def test_a_missing_folder_a_wrong_digest_and_a_hostile_id_change_nothing(tmp_path: Path) -> None:

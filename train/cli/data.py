@@ -25,6 +25,7 @@ from train.cli.options import (
     run_date,
     show,
     tenant_named,
+    text_of,
     training_environment,
     training_settings,
 )
@@ -271,7 +272,7 @@ def import_logs(
         raise InvalidOption("\n".join(error.problems)) from error
     url = database_of(settings)
     with Bar() as progress:
-        job = Import(file, catalog, url, settings.policy.directory, now_ms(), shadow)
+        job = Import(file, catalog, url, settings.policy.directory, now_ms(), shadow, text_of(settings))
         report = run(job, training_settings(training, seed), progress.show)
     print(json.dumps(report, indent=1, sort_keys=True) if as_json else "\n".join(describe(report)))
     return 0

@@ -29,6 +29,7 @@ from train.cli.options import (
     run_date,
     show,
     tenant_named,
+    text_of,
     training_settings,
 )
 from train.cli.progress import Bar, line_writer
@@ -58,6 +59,7 @@ def nightly(
 ) -> int:
     """Run the nightly job: read the log, fit, evaluate off-policy, gate, and publish. For cron."""
     settings, chosen = gateway_settings(config), training_settings(training, seed)
+    version = text_of(settings).version
     from gateway.config.settings import RetentionSettings
     from train.nightly.nightly import Nightly, run
 
@@ -71,6 +73,7 @@ def nightly(
             force=force,
             log=log,
             progress=progress.show,
+            text_version=version,
         )
         report = run(job, chosen)
         status = 0
@@ -237,4 +240,5 @@ def _step_job(config: Path, runs: Path, log: str | None, data: Path | None, prog
         return Nightly("", PolicySettings(), runs, "", now_ms, progress=progress.show)
     settings = gateway_settings(config)
     url = database_of(settings) if log is None else settings.general.database_url.reveal()
-    return Nightly(url, settings.policy, runs, "", now_ms, log=log, progress=progress.show)
+    version = text_of(settings).version
+    return Nightly(url, settings.policy, runs, "", now_ms, log=log, progress=progress.show, text_version=version)

@@ -19,6 +19,7 @@ from train.errors import InputError, kind_of
 if TYPE_CHECKING:
     from gateway.config.reader import AssumedEnvironment
     from gateway.config.settings import Settings
+    from policy.text import TextSpace
     from train.config import TrainConfig
 
 BAD_INPUT = 2
@@ -59,6 +60,17 @@ def gateway_settings(path: Path) -> Settings:
 
     try:
         return load_settings(path, training_environment())
+    except SettingsError as error:
+        raise InvalidOption("\n".join(error.problems)) from error
+
+
+def text_of(settings: Settings) -> TextSpace:
+    """The text space of the gateway's configuration. Raises InvalidOption."""
+    from gateway.config.reader import SettingsError
+    from gateway.routing.text_space import text_space
+
+    try:
+        return text_space(settings.policy.text)
     except SettingsError as error:
         raise InvalidOption("\n".join(error.problems)) from error
 

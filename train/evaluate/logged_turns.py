@@ -5,6 +5,8 @@ All that a policy sees is in the log. Shapes as in train/log/episodes.py; N turn
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from policy import batch
@@ -68,6 +70,7 @@ def recorded_batch(episodes: Episodes, i: I64, j: I64, remaining_usd: F64, *, as
         turn=facts.session[..., SESSION_FACTS.index("turn")].astype(np.int64),
         expected_turns=episodes.expected_turns[i, j].astype(np.int64),
         lambda_per_usd=episodes.lambda_per_usd[i, j].astype(np.float64),
+        route=episodes.route[i, j],
     )
 
 
@@ -97,4 +100,5 @@ def recorded_observation(
         expected_turns=int(episodes.expected_turns[i, j]) or None,
         lambda_per_usd=float(episodes.lambda_per_usd[i, j]),
     )
-    return observation_of(decode(episodes.state[i, j], episodes.candidates[i, j, :shown]), around)
+    facts = decode(episodes.state[i, j], episodes.candidates[i, j, :shown])
+    return observation_of(replace(facts, route=int(episodes.route[i, j])), around)

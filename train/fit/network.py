@@ -145,8 +145,9 @@ def grade(episodes: Episodes, config: TrainConfig) -> tuple[RewardModel, np.ndar
         model_priors(episodes),
         config.quality,
         weights[row],
+        episodes.route[valid][row],
     )
-    everywhere = quality.predict(states)
+    everywhere = quality.predict(states, episodes.route[valid])
     everywhere[row] = out_of_fold
     return quality, np.take_along_axis(everywhere, models, axis=1)
 

@@ -26,6 +26,9 @@ SPACE_ROWS = 16_384
 """Turns, evenly spaced in the log, from which scales and landmarks are computed."""
 SLOPE_STRENGTH = 2.0
 """Weight of the pooled slopes in each model's, as predicted variance (sum of squares)."""
+LEAST_OF_ROUTE = 20
+"""Graded turns below which a route has no offset."""
+MOST_ROUTES = 64
 SESSION_WEIGHT = 0.2
 """Weight of the session's features in the kernel; the text and its statistics have 1 each."""
 
@@ -65,12 +68,13 @@ class RewardModel:
     out_of_fold_error: float
     rows: I64  # (M,) graded turns each model was fitted on
     deviation: F64  # (M + 1,) mean posterior deviation of a prediction; last of a model missing from the log
+    routes: I64  # (G,) whose columns are before the constant's
 
-    def predict(self, states: NDArray[np.floating]) -> F64:
-        """Expected score of every model, (N, M), for states (N, D)."""
+    def predict(self, states: NDArray[np.floating], route: I64) -> F64:
+        """Expected score of every model, (N, M), for states (N, D) and their routes (N,)."""
         found = np.empty((len(states), len(self.means)))
         for rows in _blocks(len(states)):
-            x = self.space.features(states[rows])
+            x = with_routes(self.space.features(states[rows]), route[rows], self.routes)
             deviations = self.slope[:, 0] * (x @ self.shared)[:, None] + self.slope[:, 1] * (x @ self.own.T)
             found[rows] = np.clip(self.means + deviations, 0.0, 1.0)
         return found
@@ -80,7 +84,7 @@ class RewardModel:
         columns = np.vstack(
             [self.slope[:, :1] * self.shared + self.slope[:, 1:] * self.own, self.pooled[0] * self.shared[None]]
         )
-        space = self.space
+        space, of_routes = self.space, slice(len(self.space.landmarks), -1)
         return KernelQuality(
             models=models,
             centre=space.centre.astype(np.float32),
@@ -88,8 +92,10 @@ class RewardModel:
             landmarks=space.landmarks.astype(np.float32),
             width=space.width.astype(np.float32),
             means=self.means.astype(np.float32),
-            weights=(space.whiten @ columns[:, :-1].T).astype(np.float32),
+            weights=(space.whiten @ columns[:, : of_routes.start].T).astype(np.float32),
             offset=columns[:, -1].astype(np.float32),
+            routes=self.routes.astype(np.float32),
+            of_route=columns[:, of_routes].T.astype(np.float32),
         )
 
 
@@ -132,17 +138,21 @@ def fit_quality(
     priors: F64,
     config: QualityConfig,
     weights: F64 | None = None,
+    route: I64 | None = None,
 ) -> tuple[RewardModel, F64]:
     """Fit on graded turns; returns the model and its out-of-fold predictions (N, M).
 
     States (N, D), models (N,), scores (N,) in [0, 1], groups (N,) fold of each turn's session, `priors` (M,) of the
-    catalogue, `weights` (N,) of the rows (default 1). Each row's prediction comes from a model that did not see the
-    row's session. Penalty and slopes are chosen by out-of-fold error. Raises ValueError without penalties.
+    catalogue, `weights` (N,) of the rows (default 1), `route` (N,) of the observations (default none). Each row's
+    prediction comes from a model that did not see the row's session. Penalty and slopes are chosen by out-of-fold
+    error. Raises ValueError without penalties.
     """
     if not config.penalties:
         raise ValueError("quality.penalties: expected at least one penalty, got none")
     space = fit_space(states, int(config.landmarks), config.width, config.text_width)
-    x = _features_once(space, states)
+    route = np.zeros(len(models), np.int64) if route is None else route
+    routes = known_routes(route)
+    x = with_routes(_features_once(space, states), route, routes)
     counted = np.ones(len(models)) if weights is None else weights
     by_fold = {
         int(fold): moments(x, models, scores, groups == fold, len(priors), counted) for fold in np.unique(groups)
@@ -162,7 +172,25 @@ def fit_quality(
     means, shared, own = _solve(everything, priors, penalty, config)
     rows = np.bincount(models, minlength=len(priors))
     deviation = posterior_deviation(everything, priors, means, error, penalty, config)
-    return RewardModel(space, means, shared, own, slopes, pooled, error, rows, deviation), predicted
+    return RewardModel(space, means, shared, own, slopes, pooled, error, rows, deviation, routes), predicted
+
+
+def known_routes(route: I64) -> I64:
+    """The most frequent routes of graded turns, (G,)."""
+    routes, turns = np.unique(route[route > 0], return_counts=True)
+    order = np.argsort(-turns, kind="stable")[:MOST_ROUTES]
+    return np.asarray(routes[order[turns[order] >= LEAST_OF_ROUTE]], np.int64)
+
+
+def with_routes(x: F64, route: I64, routes: I64) -> F64:
+    """Features (N, R + 1) with columns of the routes before the constant: (N, R + G + 1).
+
+    Each is 1 where the turn is of its route, else 0: the ridge penalty shrinks a route's offset to 0 as a random
+    effect's prior would (Robinson 1991), and an unknown route has none.
+    """
+    if not len(routes):
+        return x
+    return np.hstack([x[:, :-1], route[:, None] == routes, x[:, -1:]])
 
 
 def posterior_deviation(
@@ -208,7 +236,8 @@ def fit_space(states: NDArray[np.floating], landmarks: int, width: float, text_w
     centre, deviation = states.mean(axis=0), states.std(axis=0)
     scale = np.zeros(d)
     text = slice(0, min(TEXT_DIM, d))
-    scale[text] = 1.0 / max(float(np.linalg.norm(deviation[text])), 1e-6)
+    spread_of_text = float(np.linalg.norm(deviation[text]))
+    scale[text] = 1.0 / spread_of_text if spread_of_text > 1e-6 else 0.0
     for block, weight in (
         (slice(TEXT_DIM, TEXT_DIM + STATS_DIM), 1.0),
         (slice(TEXT_DIM + STATS_DIM, d), SESSION_WEIGHT),

@@ -55,6 +55,7 @@ class Episodes:
     task: I64  # (S, T)
     output_tokens: F32  # (S, T) reported for the answer, NaN where not known
     cached_tokens: F32  # (S, T) reported as read from the prompt cache, NaN where not known
+    route: I64  # (S, T) of the observation
     policy_ids: tuple[str, ...] = ()
 
     @property
@@ -151,6 +152,7 @@ def blank_episodes(
         task=np.full((s, t), -1, np.int64),
         output_tokens=np.full((s, t), np.nan, np.float32),
         cached_tokens=np.full((s, t), np.nan, np.float32),
+        route=np.zeros((s, t), np.int64),
     )
 
 

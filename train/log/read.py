@@ -15,13 +15,15 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import orjson
+from msgspec import structs
 
 from gateway.decisions.trainable import why_not_trained
 from gateway.money import NANOUSD_PER_USD
 from policy.arrays import I32
-from policy.facts import LOG_VERSION, Circumstances, Facts, observation_of, unpack
+from policy.facts import Circumstances, Facts, observation_of, unpack
 from policy.features import CANDIDATE_DIM, STATE_DIM, Encoded, decode, encode
-from policy.mdp import COST_LEVELS, NOT_AFFORDABLE
+from policy.mdp import COST_LEVELS, NOT_AFFORDABLE, Observation
+from policy.text import HASHED_SPACE, TEXT_DIM
 from train.config import LogConfig, TrainConfig
 from train.log.episodes import Episodes, blank_episodes, session_fraction
 from train.log.reward import Label, LabelKind, Signal, label, second_score
@@ -48,8 +50,12 @@ class LogReport:
     """Graded second answers by model."""
 
 
-def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episodes, LogReport]:
+def read_episodes(
+    log: Log, config: TrainConfig, *, now_ms: int, text_space: int = HASHED_SPACE
+) -> tuple[Episodes, LogReport]:
     """Read the training log as a stream of sessions, the newest up to a limit.
+
+    Turns whose text is of another space than `text_space` are read as turns without text.
 
     The gateway's own turns are no sessions; a second answer gives its grade to the turn that it answered. Excluded and
     counted: turns of operators, embeddings and moderations; turns that are pending, failed, truncated, cancelled or
@@ -68,7 +74,7 @@ def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episod
         pages.begin(*key)
         for row in together:
             reason = why_not_trained(row)
-            turn = None if reason else _decode(row)
+            turn = None if reason else _decode(row, text_space)
             if turn is None:
                 excluded[reason or "malformed"] += 1
                 continue
@@ -152,8 +158,8 @@ class DecodedTurn(NamedTuple):
     """Each candidate's probability to answer once more, unseen (gateway/turn/second_draw.py)."""
 
 
-def encoded_turn(row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Encoded | None:
-    """Encode a logged turn of any version with present features; None for invalid shapes."""
+def observed_turn(row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Observation | None:
+    """The observation of a logged turn of any version; None for invalid shapes."""
     quantiles = [tuple(c["cost_quantiles_nano_usd"]) for c in candidates]
     if any(len(levels) != len(COST_LEVELS) for levels in quantiles):
         return None
@@ -167,14 +173,27 @@ def encoded_turn(row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]
         lambda_per_usd=row["lambda_per_usd"],
     )
     try:
-        return encode(observation_of(facts_of(row), around))
+        return observation_of(facts_of(row), around)
+    except ValueError:
+        return None
+
+
+def encoded_turn(observation: Observation, text_space: int | None = None) -> Encoded | None:
+    """A logged turn with present features, without text of another space.
+
+    None if it is not finite.
+    """
+    if text_space not in (None, observation.text_space):
+        observation = structs.replace(observation, text=np.zeros(TEXT_DIM, np.float32))
+    try:
+        return encode(observation)
     except ValueError:
         return None
 
 
 def facts_of(row: Mapping[str, Any]) -> Facts:
     """Facts of a logged turn. Raises ValueError when they do not have the declared shape."""
-    if row["feature_version"] == LOG_VERSION:
+    if row["feature_version"] > 1:
         return unpack(row["features"], row["candidate_features"])
     state = np.frombuffer(row["features"], "<f4")
     flat = np.frombuffer(row["candidate_features"], "<f4")
@@ -183,14 +202,15 @@ def facts_of(row: Mapping[str, Any]) -> Facts:
     return decode(state, flat.reshape(-1, CANDIDATE_DIM))
 
 
-def _decode(row: Mapping[str, Any]) -> DecodedTurn | None:
+def _decode(row: Mapping[str, Any], text_space: int) -> DecodedTurn | None:
     """Decode a turn; None when its facts do not have the declared shape."""
     candidates = orjson.loads(row["candidates"])
     count, action = len(candidates), row["action"]
     if not 0 <= action < count or candidates[action]["model"] != row["model"]:
         return None
-    encoded = encoded_turn(row, candidates)
-    if encoded is None:
+    observation = observed_turn(row, candidates)
+    encoded = None if observation is None else encoded_turn(observation, text_space)
+    if observation is None or encoded is None:
         return None
     values = {
         "state": encoded.state,
@@ -207,6 +227,7 @@ def _decode(row: Mapping[str, Any]) -> DecodedTurn | None:
         "budget_usd": row["session_budget_nanousd"] / NANOUSD_PER_USD,
         "lambda_per_usd": row["lambda_per_usd"],
         "expected_turns": row["expected_turns"] or 0,
+        "route": observation.route,
         **{
             name: _number(row[name]) if row["usage_source"] == "reported" else float("nan")
             for name in ("output_tokens", "cached_tokens")

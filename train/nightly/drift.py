@@ -23,7 +23,7 @@ from policy.arrays import F32, F64
 from policy.facts import CANDIDATE_FACTS
 from policy.features import SESSION_FEATURES, expected_cost_usd
 from policy.text import STAT_NAMES, TEXT_DIM
-from train.log.read import encoded_turn, facts_of
+from train.log.read import encoded_turn, facts_of, observed_turn
 from train.log.source import Log, Row
 
 MS_PER_DAY = 86_400_000
@@ -58,14 +58,15 @@ class TurnSeen:
 class SessionSeen:
     """A session in the monitor's terms: features, turns and prices.
 
-    `features` (D,) are the mean of its turns'; `prices` in USD per million tokens by model and direction, the lowest of
-    its turns (longer prompts may be in a more expensive tier).
+    `features` (D,) are the mean of its turns', whose texts are of `text_spaces`; `prices` in USD per million tokens by
+    model and direction, the lowest of its turns (longer prompts may be in a more expensive tier).
     """
 
     at_ms: int
     features: F64
     turns: tuple[TurnSeen, ...]
     prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    text_spaces: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,10 @@ def latency_changes(recent: Sequence[SessionSeen], baseline: Sequence[SessionSee
 
 
 def feature_shifts(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen]) -> Iterator[Finding]:
-    """Features of the state whose mean moved by MIN_SHIFT or more; the hashed text is one."""
+    """Features of the state whose mean moved by MIN_SHIFT or more.
+
+    The text is one of them, if all of it is of one space.
+    """
     now, before = np.stack([s.features for s in recent]), np.stack([s.features for s in baseline])
     pooled = np.sqrt((now.var(axis=0) * len(now) + before.var(axis=0) * len(before)) / (len(now) + len(before)))
     deviation = np.maximum(pooled, 1e-6)
@@ -157,7 +161,8 @@ def feature_shifts(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen
     certain = FALSE_ALARM_Z * math.sqrt(1 / len(now) + 1 / len(before))
     moved = np.flatnonzero(np.abs(shift) >= max(MIN_SHIFT, certain))
     text = [i for i in moved if i < TEXT_DIM and now.shape[1] == len(STATE_NAMES)]
-    if text:
+    spaces = frozenset().union(*(s.text_spaces for s in (*recent, *baseline)))
+    if text and len(spaces) < 2:
         largest = float(np.abs(shift[text]).max())
         yield Finding("feature", "text", largest, f"users' topics changed: {len(text)} text features moved")
     for i in sorted(set(moved.tolist()) - set(text), key=lambda i: -abs(shift[i])):
@@ -271,16 +276,18 @@ def _state(row: Row) -> F32 | None:
         and row["feature_version"] in KNOWN_VERSIONS
         and row["cost_nanousd"] is not None
     )
-    encoded = encoded_turn(row, orjson.loads(row["candidates"])) if counts else None
+    observation = observed_turn(row, orjson.loads(row["candidates"])) if counts else None
+    encoded = None if observation is None else encoded_turn(observation)
     return None if encoded is None else encoded.state
 
 
 def _session(rows: Sequence[tuple[Row, F32]], scores: Mapping[str, Sequence[float]]) -> SessionSeen:
     prices: dict[str, dict[str, float]] = {}
-    turns = []
+    turns, spaces = [], set()
     for row, _ in rows:
-        candidates = orjson.loads(row["candidates"])
-        listed = facts_of(row).candidates[:, _PRICES].tolist()
+        candidates, facts = orjson.loads(row["candidates"]), facts_of(row)
+        spaces.add(facts.text_space)
+        listed = facts.candidates[:, _PRICES].tolist()
         for candidate, usd in zip(candidates, listed, strict=False):
             lowest = prices.setdefault(candidate["model"], dict(zip(DIRECTIONS, usd, strict=True)))
             for direction, price in zip(DIRECTIONS, usd, strict=True):
@@ -289,7 +296,8 @@ def _session(rows: Sequence[tuple[Row, F32]], scores: Mapping[str, Sequence[floa
         if chosen is not None:
             turns.append(_turn(row, chosen, scores.get(row["decision_id"], ())))
     mean = np.stack([state for _, state in rows]).mean(axis=0, dtype=np.float64)
-    return SessionSeen(max(row["created_at_ms"] for row, _ in rows), mean, tuple(turns), prices)
+    at_ms = max(row["created_at_ms"] for row, _ in rows)
+    return SessionSeen(at_ms, mean, tuple(turns), prices, frozenset(spaces))
 
 
 def _turn(row: Row, chosen: Mapping[str, Any], scores: Sequence[float]) -> TurnSeen:

@@ -110,7 +110,7 @@ def draw_sample(training: Episodes, untouched: Episodes, config: TrainConfig, se
         return Sample(played, np.nan_to_num(known), config.seed, config.ope.weight_cap)
     quality, _ = grade(training, config)
     index = np.maximum(played.model[played.valid], 0)
-    predicted = quality.predict(played.state[played.valid].astype(np.float64))
+    predicted = quality.predict(played.state[played.valid].astype(np.float64), played.route[played.valid])
     grades = grades_by_turn(played, np.take_along_axis(predicted, index, axis=1))
     return Sample(played, grades, config.seed, config.ope.weight_cap)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from gateway.wording import counted
 from policy.features import encode
 from policy.manifest import Recipe
 from policy.mdp import COST_LEVELS, CandidateView, Observation, SessionView
-from policy.text import embed_conversation, stats
+from policy.text import HASHED, TextSpace, embed_conversation, stats
 from train.config import TrainConfig
 from train.fit.network import Fitted, fit
 from train.fit.presets import calibrate_presets, learn_horizon
@@ -54,6 +54,7 @@ class Import:
     directory: Path
     now_ms: int
     shadow: bool = False
+    space: TextSpace = HASHED
 
 
 def import_logs(
@@ -67,7 +68,7 @@ def import_logs(
     forecast = OutputForecast()
     for model, turn in sorted(known, key=lambda item: item[1].moment):
         forecast.observe(model.name, turn.output_tokens)
-    episodes = compose_episodes(sessions, job.catalog, forecast)
+    episodes = compose_episodes(sessions, job.catalog, forecast, job.space)
     graded = int(np.isfinite(episodes.reward).sum())
     report: dict[str, Any] = {
         "file": str(job.file),
@@ -92,7 +93,9 @@ def import_logs(
         None if progress is None else lambda done, total: progress("fit", done, total),
     )
     report["quality_model"] = quality_report(fitted, episodes)
-    report["policy"] = publish_on_trial(job, recipe_of(fitted, episodes, report), fitted)
+    report["policy"] = publish_on_trial(
+        job, replace(recipe_of(fitted, episodes, report), text_version=job.space.version), fitted
+    )
     return report
 
 
@@ -124,7 +127,10 @@ def find_model(name: str, catalog: Catalog) -> Model | None:
 
 
 def compose_episodes(
-    sessions: Sequence[Sequence[tuple[Model, LoggedTurn]]], catalog: Catalog, forecast: OutputForecast
+    sessions: Sequence[Sequence[tuple[Model, LoggedTurn]]],
+    catalog: Catalog,
+    forecast: OutputForecast,
+    space: TextSpace = HASHED,
 ) -> Episodes:
     """The turns as the gateway's observations, with every model of the catalogue a candidate.
 
@@ -132,7 +138,9 @@ def compose_episodes(
     """
     models = sorted(catalog.models.values(), key=lambda model: model.name)
     longest = max((len(session) for session in sessions), default=1)
-    encoded = [[encode(observe(models, session, j, forecast)) for j in range(len(session))] for session in sessions]
+    encoded = [
+        [encode(observe(models, session, j, forecast, space)) for j in range(len(session))] for session in sessions
+    ]
     first = encoded[0][0] if encoded else None
     sizes = (1, 1) if first is None else (first.state.size, first.candidates.shape[1])
     e = blank_episodes(
@@ -155,7 +163,9 @@ def compose_episodes(
     return e
 
 
-def observe(models: Sequence[Model], session: Session, j: int, forecast: OutputForecast) -> Observation:
+def observe(
+    models: Sequence[Model], session: Session, j: int, forecast: OutputForecast, space: TextSpace
+) -> Observation:
     """Turn j as an observation; what the log lacks (cache, health, feedback so far) is neutral."""
     turn = session[j][1]
     last = session[j - 1][0].name if j else None
@@ -168,7 +178,7 @@ def observe(models: Sequence[Model], session: Session, j: int, forecast: OutputF
     )  # fmt: skip
     newest = turn.user_texts[-1] if turn.user_texts else ""
     return Observation(
-        text=embed_conversation(turn.user_texts),
+        text=embed_conversation(turn.user_texts, space.embed),
         text_stats=stats(
             newest,
             history_chars=turn.history_chars,

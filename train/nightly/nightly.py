@@ -24,6 +24,7 @@ from policy.learned import policy_from
 from policy.manifest import CheckpointError
 from policy.mdp import Policy
 from policy.reload import PRETRAINED, builtin_policies
+from policy.text import TEXT_VERSION, space_number
 from train.config import TrainConfig
 from train.evaluate.evaluate import as_json, evaluate
 from train.evaluate.gate import Evidence, GateVerdict, judge
@@ -72,6 +73,8 @@ class Nightly:
     log: Path | str | None = None
     """The folder or `s3://` URL of an export to read instead of the database's own log."""
     progress: Progress | None = None
+    text_version: str = TEXT_VERSION
+    """The gateway's text: turns with another are read without theirs, and policies of another do not serve."""
     clock_s: Callable[[], float] = field(default=time.monotonic)
 
     def step(self, name: str, done: int = 0, total: int = 0) -> None:
@@ -153,7 +156,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
 def read_log(job: Nightly, config: TrainConfig) -> tuple[Episodes, LogReport]:
     """Read the run's log into episodes."""
     with opened_log(job) as log:
-        return read_episodes(log, config, now_ms=job.now_ms())
+        return read_episodes(log, config, now_ms=job.now_ms(), text_space=space_number(job.text_version))
 
 
 def read_health(job: Nightly) -> dict[str, Any]:
@@ -188,7 +191,7 @@ def fit_candidates(
     shared: dict[str, Mapping[str, Any]] = {} if lengths is None else {"lengths": lengths.arrays()}
     kept = [
         (
-            with_report(item.recipe, {"tuned_score": item.score}),
+            replace(with_report(item.recipe, {"tuned_score": item.score}), text_version=job.text_version),
             {**item.params, **(shared if item.recipe.models else {})},
         )
         for item in tuned
@@ -238,9 +241,8 @@ def evaluate_candidates(
     quality = artifacts.quality_model(folder.path, len(training.models), training.state.shape[-1])
     played = untouched.take(np.arange(min(untouched.sessions, config.ope.max_sessions)))
     index = np.maximum(played.model[played.valid], 0)
-    grades = grades_by_turn(
-        played, np.take_along_axis(quality.predict(played.state[played.valid].astype(np.float64)), index, axis=1)
-    )
+    predicted = quality.predict(played.state[played.valid].astype(np.float64), played.route[played.valid])
+    grades = grades_by_turn(played, np.take_along_axis(predicted, index, axis=1))
     fitted_on = training.take(np.arange(min(training.sessions, config.ope.fqe_sessions)))
     found = evaluate(
         candidates,
@@ -269,7 +271,7 @@ def waiting_candidates(job: Nightly) -> list[Loaded]:
     kept = []
     for policy_id, sha256 in found:
         with contextlib.suppress(CheckpointError):
-            kept.append(load(job.policies.directory / policy_id, sha256=sha256))
+            kept.append(load(job.policies.directory / policy_id, sha256=sha256, text_version=job.text_version))
     return kept
 
 
@@ -284,9 +286,8 @@ def serving_policy(job: Nightly, exploration: Exploration) -> tuple[Policy, dict
     if policy_id in builtin:
         return builtin[policy_id], {"policy_id": policy_id}
     try:
-        return policy_from(load(job.policies.directory / policy_id, sha256=sha256), exploration), {
-            "policy_id": policy_id
-        }
+        loaded = load(job.policies.directory / policy_id, sha256=sha256, text_version=job.text_version)
+        return policy_from(loaded, exploration), {"policy_id": policy_id}
     except CheckpointError as error:
         return builtin[PRETRAINED], {"policy_id": PRETRAINED, "note": f"{policy_id} does not serve: {error}"}
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from policy.arrays import F64, I64
 from policy.features import Horizon
+from policy.text import HASHED, TextSpace
 from train.fit.presets import learn_horizon
 from train.replay.baselines import Bank, Ends, ends, make_bank
 from train.replay.compose import Sessions, compose, group_difficulty
@@ -81,14 +82,20 @@ class Environment:
 
 
 def studies(
-    graded: Graded, grid: Grid, models: Sequence[str], seed: int, only: int | None = None, inputs: Inputs = "live"
+    graded: Graded,
+    grid: Grid,
+    models: Sequence[str],
+    seed: int,
+    only: int | None = None,
+    inputs: Inputs = "live",
+    space: TextSpace = HASHED,
 ) -> Iterator[CatalogueSetup]:
     """Catalogues of one source with predictions; `only` one of them, by its number."""
     split = halves(graded, seed)
     graded = graded.with_prices(split.training)
     resampled = Resampled(len(graded.task_ids), grid.resamples, seed)
     for chosen in catalogues(graded, split.training, models)[slice(only, None if only is None else only + 1)]:
-        seen = vectors_of(inputs, chosen, split.training)
+        seen = vectors_of(inputs, chosen, split.training, space)
         bills = bills_of(inputs, chosen, seen, split.training, seed)
         predictions = predict(chosen, seen, bills, split.training, seed)
         installed = predictions

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from policy.arrays import I64
+from policy.text import HASHED, TextSpace
 from train.replay.dataset import Graded
 from train.replay.live import LiveVectors, live_bills, live_vectors
 from train.replay.predict import Bills
@@ -19,9 +20,9 @@ Inputs = Literal["live", "plain", "richer"]
 KINDS: tuple[Inputs, ...] = get_args(Inputs)
 
 
-def vectors_of(inputs: Inputs, graded: Graded, training: I64) -> Vectors:
-    """Vectors of every prompt of a source."""
-    return richer_vectors(graded, training) if inputs == "richer" else live_vectors(graded, training)
+def vectors_of(inputs: Inputs, graded: Graded, training: I64, space: TextSpace = HASHED) -> Vectors:
+    """Vectors of every prompt of a source; `space` is the gateway's text."""
+    return richer_vectors(graded, training) if inputs == "richer" else live_vectors(graded, training, space)
 
 
 def bills_of(inputs: Inputs, graded: Graded, seen: Vectors, training: I64, seed: int) -> Bills:

@@ -37,7 +37,7 @@ from policy.answer_lengths import AnswerLengths
 from policy.arrays import F32, F64, I64
 from policy.features import encode_turn
 from policy.mdp import COST_LEVELS, Observation
-from policy.text import TEXT_DIM
+from policy.text import HASHED, TEXT_DIM, TextSpace
 from train.fit.answer_lengths import Lengths, fit_answer_lengths
 from train.replay.dataset import Graded
 from train.replay.predict import Bills, folds_of_tasks
@@ -93,13 +93,13 @@ class Forecaster:
         return estimate(option, terms, self.forecast, self.breaker, lengths.get(model.name))
 
 
-def live_vectors(graded: Graded, training: I64) -> LiveVectors:
+def live_vectors(graded: Graded, training: I64, space: TextSpace = HASHED) -> LiveVectors:
     """The gateway's features of every prompt.
 
     An embedding stands in for the text where there is none at all.
     """
     requests = tuple(parse_chat(body, LimitSettings()) for body in bodies(graded))
-    observer = Observer()
+    observer = Observer(space)
     turns = [observe(observer, chat) for chat in requests]
     counted = count(requests, graded)
     kind = "text" if any(graded.text) else "lengths"
@@ -115,6 +115,7 @@ def live_vectors(graded: Graded, training: I64) -> LiveVectors:
         tokens=np.array([prompt.estimate for prompt in counted], np.float64),
         group=np.zeros(graded.prompts, np.int64),
         groups=1,
+        route=np.array([turn.route for turn in turns], np.int64),
         requests=requests,
         counted=counted,
         state=np.stack([encode_turn(turn, 0, len(graded.models)) for turn in shown]),

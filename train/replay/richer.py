@@ -49,6 +49,7 @@ def richer_vectors(graded: Graded, training: I64) -> Vectors:
         tokens=graded.n_tokens,
         group=graded.group,
         groups=len(graded.groups),
+        route=np.zeros(graded.prompts, np.int64),
     )
 
 

@@ -85,6 +85,7 @@ def turn_batch(turn: Turn, seen: Vectors, lambda_per_usd: float = 0.0) -> batch.
         turn=np.full(shape[0], turn.index),
         expected_turns=turn.declared,
         lambda_per_usd=np.full(shape[0], lambda_per_usd),
+        route=seen.route[prompts],
     )
 
 
@@ -103,6 +104,7 @@ def observation(
         session=_session(turn, n),
         candidates=_candidates(turn, n),
         lambda_per_usd=lambda_per_usd,
+        route=int(seen.route[prompt]),
     )
 
 

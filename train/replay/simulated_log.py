@@ -62,6 +62,7 @@ def log_episodes(
     episodes.budget_usd[:] = budget_usd[:, None]
     episodes.scores[:] = board.quality
     episodes.task[:] = tasks[np.maximum(board.sessions.rows, 0)]
+    episodes.route[:] = seen.route[np.maximum(board.sessions.rows, 0)]
     return episodes
 
 

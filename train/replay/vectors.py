@@ -27,6 +27,7 @@ class Vectors:
     tokens: F64
     group: I64
     groups: int
+    route: I64  # (P,) of the observation
 
 
 def project_directions(content: F32, training: I64, width: int) -> F32:

@@ -19,7 +19,7 @@ from gateway.config import litellm_keys
 from gateway.config.load import load_settings, read_database_url, read_settings
 from gateway.config.master_key import REMEDY, weakness_of_master_key
 from gateway.config.reader import SettingsError
-from gateway.config.settings import GeneralSettings, JudgeSettings, Settings
+from gateway.config.settings import GeneralSettings, JudgeSettings, Settings, TextSettings
 from gateway.config.values import Secret
 from gateway.money import NANOUSD_PER_USD
 
@@ -907,6 +907,24 @@ def test_no_file_whatsoever_crashes_the_reader(document: dict[str, object]) -> N
         path.write_text(yaml.safe_dump(document))
         problems = read_settings(path, {"SET": "value"}).problems
     assert all("\n" not in problem and ": " in problem for problem in problems)
+
+
+def test_a_text_is_read_with_its_files_and_refused_with_its_key_path(write: Write, tmp_path: Path) -> None:
+    assert settings_of(write(MINIMAL)).policy.text == TextSettings("hashed")
+    assert settings_of(write(MINIMAL + "policy_settings: {text: static}\n")).policy.text == TextSettings("static")
+    (tmp_path / "e.onnx").write_bytes(b"")
+    (tmp_path / "t.json").write_text("{}")
+    files = "policy_settings: {text: onnx, text_model: e.onnx, text_tokenizer: t.json}\n"
+    read = settings_of(write(MINIMAL + files)).policy.text
+    assert read == TextSettings("onnx", tmp_path / "e.onnx", tmp_path / "t.json")
+    assert problems_of(write(MINIMAL + "policy_settings: {text: onnx, text_model: none.onnx}\n")) == (
+        "gateway.yaml: policy_settings.text_model: expected a file of the encoder, got none.onnx",
+        "gateway.yaml: policy_settings.text_tokenizer: expected a file of the encoder, got nothing",
+    )
+    (problem,) = problems_of(write(MINIMAL + "policy_settings: {text: statik}\n"))
+    assert problem == (
+        'gateway.yaml: policy_settings.text: expected one of hashed, static, onnx, got "statik"; did you mean "static"?'
+    )
 
 
 def test_a_judge_is_read_with_its_rubric_and_refused_with_its_key_path(write: Write, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from gateway.ledger.types import Balance
 from gateway.routing.observe import Observer
 from gateway.routing.session import SessionMemory
 from policy.mdp import Observation
-from policy.text import embed
+from policy.text import HASHED_SPACE, TEXT_DIM, TextSpace, embed, space_number
 from tests.gateway.turn.turns import LEFT, session_row
 from tests.harness.models import chat
 
@@ -89,6 +89,27 @@ def test_a_long_text_is_read_once_and_remembered_by_its_digest() -> None:
     assert list(observer._read.values()) == [read], "the same arrays: nothing was computed again"
     np.testing.assert_array_equal(again.text, first.text)
     np.testing.assert_array_equal(again.text_stats, first.text_stats)
+
+
+def test_a_text_is_of_the_space_that_is_configured() -> None:
+    space = TextSpace("ones", lambda text: np.full(TEXT_DIM, len(text), np.float32))
+    found = seen({"messages": "hi"}, observer=Observer(space))
+    assert found.text == pytest.approx(np.full(TEXT_DIM, 1 / 16))
+    assert (found.text_space, seen().text_space) == (space_number("ones"), HASHED_SPACE)
+
+
+def test_a_route_is_of_the_first_system_messages_and_the_tools_whatever_the_date() -> None:
+    def route(*messages: tuple[str, str], **more: Any) -> int:
+        return seen({"messages": [{"role": role, "content": text} for role, text in messages], **more}).route
+
+    said = ("user", "hello")
+    alone = route(("system", "You answer on 30 November 2026."), said)
+    assert 0 < alone < 2**24
+    assert route(("system", "You answer on 1 November 2027."), ("user", "something else")) == alone
+    assert route(("system", "You answer on 30 November 2026."), said, ("system", "be brief"), said) == alone
+    others = [route(("system", "You answer."), said), route(said, tools=TOOLS), route(said)]
+    assert len({alone, *others}) == 4
+    assert others[2] == 0
 
 
 @pytest.mark.parametrize("words", ["", "\0", "🙂" * 5_000, "\u202eevil", "x" * 200_000])

@@ -79,7 +79,8 @@ def test_a_grade_out_of_fold_has_not_seen_its_task_in_any_session() -> None:
         other_model, after = grade(replace(episodes, scores=turned, reward=turned[..., 0]), CONFIG)
         mine, states = there[episodes.valid], episodes.state[there]
         out_of_fold += float(np.abs(after - before)[mine].mean())
-        seen += float(np.abs(other_model.predict(states) - model.predict(states)).mean())
+        route = np.zeros(len(states), np.int64)
+        seen += float(np.abs(other_model.predict(states, route) - model.predict(states, route)).mean())
     # Turning a task's grades round moves what is said of it by a model that saw it. Out of fold only the slopes, which
     # all folds share, can move.
     assert seen > 0.5

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from policy.kernel import KernelQuality
 from policy.text import STATS_DIM, TEXT_DIM
 from train.config import QualityConfig
-from train.fit.reward_model import fit_quality, fit_space, moments, ridge, total
+from train.fit.reward_model import LEAST_OF_ROUTE, fit_quality, fit_space, moments, ridge, total
 
 
 def test_ridge_by_hand() -> None:
@@ -26,14 +27,15 @@ def world(rows: int, informative: bool) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def test_it_learns_which_turns_the_weak_model_fails() -> None:
     model, _ = fit_quality(*world(800, True), np.array([0.5, 0.5]), QualityConfig())
-    hard, easy = model.predict(np.array([[1.5, 0, 0, 0, 0, 0], [-1.5, 0, 0, 0, 0, 0]]))
+    hard, easy = model.predict(np.array([[1.5, 0, 0, 0, 0, 0], [-1.5, 0, 0, 0, 0, 0]]), np.zeros(2, np.int64))
     assert hard[0] < 0.3 < 0.75 < easy[0]
     assert hard[1] > 0.75
 
 
 def test_noise_is_shrunk_to_the_means() -> None:
     model, out_of_fold = fit_quality(*world(400, False), np.array([0.5, 0.5]), QualityConfig())
-    assert np.abs(model.predict(np.random.default_rng(1).standard_normal((50, 6))) - model.means).max() < 0.1
+    elsewhere = np.random.default_rng(1).standard_normal((50, 6))
+    assert np.abs(model.predict(elsewhere, np.zeros(50, np.int64)) - model.means).max() < 0.1
     assert np.abs(out_of_fold - 0.5).mean() < 0.1
 
 
@@ -50,8 +52,38 @@ def test_a_row_of_weight_two_counts_as_two_rows() -> None:
     doubled = [np.concatenate([values, values]) for values in (states, models, scores, groups)]
     twice, _ = fit_quality(doubled[0], doubled[1], doubled[2], doubled[3], priors, config)
     seen = np.random.default_rng(2).standard_normal((20, 6))
-    assert heavy.predict(seen) == pytest.approx(twice.predict(seen), abs=1e-6)
+    nowhere = np.zeros(20, np.int64)
+    assert heavy.predict(seen, nowhere) == pytest.approx(twice.predict(seen, nowhere), abs=1e-6)
     assert heavy.rows.tolist() == [int((models == k).sum()) for k in (0, 1)]
+
+
+def test_a_route_has_an_offset_that_few_turns_shrink_and_an_unknown_one_has_none() -> None:
+    """On route 7 only the first model is right, on all others each is half of the time; route 8 was seen too rarely."""
+    generator = np.random.default_rng(4)
+    states, models = generator.standard_normal((600, 6)), generator.integers(0, 2, 600)
+    route = np.repeat([7, 5, 0, 8], [300, 200, LEAST_OF_ROUTE * 5 - 1, 1])
+    scores = np.where(route == 7, models == 0, generator.random(600) < 0.5).astype(float)
+    groups = generator.integers(0, 5, 600)
+    model, _ = fit_quality(states, models, scores, groups, np.array([0.5, 0.5]), QualityConfig(), route=route)
+    assert model.routes.tolist() == [7, 5]
+    of_7, of_5, of_none, unknown = model.predict(np.zeros((4, 6)), np.array([7, 5, 0, 99])).tolist()
+    assert of_7[0] > 0.85 > 0.15 > of_7[1]
+    assert abs(of_5[0] - of_5[1]) < 0.25
+    assert unknown == of_none
+    served = model.served(("a", "b"))
+    deviations = served.deviations(np.zeros((3, 6), np.float32), np.array([7, 5, 99]))
+    assert served.means + deviations[:, :2] == pytest.approx(np.array([of_7, of_5, unknown]), abs=1e-5)
+    assert KernelQuality.deviation(served, np.zeros(6, np.float32), 7) == pytest.approx(deviations[0], abs=1e-5)
+    assert KernelQuality.deviation(served, np.zeros(6, np.float32), 99) == pytest.approx(deviations[2], abs=1e-5)
+
+
+def test_without_any_text_the_rest_still_counts() -> None:
+    """The first night after a change of the text has no turn with the new one, and serves turns that have one."""
+    states = np.column_stack([np.zeros((200, TEXT_DIM)), np.random.default_rng(1).standard_normal((200, STATS_DIM))])
+    space = fit_space(states, 50, 0.7, 0.4)
+    with_text = states + np.r_[np.ones(TEXT_DIM), np.zeros(STATS_DIM)]
+    assert space.features(with_text) == pytest.approx(space.features(states))
+    assert space.features(states).std(axis=0).max() > 0.05
 
 
 def test_a_mean_weighs_its_rows() -> None:

@@ -14,11 +14,12 @@ from gateway.database.database import transaction
 from policy.exploration import Exploration
 from policy.mdp import Policy
 from policy.rules import ReSolving
+from policy.text import TEXT_DIM, space_number
 from tests.train.synthetic import NOW_MS, write_log
 from train.config import LogConfig, RewardConfig, TrainConfig
-from train.fit.network import tenant_weights
+from train.fit.network import grade, tenant_weights
 from train.log.episodes import Episodes, split_by_session
-from train.log.read import LogReport, encoded_turn, read_episodes
+from train.log.read import LogReport, encoded_turn, observed_turn, read_episodes
 from train.log.source import DatabaseLog
 
 EXPLORING = ReSolving(exploration=Exploration(floor=0.2, tolerance=0.5))
@@ -32,9 +33,9 @@ def a_log(folder: Path, sessions: int = 12, policy: Policy = EXPLORING, **option
     return url
 
 
-def read(url: str, config: TrainConfig = TrainConfig()) -> tuple[Episodes, LogReport]:  # noqa: B008
+def read(url: str, config: TrainConfig = TrainConfig(), **more: int) -> tuple[Episodes, LogReport]:  # noqa: B008
     with transaction(url, read_only=True) as connection:
-        return read_episodes(DatabaseLog(connection), config, now_ms=NOW_MS)
+        return read_episodes(DatabaseLog(connection), config, now_ms=NOW_MS, **more)
 
 
 def test_every_graded_turn_is_read_with_its_bill_score_and_probability(tmp_path: Path) -> None:
@@ -82,6 +83,34 @@ def test_turns_that_teach_nothing_are_left_out_and_counted(
     assert episodes.turns == before - 12
 
 
+def test_text_of_another_space_is_left_out_and_nothing_else(tmp_path: Path) -> None:
+    """A replica with another `policy_settings.text` wrote every other turn; a layout without spaces was hashed."""
+    url = a_log(tmp_path)
+    whole, _ = read(url)
+    d = tables.decisions
+    with transaction(url) as connection:
+        for number, row in enumerate(connection.execute(sa.select(d).order_by(d.c.decision_id)).mappings().all()):
+            words, around = row["features"][:-16], np.array([space_number("static-1"), 9], "<f8").tobytes()
+            changed = {"features": words + around} if number % 2 else {"features": words, "feature_version": 2}
+            connection.execute(sa.update(d).where(d.c.decision_id == row["decision_id"]).values(changed))
+    hashed, report = read(url)
+    assert report.excluded == {}
+    static, _ = read(url, text_space=space_number("static-1"))
+    valid = whole.valid
+    assert (hashed.valid == valid).all()
+    mine, theirs = (found.state[valid][:, :TEXT_DIM].any(axis=1) for found in (hashed, static))
+    assert (mine ^ theirs).all()
+    assert min(mine.sum(), theirs.sum()) > 20
+    assert (hashed.route[valid] == np.where(mine, 0, 9)).all()
+    for found, has in ((hashed, mine), (static, theirs)):
+        np.testing.assert_array_equal(found.state[valid][has], whole.state[valid][has])
+        np.testing.assert_array_equal(found.state[valid][:, TEXT_DIM:], whole.state[valid][:, TEXT_DIM:])
+        np.testing.assert_array_equal(found.reward, whole.reward)
+        model, grades = grade(found, TrainConfig())
+        assert np.isfinite(grades).all()
+        assert model.rows.sum() == len(grades)
+
+
 def test_a_log_of_the_version_before_trains_like_todays(tmp_path: Path) -> None:
     """Version 1 held features: what it logged of the same turns reads as the same episodes."""
     url = a_log(tmp_path)
@@ -89,7 +118,8 @@ def test_a_log_of_the_version_before_trains_like_todays(tmp_path: Path) -> None:
     d = tables.decisions
     with transaction(url) as connection:
         for row in connection.execute(sa.select(d)).mappings().all():
-            encoded = encoded_turn(dict(row), orjson.loads(row["candidates"]))
+            seen = observed_turn(dict(row), orjson.loads(row["candidates"]))
+            encoded = None if seen is None else encoded_turn(seen)
             assert encoded is not None
             connection.execute(
                 sa.update(d)

@@ -17,9 +17,11 @@ from tests.train.synthetic import NOW_MS
 from train.log.source import DatabaseLog
 from train.nightly.drift import (
     MS_PER_DAY,
+    STATE_NAMES,
     SessionSeen,
     TurnSeen,
     calibration,
+    feature_shifts,
     findings,
     health,
     standard_error,
@@ -129,6 +131,17 @@ def test_calibration_by_hand() -> None:
     assert found["scored_turns"] == 2.0
     assert calibration([])["cost_ratio"] is None
     assert standard_error(np.array([0.0, 2.0]), np.array([1.0, 1.0])) == pytest.approx(1.0)
+
+
+def test_another_text_space_is_no_change_of_topics() -> None:
+    def day(sessions: int, text: float, space: int) -> list[SessionSeen]:
+        spread = np.random.default_rng(space).standard_normal((sessions, len(STATE_NAMES))) * 0.1
+        spread[:, 0] += text
+        return [SessionSeen(0, each, (), text_spaces=frozenset({space})) for each in spread]
+
+    before = day(200, 0.0, 1)
+    assert [found.what for found in feature_shifts(day(60, 2.0, 1), before)] == ["text"]
+    assert list(feature_shifts(day(60, 2.0, 2), before)) == []
 
 
 def test_the_log_is_compared_by_day_without_what_teaches_nothing(tmp_path: Path) -> None:
