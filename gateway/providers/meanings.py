@@ -19,13 +19,13 @@ Meaning = tuple[int, str]
 _BY_NAME: tuple[tuple[str, int, str], ...] = (
     (
         r"contextlength|contextwindow|contextsize|prompttoolong|inputtoolong|maxprompttokens|inputtokensexceeded"
-        r"|stringabovemaxlength",
+        r"|stringabovemaxlength|^tokenslimitreached",
         400, CONTEXT,
     ),
     (r"contentfilter|contentpolicy|contentviolation|moderation|safety|sensitive|datainspection|responsibleai", 400,
      FILTER),
     (r"insufficientquota|quotaexceeded|exceededquota|exceededcurrentquota|billinghardlimit", 429, QUOTA),
-    (r"ratelimit|toomanyrequest|resourceexhausted|throttl|concurrency", 429, ""),
+    (r"ratelimit|toomanyrequest|resourceexhausted|throttl|concurrency|^limitexceeded|qpsoverflow", 429, ""),
     (r"insufficientbalance|insufficientcredit|insufficientfund|billing|payment|arrear", 402, QUOTA),
     (r"modelnotfound|nosuchmodel|modelnotexist|unknownmodel|deploymentnotfound|modeldecommissioned|invalidmodel", 404,
      MODEL),
@@ -50,7 +50,7 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
         r"|number of input tokens|prompt token count .{0,20}exceeds|prompt exceeds|model token limit|total tokens limit"
         r"|range of input length|max(?:imum)? tokens of \d+ exceeded"
         r"|reduce the length of (?:the |your |either )?(?:messages|prompt|input|one)"
-        r"|exceeds? the (?:maximum|max)(?: allowed)? (?:number of )?(?:input )?tokens",
+        r"|exceeds? the (?:maximum|max)(?: allowed)? (?:number of )?(?:input )?tokens|max size: \d+ tokens|超长",
         400, CONTEXT,
     ),
     (
@@ -64,7 +64,11 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
         r"|requires more credits|out of credits|account balance|余额不足|欠费",
         402, QUOTA,
     ),
-    (r"rate.?limit|too many requests|requests? (?:per (?:minute|day)|limit)|tokens per (?:minute|day)", 429, ""),
+    (
+        r"rate.?limit|too many requests|requests? (?:per (?:minute|day)|limit)|tokens per (?:minute|day)"
+        r"|速率限制|请求频率|并发|限流",
+        429, "",
+    ),
     (
         r"model\b.{0,100}(?:does not exist|not exist|not found|decommissioned|is not available)|no such model"
         r"|unknown model|^model: |not a valid model|invalid model|model identifier is invalid"
@@ -72,7 +76,11 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
         404, MODEL,
     ),
     (r"api.?key|unauthori[sz]ed|not authenticated|authentication", 401, ""),
-    (r"overloaded|temporarily unavailable|try again later", 503, ""),
+    (
+        r"overloaded|temporarily (?:unavailable|exceeded)|try again later|(?:is|currently|still) loading"
+        r"|访问量过大|稍后再试",
+        503, "",
+    ),
 )  # fmt: skip
 _MAX_WORDS = 2_000
 

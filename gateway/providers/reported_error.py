@@ -58,7 +58,7 @@ _LIMIT = re.compile(
     rf"|context (?:size|length|window)[a-z ]{{0,20}}[:=(]? ?{_N}|must have less than {_N} tokens"
     rf"|(?:limit|tokens limit) (?:is|of|for this model is) {_N}|token limit: {_N}|tokens limit {_N}"
     rf"|cannot exceed {_N}|n_ctx: {_N}|max_seq_len \(?{_N}|max length of (?:the )?(?:current )?question is {_N}"
-    rf"|should be \[1, {_N}\]|max(?:imum)? tokens of {_N} exceeded",
+    rf"|should be \[1, {_N}\]|max(?:imum)? tokens of {_N} exceeded|max size: {_N} tokens",
     re.IGNORECASE,
 )
 _ASKED = re.compile(
@@ -185,6 +185,9 @@ def _sentences(error: Mapping[str, Any]) -> Iterator[str]:
         value = error.get(name)
         if isinstance(value, str) and value:
             yield value
+            return
+        if isinstance(value, dict):  # Mistral's, with the fields' problems
+            yield from _sentences(value)
             return
         if isinstance(value, list):
             said = [_of_a_field(each) for each in value if isinstance(each, dict)]

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.errors import http_status
 from gateway.providers.errors import CredentialFault, FailedFault, RejectedFault, fault_from_status
+from gateway.providers.inband import fault_in
 from gateway.providers.reported_error import NO_REPORT, report_in
 
 OVERFLOWS: list[tuple[Any, int | None, int | None]] = [
@@ -50,6 +51,11 @@ OVERFLOWS: list[tuple[Any, int | None, int | None]] = [
      32_768, 40_000),
     ({"error": {"message": "Provider returned error", "code": 400, "metadata": {"provider_name": "Anthropic", "raw":
       '{"type":"error","error":{"message":"prompt is too long: 210000 tokens > 200000 maximum"}}'}}}, 200_000, 210_000),
+    ({"object": "error", "code": "3051", "message": {"detail": [{"msg": "Prompt contains 40000 tokens and 0 draft "
+      "tokens, too large for model with 32768 maximum context length"}]}}, 32_768, 40_000),
+    ({"error": {"code": "tokens_limit_reached", "message": "Request body too large for gpt-4o model. Max size: 8000 "
+      "tokens."}}, 8000, None),
+    ({"error": {"code": "1261", "message": "Prompt 超长"}}, None, None),
     ({"error_code": 336007, "error_msg": "the max length of current question is 2000"}, 2000, None),
     ("This model's maximum context length is 8192 tokens. However, you requested 9001 tokens", 8192, 9001),
 ]  # fmt: skip
@@ -142,6 +148,23 @@ def test_the_wait_that_an_error_s_words_ask_for_is_read_where_no_header_says_it(
 def test_a_parameter_is_named() -> None:
     reported = report_in(b'{"error": {"message": "x", "code": "unsupported_value", "param": "tools[0].function"}}')
     assert fault_from_status(400, None, "", reported).answer().param == "tools[0].function"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"error": {"code": "1302", "message": "您的账户已达到速率限制，请您控制请求频率"}}, 429),
+        ({"error": {"code": "1302", "message": "您当前使用该API的并发数过高，请降低并发"}}, 429),
+        ({"error": {"code": "1305", "message": "该模型当前访问量过大，请您稍后再试"}}, 503),
+        ({"Response": {"Error": {"Code": "LimitExceeded", "Message": "x"}, "RequestId": "r"}}, 429),
+        ({"error": "Model x is currently loading", "estimated_time": 20.0}, 503),
+        ({"success": False, "errors": [{"code": 3040, "message": "Capacity temporarily exceeded, try again."}]}, 503),
+    ],
+)
+def test_errors_inside_an_answer_that_only_words_tell_mean_what_they_say(error: dict[str, Any], status: int) -> None:
+    fault = fault_in(error, {}, alone=True)
+    assert fault is not None
+    assert fault.status == status
 
 
 @pytest.mark.parametrize("status", [500, 413, 422])
