@@ -14,7 +14,9 @@ from demo.results import PolicyRow
 from demo.stage import ROOT
 
 LENIENT = """
-fit: {warm_steps: 20, steps: 20}
+fit: {warm_steps: 20, steps: 0, samples: 64, residual_steps: 20}
+quality: {landmarks: 64}
+plan: {samples: 16, turns: 4}
 ope: {bootstrap: 50}
 gate:
   {min_sessions: 1, min_gain: -9.0, min_ess: 0.0, min_ess_fraction: 0.0, min_overlap: 0.0, max_starved_increase: 1.0}
