@@ -472,15 +472,28 @@ def test_the_demo_is_started_as_a_program_of_its_own(
     assert "seqroute demo" in capfd.readouterr().out
 
 
-def test_a_server_computes_on_one_thread_unless_the_environment_says_otherwise(tmp_path: Path) -> None:
-    program = (
-        "import os, sys\nfrom gateway.__main__ import run\nassert 'numpy' not in sys.modules\n"
-        f"run(['serve', '--config', {str(tmp_path / 'missing.yaml')!r}])\nprint(os.environ['OPENBLAS_NUM_THREADS'])"
-    )
+@pytest.mark.parametrize(
+    ("program", "call"),
+    [
+        ("gateway.__main__", "run(['serve', '--config', 'missing.yaml'])"),
+        ("train.__main__", "run_command(['nightly', '--config', 'missing.yaml'])"),
+    ],
+)
+def test_server_and_training_compute_on_one_thread_unless_the_environment_says_otherwise(
+    tmp_path: Path, program: str, call: str
+) -> None:
+    name, _, _ = call.partition("(")
+    lines = f"import os, sys\nfrom {program} import {name}\nassert 'numpy' not in sys.modules\n{call}\n"
     for given, expected in ((None, "1"), ("3", "3")):
         environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+        environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
         environment |= {} if given is None else {"OPENBLAS_NUM_THREADS": given}
         done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", lines + "print(os.environ['OPENBLAS_NUM_THREADS'])"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout.strip() == expected
