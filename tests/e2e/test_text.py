@@ -70,7 +70,7 @@ async def test_static_text_is_served_logged_trained_and_what_is_published_serves
         assert report["outcome"] == "promote", report["reasons"]
         manifest = json.loads((tmp_path / "policies" / str(report["candidate"]) / "manifest.json").read_text())
         assert manifest["text_version"] == space.version
-        async with play.gateway.http() as http, asyncio.timeout(20):
+        async with play.gateway.http() as http, asyncio.timeout(120):
             while (await turn(http, "auto")).headers["x-seqroute-policy"] != report["candidate"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
     # With another text the policy is named and does not serve, and the shipped network does.
