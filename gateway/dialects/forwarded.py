@@ -71,6 +71,11 @@ class ForwardedRequest(ABC):
         return not self.required and not self.tools.kinds
 
     @property
+    def is_chat(self) -> bool:
+        """True if the chat request has every word of it."""
+        return False
+
+    @property
     def needs(self) -> frozenset[str]:
         """The capabilities of a model to which it can go."""
         needed = {self.api, *([] if SEARCHES.isdisjoint(self.tools.kinds) else [searching(self.api)])}

@@ -82,7 +82,7 @@ class ForwardedMessagesStream:
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
         """The last events; may be called again with a newer report."""
-        if self._passing is False or error is not None:
+        if not self._passing or error is not None:
             return self._translated.end(billed, error)
         usage = self._delta.get("usage") or usage_object(billed.usage)
         delta = {**self._delta, "usage": billed.told_in(usage), "seqroute": billed.report}

@@ -116,7 +116,7 @@ def _tool_result(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[st
         texts = texts or [{"type": "text", "text": ""}]
     if read(block, "is_error", bool) and "error" not in texts[0]["text"][:64].lower():
         # Chat has no field for a failed call, so the text says it.
-        texts[0] = texts[0] | {"text": "Error: " + texts[0]["text"]}
+        texts[0] = texts[0] | {"text": ": ".join(filter(None, ("Error", texts[0]["text"])))}
     texts[-1] = marked(texts[-1], block)
     return {"role": "tool", "tool_call_id": call_id, "content": _simplest(texts)}, shown
 
@@ -281,6 +281,15 @@ def marked(part: dict[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
         return part
     said = {name: value for name in ("type", "ttl") if (value := read(mark, name, str, "cache_control.")) is not None}
     return part | {"cache_control": said}
+
+
+def marked_last(message: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The last message with the cache mark of the whole body, which Anthropic sets there itself."""
+    content = message.get("content")
+    if fields.get("cache_control") is None or not content:
+        return message
+    *parts, last = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return message | {"content": [*parts, marked(last, fields) if "cache_control" not in last else last]}
 
 
 def _simplest(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:

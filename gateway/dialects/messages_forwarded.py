@@ -11,6 +11,7 @@ import orjson
 from gateway.catalog.hosted_tools import WEB_SEARCH, HostedTools, kind_of, run_by_provider
 from gateway.dialects import carried
 from gateway.dialects.claude_blocks import OpenBlock
+from gateway.dialects.claude_history import claude_messages, has_system_turns
 from gateway.dialects.fields import objects, read, refused, unknown
 from gateway.dialects.forwarded import (
     FORWARDED,
@@ -33,8 +34,8 @@ _LIMITED = ("web_search", "web_fetch")
 _BETAS = (
     "advanced-tool-use-", "claude-code-", "code-execution-", "computer-use-", "context-management-", "effort-",
     "extended-cache-ttl-", "fine-grained-tool-streaming-", "interleaved-thinking-", "mcp-client-",
-    "mid-conversation-system-", "prompt-caching-scope-", "skills-", "structured-outputs-", "thinking-token-count-",
-    "token-efficient-tools-", "web-fetch-", "web-search-",
+    "mid-conversation-system-", "prompt-caching-scope-", "redact-thinking-", "skills-", "structured-outputs-",
+    "task-budgets-", "thinking-token-count-", "token-efficient-tools-", "web-fetch-", "web-search-",
 )  # fmt: skip
 """Betas that change neither the price nor who owns what is referred to."""
 _FINISH: Mapping[str, str] = {
@@ -42,11 +43,18 @@ _FINISH: Mapping[str, str] = {
     "refusal": "content_filter",
 }  # fmt: skip
 _MOST_BETAS = 32
+_OWN_EDITS = "clear_"
+"""The edits of a context that its beta allows; compaction has another one, and a bill of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardedMessages(ForwardedRequest):
     """A Messages request for a provider that has its own `/v1/messages`."""
+
+    @property
+    def is_chat(self) -> bool:
+        """True without hosted tools, and without fields of tools that are not translated."""
+        return not self.required and not any(name.startswith("tools[]") for name in self.lost)
 
     def _without_calls(self) -> Mapping[str, Any]:
         """Without MCP servers, whose tools need not be listed to be called."""
@@ -63,11 +71,13 @@ class ForwardedMessages(ForwardedRequest):
     ) -> dict[str, Any]:
         """The body for Anthropic."""
         body = {**self.body, "model": model}
+        asked = body.get("max_tokens")
         if stream:
             body["stream"] = True
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
-            _fit_thinking(body, max_tokens)
+            if max_tokens != asked:  # interleaved thinking may have a budget above the client's own limit
+                _fit_thinking(body, max_tokens)
         if tool_calls and body.get("tools"):
             _share(body, tool_calls)
         if notes:
@@ -173,11 +183,15 @@ def forwarded_request(
 ) -> ForwardedMessages:
     """The request for Anthropic's servers. Raises InvalidRequest.
 
-    `found` are its hosted tools and blocks. `system`: the system prompt without its billing header. `user`: the person
-    whom the body names, if any.
+    `found` are its hosted tools and blocks; without any it may be translated too. `system`: the system prompt without
+    its billing header. `user`: the person whom the body names, if any.
     """
-    _check_signatures(fields)
     body = {name: fields[name] for name in _FORWARDED_FIELDS if fields.get(name) is not None}
+    body |= {name: fields[name] for name in ("max_tokens",) if name in fields}
+    if found:
+        _check_signatures(fields)
+    else:
+        body["messages"] = claude_messages(fields["messages"])
     body.pop("system", None)
     if system:
         body["system"] = system
@@ -189,6 +203,8 @@ def forwarded_request(
     labels = unknown(fields.get("metadata") or {}, frozenset({"user_id", *SESSION_METADATA}), "metadata.")
     dropped = sorted(unknown(fields, known, "") | labels)
     dropped += ["anthropic-beta"] if len(kept) < len(asked) else []
+    if not found:
+        dropped += _fit_betas(body, kept)
     tools = objects(fields.get("tools"), "tools")
     kinds = {kind for tool in tools if (kind := kind_of(tool.get("type"), "messages_api"))}
     kinds |= {"mcp"} if fields.get("mcp_servers") else set()
@@ -200,7 +216,30 @@ def forwarded_request(
     most = sum(limits) if len(limits) == len(uses) and served <= frozenset(_LIMITED) and limits else None
     limited = HostedTools(served, most)
     reference = next(_references(fields), None)
-    return ForwardedMessages("messages_api", body, limited, found[0], True, tuple(dropped), lost, kept, reference)
+    first = found[0] if found else HostedTool("model", "this model")
+    return ForwardedMessages("messages_api", body, limited, first, bool(found), tuple(dropped), lost, kept, reference)
+
+
+def _fit_betas(body: dict[str, Any], betas: Sequence[str]) -> list[str]:
+    """Leave out what Anthropic takes only with a beta that is not sent, and return its names. Raises InvalidRequest.
+
+    Such a request can be translated, and is then served.
+    """
+    said = " ".join(betas)
+    if has_system_turns(body["messages"]) and "mid-conversation-system-" not in said:
+        raise refused("messages", "expected system messages at the beginning alone")
+    if "output_format" in body and "structured-outputs-" not in said:
+        shape = body.pop("output_format")
+        body["output_config"] = {"format": shape} | (body.get("output_config") or {})
+    managed = body.get("context_management")
+    edits = (managed or {}).get("edits")
+    own = isinstance(edits, list) and all(
+        isinstance(edit, Mapping) and str(edit.get("type")).startswith(_OWN_EDITS) for edit in edits
+    )
+    if managed is not None and not (own and "context-management-" in said):
+        del body["context_management"]
+        return ["context_management"]
+    return []
 
 
 def _references(fields: Mapping[str, Any]) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Requests of `POST /v1/messages`: Anthropic's body as a chat body.
 
-https://docs.claude.com/en/api/messages. Everything that a chat request can express is translated. A request for
-features of Anthropic's servers (their tools, MCP servers, containers) is forwarded; files by id are refused, because
-they belong to the operator's account. Fields for the client's side or Anthropic's billing are dropped and named in
+https://docs.claude.com/en/api/messages. Everything that a chat request can express is translated, for models of every
+provider; a Claude model at an `anthropic/` deployment is sent the request as it was written instead. One for features
+of Anthropic's servers (their tools, MCP servers, containers) is only forwarded; files by id are refused, because they
+belong to the operator's account. Fields for the client's side or Anthropic's billing are dropped and named in
 `dropped`.
 """
 
@@ -17,7 +18,7 @@ import orjson
 from gateway.catalog.hosted_tools import kind_of
 from gateway.dialects.fields import copied, need, refused, unknown, within
 from gateway.dialects.forwarded import ForwardedRequest, HostedTool
-from gateway.dialects.messages_content import conversation, marked, shown_kind, unbilled
+from gateway.dialects.messages_content import conversation, marked, marked_last, shown_kind, unbilled
 from gateway.dialects.messages_forwarded import forwarded_request
 from gateway.dialects.messages_schema import CountedBody, MessagesBody
 from gateway.dialects.messages_unsent import unsent_inside
@@ -33,12 +34,14 @@ _SERVED = ("mcp_servers", "container")
 """Fields that only Anthropic's servers understand."""
 _KNOWN = frozenset(_PLAIN) | frozenset(SESSION_FIELDS) | frozenset(_SERVED) | {
     "messages", "system", "tools", "tool_choice", "metadata", "thinking", "output_config", "output_format",
+    "cache_control",
 }  # fmt: skip
 _OWN_TOOL = (None, "custom")
 _TOOL_FIELDS = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
 _LEGACY_SESSION = "_session_"
 # LiteLLM's and Anthropic's mapping from a thinking budget to an effort.
 _EFFORTS = ((2_048, "low"), (8_192, "medium"))
+_HIGHEST = ("xhigh", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ def to_chat(fields: Mapping[str, Any], *, counting: bool = False, betas: str = "
     chat["messages"] = conversation(fields.get("system"), fields["messages"], hosted)
     if not chat["messages"]:
         raise refused("messages", "expected a message with content")
+    chat["messages"][-1] = marked_last(chat["messages"][-1], fields)
     chat |= _tools(fields, hosted)
     chat |= _output(fields)
     chat |= _person(fields.get("metadata") or {})
@@ -78,9 +82,13 @@ def to_chat(fields: Mapping[str, Any], *, counting: bool = False, betas: str = "
         chat.pop("stop", None)
     dropped = _unsent(fields)
     forwarded = None
-    if hosted and not counting:
+    if not counting:
         system = unbilled(fields.get("system"))
-        forwarded = forwarded_request(fields, hosted, betas, dropped, system, chat.get("user"))
+        try:
+            forwarded = forwarded_request(fields, hosted, betas, dropped, system, chat.get("user"))
+        except InvalidRequest:
+            if hosted:
+                raise  # else it is translated, which has what Claude's servers refuse
     thinks = (fields.get("thinking") or {}).get("type") != "disabled"
     return MessagesRequest(chat, tuple(stops), dropped, forwarded, thinks, _own_names(fields))
 
@@ -134,6 +142,8 @@ def _unsent(fields: Mapping[str, Any]) -> tuple[str, ...]:
             unsent |= unknown(tool, _TOOL_FIELDS, "tools[].")
     if fields.get("tool_choice") is not None and not fields.get("tools"):
         unsent.add("tool_choice")
+    if (fields.get("output_config") or {}).get("effort") in _HIGHEST:
+        unsent.add("output_config.effort")
     metadata = fields.get("metadata") or {}
     if metadata.get("user_id") and not _person(metadata):
         unsent.add("metadata.user_id")
@@ -167,7 +177,7 @@ def _output(fields: Mapping[str, Any]) -> dict[str, Any]:
         chat["reasoning_effort"] = effort
     elif kind == "adaptive":
         chat["reasoning_effort"] = "medium"
-    if chat.get("reasoning_effort") in ("xhigh", "max"):
+    if chat.get("reasoning_effort") in _HIGHEST:
         chat["reasoning_effort"] = "high"  # the highest effort that all providers know
     shape = config.get("format") or fields.get("output_format")
     if shape is not None:

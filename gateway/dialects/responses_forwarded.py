@@ -48,6 +48,8 @@ _OWN_ITEMS = frozenset({
 })  # fmt: skip
 _CONTAINERS = ("container", "environment")
 """Of the code interpreter, and of the shell."""
+_COMPUTERS = ("computer", "computer_use", "computer_use_preview")
+"""Tools whose `environment` is a word of their schema, as "browser"."""
 _PLAIN_TOOLS = ("function", "custom", "namespace")
 _REFERENCES = frozenset({"vector_store_ids", "file_ids", "file_id", "container_id", "skill_id"})
 _ENCRYPTED = "reasoning.encrypted_content"
@@ -237,7 +239,8 @@ def _references(
     for index, tool in enumerate(tools):
         if tool.get("type") in _PLAIN_TOOLS:
             continue
-        for name in _CONTAINERS:
+        worded = kind_of(tool.get("type"), "responses_api") in _COMPUTERS
+        for name in _CONTAINERS[: 1 if worded else None]:
             if isinstance(tool.get(name), str):
                 yield f"tools[{index}].{name}"
         yield from (f"tools[{index}].{path}" for path in _named(tool))

@@ -7,7 +7,6 @@ are those of every other call.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
@@ -27,7 +26,8 @@ from gateway.dialects.repair import StreamRepair, repair_whole
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.usage_report import take_usage
 from gateway.providers.answers import ChunkSource
-from gateway.providers.call import NO_KEY, Call, ProviderNames
+from gateway.providers.call import Call, ProviderNames
+from gateway.providers.claude_forms import anthropic_key
 from gateway.providers.direct import OPENAI_ADDRESS, request_headers
 from gateway.providers.errors import (
     BrokenFault,
@@ -52,7 +52,7 @@ _BETA = "anthropic-beta"
 _NO_ROUTE = (404, 405, 501)
 """Statuses of servers without the dialect's route; a model that is not found has a code of its own."""
 _FROM_OPERATOR = ("service_tier", "temperature", "top_p")
-"""Defaults of a deployment that have the same name in these dialects."""
+"""Defaults of a deployment that have the same name in Responses."""
 
 _DIALECTS: Mapping[str, NativeDialect] = {"messages_api": "claude", "responses_api": "responses"}
 
@@ -67,16 +67,8 @@ class ForwardedCall:
         limit = call.max_tokens if call.limited or self._forwarded.api == "messages_api" else None
         model = found.model.removeprefix(RESPONSES_ROUTE)
         body = self._forwarded.outgoing(model, limit, call.tool_calls, stream=call.stream, notes=call.notes)
-        for name in _FROM_OPERATOR:
-            if name in call.defaults and name not in call.dropped_params:
-                body.setdefault(name, call.defaults[name])
-        effort = call.defaults.get("reasoning_effort")
-        if self._forwarded.api == "responses_api" and effort and "reasoning_effort" not in call.dropped_params:
-            body["reasoning"] = {"effort": effort} | (body.get("reasoning") or {})
-        for name in call.dropped_params:
-            body.pop(name, None)
-        if self._forwarded.api == "responses_api" and call.cache_key is not None:
-            body.setdefault("prompt_cache_key", call.cache_key)
+        if self._forwarded.api == "responses_api":  # a Messages request has them already
+            _add_operators(body, call)
         url, headers = _addressed(call, found)
         self._request = DirectRequest(url, headers, orjson.dumps(body))
         self._connections = connections
@@ -154,6 +146,20 @@ class ForwardedCall:
             raise DialectFault(exchange.status, self._forwarded.refusal(), reported)
         if seen is not None:
             raise seen
+
+
+def _add_operators(body: dict[str, Any], call: Call) -> None:
+    """Add the operator's parameters to Responses, and take the blocked ones away."""
+    for name in _FROM_OPERATOR:
+        if name in call.defaults and name not in call.dropped_params:
+            body.setdefault(name, call.defaults[name])
+    effort = call.defaults.get("reasoning_effort")
+    if effort and "reasoning_effort" not in call.dropped_params:
+        body["reasoning"] = {"effort": effort} | (body.get("reasoning") or {})
+    for name in call.dropped_params:
+        body.pop(name, None)
+    if call.cache_key is not None:
+        body.setdefault("prompt_cache_key", call.cache_key)
 
 
 def _assembled(chunks: Iterable[dict[str, Any]], new_call_id: Callable[[], str]) -> dict[str, Any] | None:
@@ -330,9 +336,7 @@ def _addressed(call: Call, found: ProviderNames) -> tuple[URL, Any]:
         return URL(base + "/responses"), request_headers(made, call.options.get("organization"))
     base = (call.api_base or found.api_base or ANTHROPIC_ADDRESS).rstrip("/")
     path = "" if base.endswith("/messages") else "/messages" if base.endswith("/v1") else "/v1/messages"
-    key = key_for(call, found, base)
-    if key == NO_KEY and not call.api_base:
-        key = os.environ.get("ANTHROPIC_API_KEY", NO_KEY)
+    key = anthropic_key(call, found)
     stated = {name.lower(): value for name, value in call.extra_headers.items()}
     betas = [*filter(None, [stated.pop(_BETA, "")]), *forwarded.betas]
     made = {"x-api-key": key, "anthropic-version": ANTHROPIC_VERSION, **stated}

@@ -303,7 +303,7 @@ def at_responses(formed: Shaped, call: Call) -> Shaped:
 
 def takes_effort(deployment: Deployment, chat: ChatRequest) -> bool:
     """True if this request can carry a `reasoning_effort` that its client did not set."""
-    if chat.forwarded is not None and chat.forwarded.api == "messages_api":
+    if chat.forwarded is not None and chat.forwarded.api == "messages_api" and chat.forwarded.required:
         return False  # it goes out as the client wrote it
     defaults = deployment.request_defaults
     fixed = defaults.get("extra_body")

@@ -27,6 +27,7 @@ from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.call import Call, Lane, Outgoing, PreparedCall, ProviderNames
+from gateway.providers.claude_forms import ClaudeForms, can_be_forwarded, claude_forms, fitted
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
@@ -71,6 +72,7 @@ class Upstream:
         self._resolutions: dict[tuple[Any, ...], ProviderNames] = {}
         self._hosts: dict[str, bytes] = {}
         self._targets: dict[tuple[str | None, ...], Target] = {}
+        self._forms: dict[str, ClaudeForms] = {}
         self._steering: frozenset[str] = frozenset()
 
     async def start(self) -> None:
@@ -248,6 +250,12 @@ class Upstream:
 
     def _outgoing(self, call: Call) -> Outgoing:
         found = self._resolved(call)
+        if call.forwarded is not None and call.forwarded.api == "messages_api":
+            forms = self._forms_of(call.base_model or found.model)
+            if call.forwarded.required or can_be_forwarded(call, found, forms):
+                fitting, left_out = fitted(call, forms)
+                return Outgoing(structs.replace(call, forwarded=fitting), found, left_out=left_out)
+            call = structs.replace(call, forwarded=None)
         if call.forwarded is not None:
             return Outgoing(call, found, left_out=call.forwarded.dropped)
         if not call.is_chat:
@@ -266,6 +274,14 @@ class Upstream:
         if loses_names(found.provider, call.messages):
             left_out = (*left_out, "messages[].name")
         return Outgoing(call, found, formed.arguments, left_out)
+
+    def _forms_of(self, model: str) -> ClaudeForms:
+        forms = self._forms.get(model)
+        if forms is None:
+            if len(self._forms) >= _MAX_PROVIDERS:
+                self._forms.clear()
+            forms = self._forms[model] = claude_forms(self._litellm, model)
+        return forms
 
     def _with_tools(self, call: Call, found: ProviderNames, target: Target) -> Call:
         """A call with the older `functions`, or with calls of them in its history, as the provider takes it."""

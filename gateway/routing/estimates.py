@@ -195,11 +195,14 @@ def without_uncertain(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def is_forwarded(chat: ChatRequest, model: Model) -> bool:
-    """True if the request goes to this model in its own dialect."""
+    """True if the request goes to this model in its own dialect.
+
+    One of Messages that needs no hosted tool may still be translated, as `gateway.providers.claude_forms` says.
+    """
     forwarded = chat.forwarded
     if forwarded is None or not forwarded.needs <= model.capabilities:
         return False
-    if forwarded.required or model.own_api_only or _needs_own_api(chat, model):
+    if forwarded.required or forwarded.api == "messages_api" or model.own_api_only or _needs_own_api(chat, model):
         return True
     return not forwarded.plain and all(deployment.api_stated for deployment in model.deployments)
 

@@ -115,8 +115,9 @@ class ProviderCalls:
         estimate = attempt.choice.estimate
         model = estimate.option.model
         forwarded = chat.forwarded if is_forwarded(chat, model) else None
-        # A forwarded request keeps the note: only translated requests can carry a task budget.
-        task = task_budget(context, model, deployment) if forwarded is None else None
+        # Responses keep the note: Anthropic's API alone has a task budget.
+        anthropic = forwarded is None or forwarded.api == "messages_api"
+        task = task_budget(context, model, deployment) if anthropic else None
         headers = {name: value.reveal() for name, value in deployment.extra_headers.items()}
         if task is not None:
             notes = notes[1:]  # the first note says the same

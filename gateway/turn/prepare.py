@@ -156,7 +156,7 @@ class Preparation:
     async def _counted(self, chat: ChatRequest, notes: Sequence[str] = ()) -> PromptTokens:
         """The prompt's tokens with the notes; of one that may be forwarded, the larger of its two forms."""
         messages = [*chat.messages, *map(system_message, notes)]
-        if chat.forwarded is None:
+        if chat.forwarded is None or chat.forwarded.is_chat:
             return await self._tokens.count(messages, chat.params)
         extra = chat.forwarded.beside_messages()
         return await self._tokens.count_forms(messages, chat.params, extra.tools, extra.pictures)

@@ -85,6 +85,13 @@ def test_what_a_tool_names_of_the_operator_s_account_needs_his_word(tool: dict[s
     assert f"tools[0].{where}: files, stores and containers at OpenAI" in made.refusal().message
 
 
+def test_the_environment_of_a_computer_is_a_word() -> None:
+    screen = {"type": "computer_use_preview", "display_width": 800, "display_height": 600, "environment": "browser"}
+    assert responses([screen]).reference is None
+    assert responses([screen]).body["tools"] == [screen]
+    assert responses([{"type": "shell", "environment": "browser"}]).reference == "tools[0].environment"
+
+
 def test_ids_in_a_history_need_the_operator_s_word_but_for_those_kept_here() -> None:
     ran = {"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1", "code": "1", "outputs": []}
     shot = {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "file_id": "f"}}
@@ -231,6 +238,6 @@ async def test_tools_of_a_provider_s_own_count_as_more_than_their_text() -> None
     assert mcp.bound - plain.bound >= 8_000
 
 
-def test_a_forwarded_message_has_no_effort_to_choose() -> None:
+def test_a_message_with_hosted_tools_has_no_effort_to_choose() -> None:
     assert not takes_effort(deployment("a"), with_forwarded(chat("q"), messages([WEB])))
     assert takes_effort(deployment("a"), with_forwarded(chat("q"), responses([SEARCH])))

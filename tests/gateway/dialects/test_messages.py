@@ -180,6 +180,15 @@ def test_thinking_and_effort_become_a_reasoning_effort(fields: dict[str, Any], e
     assert chat(**fields).get("reasoning_effort") == effort
 
 
+def test_a_cache_mark_of_the_whole_body_is_one_at_its_end() -> None:
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    assert chat(cache_control=mark)["messages"][-1]["content"][-1]["cache_control"] == mark
+    assert to_chat(body(cache_control=mark)).dropped == ()
+    result = {"type": "tool_result", "tool_use_id": "t", "is_error": True}
+    made = chat(messages=[{"role": "user", "content": [result]}])["messages"][-1]
+    assert made["content"] == "Error"
+
+
 def test_a_schema_for_the_answer() -> None:
     shape = {"type": "json_schema", "schema": {"type": "object"}}
     made = chat(output_config={"format": shape})["response_format"]

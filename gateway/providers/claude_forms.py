@@ -1,0 +1,208 @@
+"""Messages requests in the form that the chosen Claude model takes.
+
+Clients write such a request for the model that they have in mind, and the gateway chooses another. What the chosen one
+takes of thinking, effort and sampling goes to it unchanged; what it would refuse gets the form that it has, or is left
+out by name. LiteLLM knows the models; one that it does not know is sent everything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gateway.catalog.efforts import SCALE, nearest
+from gateway.dialects.claude_history import lacks_thinking
+from gateway.dialects.forwarded import ForwardedRequest
+from gateway.providers.call import NO_KEY, Call, ProviderNames
+from gateway.providers.errors import CallRefused
+from gateway.providers.litellm_clients import key_for
+
+_EFFORT = "reasoning_effort"
+_EFFORT_FIELD = "output_config.effort"
+_SAMPLING = ("temperature", "top_p", "top_k")
+_USUAL_EFFORT = "high"
+"""What Anthropic takes for an effort that is not stated."""
+_OWN_DEFAULTS = ("service_tier", *_SAMPLING, "thinking")
+_PLACED = frozenset({*_OWN_DEFAULTS, _EFFORT, "max_tokens", "max_completion_tokens"})
+"""The operator's parameters that have a place in a Messages body."""
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    **{name: (name,) for name in (*_OWN_DEFAULTS, "tool_choice")},
+    "stop": ("stop_sequences",), _EFFORT: ("thinking", _EFFORT_FIELD), "user": ("metadata",),
+}  # fmt: skip
+"""The fields of a Messages body that are chat's parameters, which an operator blocks."""
+_WITHOUT_THINKING = "claude-3"
+"""The last family with models that do not think, which LiteLLM's list may no longer have."""
+_LOGIN_TOKEN = "sk-ant-oat"
+"""Anthropic's tokens of a login, which LiteLLM sends in another header than keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaudeForms:
+    """The forms of thinking, effort, sampling and schemas that a model takes.
+
+    `adaptive`, `budgets`: the two kinds of thinking. `efforts`: the values of `output_config.effort`. `by_effort`: the
+    fields that ask for an effort.
+    """
+
+    adaptive: bool = True
+    budgets: bool = True
+    efforts: tuple[str, ...] = SCALE[2:]
+    samples: bool = True
+    schemas: bool = True
+    by_effort: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def thinks(self) -> bool:
+        """False for the models before there was thinking."""
+        return self.adaptive or self.budgets
+
+
+def claude_forms(litellm: Any, model: str) -> ClaudeForms:
+    """The forms of a model, as LiteLLM knows them."""
+    provider, config = "anthropic", litellm.AnthropicConfig
+
+    def mapped(**asked: Any) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = litellm.utils.get_optional_params(
+            model=model, custom_llm_provider=provider, drop_params=True, **asked
+        )
+        return found
+
+    by_effort = {}
+    for effort in SCALE[1:]:
+        asked = mapped(**{_EFFORT: effort})
+        by_effort[effort] = {name: asked[name] for name in ("thinking", "output_config") if name in asked}
+    kind = (by_effort[_USUAL_EFFORT].get("thinking") or {}).get("type")
+    if kind is None and _WITHOUT_THINKING not in model:  # newer than LiteLLM
+        return ClaudeForms(by_effort={level: _adaptive(level) for level in SCALE[2:]})
+    budget = {"type": "enabled", "budget_tokens": 8_192}
+    kept = mapped(thinking=budget, max_tokens=16_384).get("thinking") if kind else None
+    levels = [level for level in SCALE[2:] if config.validate_effort_for_model(model, level, provider) is None]
+    schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
+    return ClaudeForms(
+        adaptive=kind == "adaptive",
+        budgets=kept == budget,
+        efforts=tuple(levels) if config.model_supports_effort_param(model, provider) else (),
+        samples="temperature" in mapped(temperature=0.5),
+        schemas="tool_choice" not in mapped(response_format=schema),
+        by_effort=by_effort,
+    )
+
+
+def _adaptive(effort: str) -> Mapping[str, Any]:
+    return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
+
+
+def anthropic_key(call: Call, found: ProviderNames) -> str:
+    """The key for a call in Anthropic's dialect; the environment's goes to Anthropic alone."""
+    key = key_for(call, found, "")
+    return os.environ.get("ANTHROPIC_API_KEY", NO_KEY) if key == NO_KEY and not call.api_base else key
+
+
+def can_be_forwarded(call: Call, found: ProviderNames, forms: ClaudeForms) -> bool:
+    """True if a request that may be translated can go out as its client wrote it."""
+    forwarded = call.forwarded
+    assert forwarded is not None
+    body, names = forwarded.body, f"{found.model} {call.base_model or ''}".lower()
+    shaped = body.get("output_format") or (body.get("output_config") or {}).get("format")
+    given = call.params.keys() | call.extras.keys()
+    key = anthropic_key(call, found)
+    return (
+        found.provider == "anthropic"
+        and "claude" in names
+        and call.lane != "litellm"
+        and call.options.keys() <= {"custom_llm_provider"}
+        and call.defaults.keys() <= _PLACED
+        and call.dropped_params & given <= _FIELDS.keys()
+        and (forms.schemas or not shaped)
+        and key != NO_KEY
+        and not key.startswith(_LOGIN_TOKEN)
+    )
+
+
+def fitted(call: Call, forms: ClaudeForms) -> tuple[ForwardedRequest, tuple[str, ...]]:
+    """The request as the model takes it, and the names of what is left out.
+
+    Raises CallRefused where the operator forbids to leave something out.
+    """
+    forwarded = call.forwarded
+    assert forwarded is not None
+    body: dict[str, Any] = dict(forwarded.body)
+    blocked = [own for name in sorted(call.dropped_params) for own in _FIELDS.get(name, (name,)) if _remove(body, own)]
+    allowed = {name: value for name, value in call.defaults.items() if name not in call.dropped_params}
+    for name in _OWN_DEFAULTS:
+        if name in allowed:
+            body.setdefault(name, allowed[name])
+    effort = allowed.get(_EFFORT)
+    if isinstance(effort, str) and "thinking" not in forwarded.body and not _effort_of(body):
+        _ask(body, forms.by_effort.get(effort, {}))
+    refused = _fit_thinking(body, forms, str(call.params.get(_EFFORT) or _USUAL_EFFORT))
+    if not forms.samples:
+        refused += [name for name in _SAMPLING if body.get(name) != 1 and _remove(body, name)]
+    refused = [name for name in refused if name.partition(".")[0] in forwarded.body]  # not the operator's
+    if refused and not call.drop_params:
+        raise CallRefused.of(refused[0])
+    if call.task_budget is not None:
+        body["output_config"] = {"task_budget": dict(call.task_budget)} | (body.get("output_config") or {})
+    return replace(forwarded, body=body), (*forwarded.dropped, *blocked, *refused)
+
+
+def _fit_thinking(body: dict[str, Any], forms: ClaudeForms, translated: str) -> list[str]:
+    """Give thinking and effort the model's form, and return the names of what it has no form for.
+
+    `translated`: the effort that stands for a thinking budget.
+    """
+    refused: list[str] = []
+    thinking, effort = body.get("thinking") or {}, _effort_of(body)
+    kind = thinking.get("type")
+    if kind == "enabled" and not forms.budgets and forms.adaptive:
+        shown = {"display": thinking["display"]} if thinking.get("display") else {}
+        body["thinking"] = {"type": "adaptive", **shown}
+        body["output_config"] = {"effort": translated} | (body.get("output_config") or {})
+        refused.append("thinking.budget_tokens")
+    elif kind == "adaptive" and not forms.adaptive and forms.budgets:
+        _ask(body, {"thinking": forms.by_effort.get(effort or _USUAL_EFFORT, {}).get("thinking")})
+    elif kind in ("enabled", "adaptive") and not forms.thinks:
+        del body["thinking"]
+        refused.append("thinking")
+    elif kind is None and effort and not forms.efforts and forms.budgets:
+        _ask(body, {"thinking": forms.by_effort.get(effort, {}).get("thinking")})
+    if effort and effort not in forms.efforts:
+        _remove(body, _EFFORT_FIELD)
+        if forms.efforts:
+            body["output_config"] = {**(body.get("output_config") or {}), "effort": nearest(effort, forms.efforts)}
+        if forms.efforts or kind in ("enabled", "disabled") or not forms.thinks:
+            refused.append(_EFFORT_FIELD)  # else it is a thinking budget now
+    if (body.get("thinking") or {}).get("type") == "enabled" and lacks_thinking(body["messages"]):
+        del body["thinking"]
+        refused.append("thinking")
+    return refused
+
+
+def _ask(body: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    """Add the fields that ask for thinking; the client's other output settings stay."""
+    if fields.get("thinking"):
+        body["thinking"] = dict(fields["thinking"])
+    if fields.get("output_config"):
+        body["output_config"] = {**fields["output_config"], **(body.get("output_config") or {})}
+
+
+def _effort_of(body: Mapping[str, Any]) -> str | None:
+    effort = (body.get("output_config") or {}).get("effort")
+    return effort if isinstance(effort, str) else None
+
+
+def _remove(body: dict[str, Any], path: str) -> bool:
+    """Remove a field; True if it was there."""
+    name, _, inner = path.partition(".")
+    if not inner:
+        return body.pop(name, None) is not None
+    outer = body.get(name) or {}
+    if outer.get(inner) is None:
+        return False
+    rest = {key: value for key, value in outer.items() if key != inner}
+    body[name] = rest
+    if not rest:
+        del body[name]
+    return True

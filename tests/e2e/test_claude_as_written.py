@@ -1,0 +1,219 @@
+"""A Messages request to a Claude model reaches Anthropic as it was written, and the answer its client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import yaml
+
+from tests.harness.dialects import Asked, DialectProvider, Spoken, as_events, as_json
+from tests.harness.gateway import Served, config, serving
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module")]
+INFO = {
+    "input_cost_per_token": "0.000005", "output_cost_per_token": "0.000025",
+    "cache_read_input_token_cost": "0.0000005", "cache_creation_input_token_cost": "0.00000625",
+}  # fmt: skip
+USAGE = {
+    "input_tokens": 100, "cache_creation_input_tokens": 1_000, "cache_read_input_tokens": 2_000, "output_tokens": 40,
+}  # fmt: skip
+BILL = 100 * 5_000 + 1_000 * 6_250 + 2_000 * 500 + 40 * 25_000
+"""8,750,000 nano-USD."""
+BLOCKS: list[dict[str, Any]] = [
+    {"type": "thinking", "thinking": "first", "signature": "S1"},
+    {"type": "text", "text": "Looking."},
+    {"type": "thinking", "thinking": "second", "signature": "S2"},
+    {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": "x"}},
+]
+CHAT_USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+LOOK = {"name": "look", "description": "Looks.", "input_schema": {"type": "object", "properties": {}}}
+BETAS = {"anthropic-beta": "interleaved-thinking-2025-05-14,context-1m-2025-08-07,context-management-2025-06-27"}
+QUESTION: dict[str, Any] = {"role": "user", "content": "What is at x?"}
+
+
+@dataclass(slots=True)
+class Scene:
+    gateway: Served
+    http: httpx.AsyncClient
+    provider: DialectProvider
+    stop: dict[str, Any] = field(default_factory=dict)
+
+    async def ask(self, body: dict[str, Any], session_id: str, **headers: str) -> httpx.Response:
+        """The answer to a turn, which is served."""
+        headers |= {"X-Session-Id": session_id, "X-Session-Budget-USD": "50"}
+        made = await self.http.post("/v1/messages", json={"max_tokens": 4_000, **body}, headers=headers)
+        assert made.status_code == 200, made.text
+        return made
+
+    @property
+    def sent(self) -> dict[str, Any]:
+        return self.provider.asked[-1].body
+
+    async def billed(self, session_id: str) -> list[int]:
+        await self.gateway.settled()
+        rows = (await self.http.get("/admin/ledger", params={"session": session_id})).json()["data"]
+        return [abs(row["amount_nano_usd"]) for row in rows if row["kind"] == "settle"]
+
+
+def streamed(stop: dict[str, Any]) -> list[dict[str, Any]]:
+    """The events of the answer."""
+    start: dict[str, Any] = {"id": "msg_p", "type": "message", "role": "assistant", "model": "claude", "content": []}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": start | {"usage": USAGE | {"output_tokens": 1}}},
+        {"type": "ping"},
+    ]
+    for index, block in enumerate(BLOCKS):
+        at = {"index": index}
+        if block["type"] == "thinking":
+            opened: dict[str, Any] = {"type": "thinking", "thinking": "", "signature": ""}
+            deltas = [
+                {"type": "thinking_delta", "thinking": block["thinking"]},
+                {"type": "signature_delta", "signature": block["signature"]},
+            ]
+        elif block["type"] == "text":
+            opened, deltas = {"type": "text", "text": ""}, [{"type": "text_delta", "text": block["text"]}]
+        else:
+            opened = block | {"input": {}}
+            deltas = [{"type": "input_json_delta", "partial_json": json.dumps(block["input"])}]
+        events.append({"type": "content_block_start", **at, "content_block": opened})
+        events += [{"type": "content_block_delta", **at, "delta": delta} for delta in deltas]
+        events.append({"type": "content_block_stop", **at})
+    events.append({"type": "message_delta", "delta": stop, "usage": {"output_tokens": USAGE["output_tokens"]}})
+    return [*events, {"type": "message_stop"}]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scene(tmp_path_factory: Any) -> AsyncIterator[Scene]:
+    stop: dict[str, Any] = {}
+
+    def answer(asked: Asked) -> Spoken:
+        if not asked.path.endswith("/messages"):
+            message = {"role": "assistant", "content": "Well.", "reasoning_content": "Hm."}
+            choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+            return as_json({"id": "x", "object": "chat.completion", "choices": choices, "usage": CHAT_USAGE})
+        if asked.streamed:
+            return as_events(*streamed(stop))
+        whole = {"id": "msg_p", "type": "message", "role": "assistant", "model": "claude", "content": BLOCKS}
+        return as_json(whole | {"usage": USAGE} | stop)
+
+    folder: Path = tmp_path_factory.mktemp("claude")
+    async with DialectProvider(answering=answer) as provider:
+        path = config(folder, provider.address, session={"max_budget_usd": 1000, "default_budget_usd": 100})
+        tree: dict[str, Any] = yaml.safe_load(path.read_text())
+        levels = {"efforts": {"low": 0.3, "high": 0.9}}
+        tree["model_list"] = [
+            {
+                "model_name": name,
+                "litellm_params": {"model": model, "api_base": provider.address + base, "api_key": "sk-x"},
+                "model_info": INFO | more,
+            }
+            for name, model, base, more in (
+                ("opus", "anthropic/claude-opus-4-7", "", {}),
+                ("sonnet", "anthropic/claude-sonnet-4-5", "", {}),
+                ("levels", "anthropic/claude-opus-4-6", "", levels),
+                ("old", "anthropic/claude-3-haiku-20240307", "", {"supports_reasoning": True}),
+                ("vllm", "hosted_vllm/qwen", "/v1", {"supports_vision": True, "supports_reasoning": True}),
+            )
+        ]
+        path.write_text(yaml.safe_dump(tree))
+        async with serving(path) as gateway, gateway.http() as http:
+            yield Scene(gateway, http, provider, stop)
+            await gateway.audit()
+
+
+def heard(text: str) -> list[dict[str, Any]]:
+    """The data of a stream's events."""
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_conversation_with_tools_goes_to_claude_and_back_unchanged(scene: Scene, stream: bool) -> None:
+    scene.stop.update({"stop_reason": "stop_sequence", "stop_sequence": "END6"})
+    answered = [
+        {"type": "tool_result", "tool_use_id": "toolu_1", "is_error": True,
+         "content": [{"type": "text", "text": "boom"}, PICTURE]},
+    ]  # fmt: skip
+    body: dict[str, Any] = {
+        "model": "opus", "cache_control": {"type": "ephemeral"}, "tools": [LOOK | {"eager_input_streaming": True}],
+        "thinking": {"type": "adaptive"}, "output_config": {"effort": "max"},
+        "stop_sequences": ["END1", "END2", "END3", "END4", "END5", "END6"],
+        "context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]},
+        "messages": [QUESTION, {"role": "assistant", "content": BLOCKS}, {"role": "user", "content": answered}],
+    }  # fmt: skip
+    made = await scene.ask(body | {"stream": stream}, f"whole-{stream}", **BETAS)
+    expected = body | {"model": "claude-opus-4-7", "max_tokens": 4_000} | ({"stream": True} if stream else {})
+    assert scene.sent == expected
+    assert scene.provider.asked[-1].headers["anthropic-beta"] == (
+        "interleaved-thinking-2025-05-14,context-management-2025-06-27"
+    )
+    assert made.headers["x-seqroute-dropped"] == "anthropic-beta"
+    if stream:
+        events = heard(made.text)
+        wanted = streamed(scene.stop)
+        assert [event["type"] for event in events] == [event["type"] for event in wanted]
+        assert events[2:-2] == wanted[2:-2]
+        assert (events[-2]["delta"], events[0]["message"]["model"]) == (scene.stop, "opus")
+    else:
+        answer = made.json()
+        assert (answer["content"], answer["model"]) == (BLOCKS, "opus")
+        assert (answer["stop_reason"], answer["stop_sequence"]) == ("stop_sequence", "END6")
+        assert {name: answer["usage"][name] for name in USAGE} == USAGE
+    assert await scene.billed(f"whole-{stream}") == [BILL]
+
+
+async def test_an_unusual_end_keeps_its_reason(scene: Scene) -> None:
+    scene.stop.clear()
+    scene.stop.update({"stop_reason": "model_context_window_exceeded", "stop_sequence": None})
+    made = await scene.ask({"model": "opus", "messages": [QUESTION]}, "end")
+    assert made.json()["stop_reason"] == "model_context_window_exceeded"
+    made = await scene.ask({"model": "opus", "messages": [QUESTION], "stream": True}, "end")
+    assert heard(made.text)[-2]["delta"] == scene.stop
+
+
+async def test_a_session_that_began_elsewhere_goes_on_at_claude_without_foreign_thinking(scene: Scene) -> None:
+    scene.stop.clear()
+    scene.stop.update({"stop_reason": "end_turn", "stop_sequence": None})
+    first = (await scene.ask({"model": "vllm", "messages": [QUESTION]}, "moves")).json()
+    assert [block["type"] for block in first["content"]] == ["thinking", "text"]
+    history = [QUESTION, {"role": "assistant", "content": first["content"]}, {"role": "user", "content": "And y?"}]
+    await scene.ask({"model": "opus", "messages": history}, "moves")
+    assert scene.sent["messages"][1]["content"] == [{"type": "text", "text": "Well."}]
+    back = [*history, {"role": "assistant", "content": BLOCKS[:2]}, {"role": "user", "content": "And z?"}]
+    told = await scene.ask(
+        {"model": "vllm", "messages": back, "output_config": {"effort": "max"}, "thinking": {"type": "adaptive"}},
+        "moves",
+    )
+    assert [message["role"] for message in scene.sent["messages"]] == ["user", "assistant"] * 2 + ["user"]
+    assert scene.sent["reasoning_effort"] == "high"
+    assert "output_config.effort" in told.headers["x-seqroute-dropped"]
+
+
+async def test_the_router_s_effort_reaches_claude_in_its_own_words(scene: Scene) -> None:
+    for aversion, effort in (("0", "high"), ("1000000", "low")):
+        headers = {"X-Route-Lambda": aversion, "X-Route-Explore": "off"}
+        made = await scene.ask({"model": "levels", "messages": [QUESTION]}, f"e-{effort}", **headers)
+        assert made.headers["x-seqroute-effort"] == effort
+        assert scene.sent["output_config"] == {"effort": effort}
+        assert scene.sent["thinking"]["type"] == "adaptive"
+    own = {"thinking": {"type": "enabled", "budget_tokens": 2_000}, "output_config": {"effort": "xhigh"}}
+    made = await scene.ask({"model": "levels", "messages": [QUESTION]} | own, "e-own")
+    assert scene.sent["thinking"] == own["thinking"]
+
+
+async def test_the_budget_s_note_and_the_last_answer_s_are_added(scene: Scene) -> None:
+    asked = {"model": "sonnet", "system": "Be brief.", "messages": [QUESTION], "tools": [LOOK]}
+    await scene.ask(asked, "note", **{"X-Budget-Visible": "true"})
+    first, note = scene.sent["system"]
+    assert first == {"type": "text", "text": "Be brief."}
+    assert note["text"].startswith("Budget of this session: ")
+    await scene.ask(asked | {"model": "opus"}, "task", **{"X-Budget-Visible": "task_budget"})
+    assert scene.sent["system"] == "Be brief." or "output_config" not in scene.sent
+    assert scene.sent["tools"] == [LOOK]

@@ -1,0 +1,146 @@
+"""Messages requests in the form that the chosen Claude model takes, and those that are translated instead."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from gateway.dialects import carried, messages_request
+from gateway.providers.errors import CallRefused
+from gateway.providers.providers import Call, Outgoing, Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+HELLO: Any = [{"role": "user", "content": "hello"}]
+CALLED: Any = [
+    *HELLO,
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}]},
+]
+ADAPTIVE, BUDGET = {"type": "adaptive"}, {"type": "enabled", "budget_tokens": 16_000}
+SCHEMA = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstream() -> AsyncIterator[Upstream]:
+    made = Upstream()
+    await made.start()
+    yield made
+    await made.close()
+
+
+def outgoing(upstream: Upstream, model: str, fields: dict[str, Any], **more: Any) -> Outgoing:
+    read = messages_request.to_chat({"model": "m", "max_tokens": 20_000, "messages": HELLO} | fields)
+    params = {name: value for name, value in read.chat.items() if name not in ("model", "messages", "max_tokens")}
+    arguments: dict[str, Any] = {
+        "litellm_model": model, "api_base": "http://127.0.0.1:1", "api_key": "sk-ours", "params": params,
+        "messages": read.chat["messages"], "forwarded": read.forwarded, "max_tokens": 20_000, "drop_params": True,
+        "timeout_s": 20.0, "stream_timeout_s": 10.0, "idle_timeout_s": 1.0,
+    }  # fmt: skip
+    return upstream.outgoing(Call(**arguments | more))
+
+
+def shown(made: Outgoing) -> tuple[Any, Any, tuple[str, ...]]:
+    assert made.call.forwarded is not None
+    body = made.call.forwarded.body
+    return body.get("thinking"), body.get("output_config"), made.left_out
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "expected"),
+    [
+        ("opus-4-7", {"thinking": ADAPTIVE}, (ADAPTIVE, None, ())),
+        ("opus-4-7", {"output_config": {"effort": "xhigh"}}, (None, {"effort": "xhigh"}, ())),
+        ("opus-4-6", {"thinking": BUDGET, "output_config": {"effort": "max"}}, (BUDGET, {"effort": "max"}, ())),
+        ("sonnet-4-5", {"thinking": BUDGET}, (BUDGET, None, ())),
+        ("x", {"thinking": BUDGET, "output_config": {"effort": "max"}}, (BUDGET, {"effort": "max"}, ())),
+        # What the model would refuse.
+        ("opus-4-7", {"thinking": BUDGET}, (ADAPTIVE, {"effort": "high"}, ("thinking.budget_tokens",))),
+        ("opus-4-6", {"output_config": {"effort": "xhigh"}}, (None, {"effort": "high"}, ("output_config.effort",))),
+        ("sonnet-4-5", {"thinking": ADAPTIVE}, ({"type": "enabled", "budget_tokens": 4_096}, None, ())),
+        (
+            "sonnet-4-5",
+            {"thinking": ADAPTIVE, "output_config": {"effort": "low"} | SCHEMA},
+            ({"type": "enabled", "budget_tokens": 1_024}, SCHEMA, ()),
+        ),
+        ("sonnet-4-5", {"output_config": {"effort": "low"}}, ({"type": "enabled", "budget_tokens": 1_024}, None, ())),
+        ("3-haiku-20240307", {"thinking": ADAPTIVE}, (None, None, ("thinking",))),
+        ("3-haiku-20240307", {"output_config": {"effort": "low"}}, (None, None, ("output_config.effort",))),
+        ("sonnet-4-5", {"thinking": BUDGET, "messages": CALLED}, (None, None, ("thinking",))),
+        ("opus-4-7", {"temperature": 0.5, "top_k": 3}, (None, None, ("temperature", "top_k"))),
+    ],
+)
+async def test_what_a_model_takes_is_unchanged_and_the_rest_gets_its_form_or_is_named(
+    upstream: Upstream, model: str, fields: dict[str, Any], expected: Any
+) -> None:
+    assert shown(outgoing(upstream, f"anthropic/claude-{model}", fields)) == expected
+
+
+async def test_the_operator_s_parameters_are_defaults_and_blocks(upstream: Upstream) -> None:
+    defaults = {"reasoning_effort": "low", "temperature": 0.5}
+    made = outgoing(upstream, "anthropic/claude-opus-4-6", {"stop_sequences": ["x"]}, defaults=defaults)
+    assert made.call.forwarded is not None
+    assert made.call.forwarded.body["temperature"] == 0.5
+    assert shown(made)[1:] == ({"effort": "low"}, ())
+    made = outgoing(upstream, "anthropic/claude-opus-4-6", {"thinking": {"type": "disabled"}}, defaults=defaults)
+    assert shown(made) == ({"type": "disabled"}, None, ())
+    made = outgoing(
+        upstream, "anthropic/claude-opus-4-7", {"stop_sequences": ["x"], "output_config": {"effort": "low"}},
+        defaults=defaults, dropped_params=frozenset({"stop", "reasoning_effort"}),
+    )  # fmt: skip
+    assert shown(made) == (None, None, ("output_config.effort", "stop_sequences"))
+    with pytest.raises(CallRefused):
+        outgoing(upstream, "anthropic/claude-3-haiku-20240307", {"thinking": ADAPTIVE}, drop_params=False)
+    left = {"type": "tokens", "total": 40_000, "remaining": 30_000}
+    made = outgoing(upstream, "anthropic/claude-opus-4-7", {"output_config": {"effort": "low"}}, task_budget=left)
+    assert shown(made)[1] == {"task_budget": left, "effort": "low"}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "more"),
+    [
+        ("bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", {}, {}),
+        ("anthropic/kimi-k2", {}, {}),
+        ("anthropic/claude-opus-4-7", {}, {"lane": "litellm"}),
+        ("anthropic/claude-opus-4-7", {}, {"defaults": {"extra_body": {"x": 1}}}),
+        ("anthropic/claude-opus-4-7", {}, {"api_key": "sk-ant-oat01-x"}),
+        ("anthropic/claude-opus-4-7", {}, {"api_key": None, "api_base": None}),
+        ("anthropic/claude-3-haiku-20240307", {"output_config": SCHEMA}, {}),
+        ("anthropic/claude-opus-4-7", {"messages": [*HELLO, {"role": "system", "content": "x"}]}, {}),
+        ("anthropic/claude-opus-4-7", {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}, {}),
+    ],
+)
+async def test_what_claude_s_servers_would_refuse_or_others_serve_is_translated(
+    upstream: Upstream, model: str, fields: dict[str, Any], more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    assert outgoing(upstream, model, fields, **more).call.forwarded is None
+
+
+async def test_a_conversation_with_another_provider_s_call_ids_is_translated() -> None:
+    def read(call_id: str, *blocks: Any) -> Any:
+        said = [*blocks, {"type": "tool_use", "id": call_id, "name": "f", "input": {}}]
+        result = [{"type": "tool_result", "tool_use_id": call_id, "content": "x"}]
+        messages = [*HELLO, {"role": "assistant", "content": said}, {"role": "user", "content": result}]
+        return messages_request.to_chat({"model": "m", "max_tokens": 9, "messages": messages}).forwarded
+
+    assert read("functions.f:0") is None
+    sealed = carried.seal({"reasoning_details": [{"type": "x"}]})
+    kept = read("toolu_1", {"type": "thinking", "thinking": "t", "signature": sealed}).body["messages"][1]["content"]
+    assert [block["type"] for block in kept] == ["tool_use"]
+
+
+async def test_betas_decide_which_fields_are_sent() -> None:
+    body = {
+        "model": "m", "max_tokens": 9, "messages": HELLO, "output_format": SCHEMA["format"],
+        "context_management": {"edits": [{"type": "compact_20260112"}]},
+    }  # fmt: skip
+    plain = messages_request.to_chat(body).forwarded
+    asked = messages_request.to_chat(body, betas="structured-outputs-2025-11-13,context-management-2025-06-27")
+    assert plain is not None
+    assert asked.forwarded is not None
+    assert (plain.body["output_config"], plain.dropped) == (SCHEMA, ("context_management",))
+    assert asked.forwarded.body["output_format"] == SCHEMA["format"]
+    assert "context_management" not in asked.forwarded.body  # compaction is billed beside the answer
