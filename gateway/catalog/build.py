@@ -283,9 +283,7 @@ def _model(
                 allowed_params=params.allowed_params,
                 dropped_params=params.dropped_params,
                 base_model=info.base_model,
-                unasked_tiers=stated_tiers(info.prices_usd).union(
-                    *(stated_tiers(change.prices_usd) for change in info.price_changes)
-                ),
+                unasked_tiers=_unasked_tiers(entry, known, prices),
                 one_search_billed=bills_one_search(
                     provider_of(entry, known), f"{params.model} {info.base_model or ''}", known
                 ),
@@ -351,6 +349,18 @@ def _request_defaults(entry: ModelEntry, known: Mapping[str, Any], mode: str, pr
     if provider_of(entry, known) != "openai" or not is_openai_address(entry.params.api_base):
         return defaults
     return {**defaults, "service_tier": STANDARD}
+
+
+def _unasked_tiers(entry: ModelEntry, known: Mapping[str, Any], prices: Prices) -> frozenset[str]:
+    """The tiers that a call may be billed at which names none: those priced in the file.
+
+    Behind an address of its own, or at Azure, OpenAI's models may have another default, so there all of them.
+    """
+    provider = provider_of(entry, known)
+    if provider == "azure" or (provider == "openai" and not is_openai_address(entry.params.api_base)):
+        return frozenset(prices.tier_names)
+    stated = (entry.info.prices_usd, *(change.prices_usd for change in entry.info.price_changes))
+    return frozenset[str]().union(*map(stated_tiers, stated))
 
 
 def _check_tier(entry: ModelEntry, prices: Prices, problems: list[str]) -> None:

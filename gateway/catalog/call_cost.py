@@ -10,7 +10,7 @@ from gateway.catalog.cost import CostBounds
 from gateway.catalog.hosted_tools import NO_TOOLS, HostedCalls, HostedTools, fees_of
 from gateway.catalog.models import Deployment, Model
 from gateway.catalog.prices import Prices
-from gateway.catalog.service_tiers import AUTO, is_priced, tier_named
+from gateway.catalog.service_tiers import AUTO, FAST_PARAMETER, PREMIUMS, US, is_priced, tier_named
 from gateway.catalog.tokens import IMAGE
 from gateway.catalog.web_search import SIZES, SearchTerms, search_terms
 
@@ -89,12 +89,16 @@ def expected_prices(model: Model, params: Mapping[str, Any]) -> Prices:
 
 
 def billable_tiers(deployment: Deployment, asked: object) -> frozenset[str]:
-    """The non-standard tiers that a call with the client's `service_tier` may be billed at."""
+    """The non-standard tiers that a call with the client's `service_tier` may be billed at.
+
+    Anthropic's workspaces choose where a call is served; its fast mode needs a parameter that the operator allows.
+    """
     priced = frozenset(deployment.prices.tier_names)
+    premiums = priced & frozenset(PREMIUMS if FAST_PARAMETER in deployment.allowed_params else (US,))
     sent = _sent(deployment, asked)
     if sent is None:
-        return deployment.unasked_tiers & priced
-    return priced if sent == AUTO else priced & {tier_named(sent)}
+        return (deployment.unasked_tiers & priced) | premiums
+    return premiums | (priced.difference(PREMIUMS) if sent == AUTO else priced & {tier_named(sent)})
 
 
 def sent_tier(deployment: Deployment, asked: object, dropped: Collection[str] = ()) -> str | None:

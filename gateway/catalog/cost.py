@@ -17,7 +17,7 @@ from msgspec import Struct, structs
 
 from gateway.catalog.hosted_tools import SEARCHES, STEPS, HostedCalls, steps_tokens
 from gateway.catalog.prices import Prices, Rates
-from gateway.catalog.service_tiers import tier_named
+from gateway.catalog.service_tiers import reported_tier
 from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, UsageFault, UsageSource
 from gateway.catalog.web_search import NO_SEARCHES, SearchTerms
 from gateway.money import FEMTOUSD_PER_NANOUSD, MAX_NANOUSD, nanousd_from_femtousd
@@ -98,18 +98,19 @@ class CostBounds:
         """Highest possible cost when every answer has at most `max_output_tokens`."""
         return nanousd_from_femtousd(max([fixed + max_output_tokens * per_token for fixed, per_token in self._lines]))
 
-    def affordable_output_tokens(self, budget_nanousd: int) -> int:
+    def affordable_output_tokens(self, budget_nanousd: int, beside_femtousd: int = 0) -> int:
         """Largest `max_output_tokens` whose worst case fits the budget.
 
-        0 also when not even the prompt fits; UNLIMITED_TOKENS when answers are free.
+        `beside_femtousd`: what each token costs besides. 0 also when not even the prompt fits; UNLIMITED_TOKENS when
+        answers are free.
         """
         budget_femtousd = budget_nanousd * FEMTOUSD_PER_NANOUSD
         tokens = UNLIMITED_TOKENS
         for fixed, per_token in self._lines:
             if budget_femtousd < fixed:
                 return 0
-            if per_token:
-                tokens = min(tokens, (budget_femtousd - fixed) // per_token)
+            if per_token + beside_femtousd:
+                tokens = min(tokens, (budget_femtousd - fixed) // (per_token + beside_femtousd))
         return tokens
 
 
@@ -127,19 +128,23 @@ def bill_nanousd(
     Of several calls behind one answer each is billed at its own model's prices; a model without known prices at
     `prices`.
     """
-    tier = tier_named(usage.service_tier)
     if hosted is None:
         femtousd = search.fee_femtousd(prices, usage.web_searches)
     else:
         femtousd = hosted.fee_femtousd(usage.web_searches, usage.hosted_calls)
     femtousd += search.maps_fee_femtousd(prices, usage.maps_queries) + usage.citation_tokens * prices.citation_femtousd
     if not usage.parts:
-        femtousd += bill_femtousd(prices.of(tier).at(usage.prompt_tokens), usage, images)
+        femtousd += bill_femtousd(_tier_of(prices, usage, usage).at(usage.prompt_tokens), usage, images)
     for number, part in enumerate(usage.parts):
         own = (None if part.model is None else prices_of(part.model)) or prices
-        rates = own.of(tier).at(part.usage.prompt_tokens)
+        rates = _tier_of(own, usage, part.usage).at(part.usage.prompt_tokens)
         femtousd += bill_femtousd(rates, part.usage, images if number == 0 else 0)
     return nanousd_from_femtousd(femtousd)
+
+
+def _tier_of(prices: Prices, usage: Usage, part: Usage) -> Prices:
+    """The prices of the tier that one of a usage's calls falls into."""
+    return prices.of(reported_tier(usage.service_tier, part.premiums or usage.premiums, prices.tier_names))
 
 
 def bill_femtousd(rates: Rates, usage: Usage, images: int = 0) -> int:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from gateway.catalog.addresses import provider_of, stated_location
 from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
+from gateway.catalog.service_tiers import FAST, FAST_US, US
 from gateway.catalog.web_search import SIZES
 from gateway.config.model_entry import WITHOUT_OUTPUT, ModelEntry
 from gateway.config.prices import (
@@ -48,6 +49,7 @@ _FIELDS: Mapping[str, str] = {
 _FEES: Mapping[str, str] = {CITATION_PRICE_KEY: "citation_femtousd", MAPS_PRICE_KEY: "maps_femtousd"}
 _PER_CALL = ("image_femtousd", "request_femtousd")
 _SEARCH = "search_context_cost_per_query"
+_FACTORS = "provider_specific_entry"
 _OFF_PEAK = "off_peak_pricing"
 _OPENAI_REGIONS: Mapping[str, str] = {"eu.api.openai.com": "eu", "us.api.openai.com": "us"}
 _VERTEX = "vertex_ai"
@@ -184,12 +186,24 @@ def mapped_prices(known: Mapping[str, Any]) -> dict[str, Decimal]:
         for key, value in step.items():
             if PRICE_KEY.fullmatch(key) and isinstance(value, int | Decimal):
                 prices[f"{key}_above_{start}k_tokens" if start else key] = Decimal(value)
+    prices |= _with_premiums(prices, known.get(_FACTORS))
     searches = known.get(_SEARCH)
     for size, key in zip(SIZES, SEARCH_PRICE_KEYS, strict=True):
         value = searches.get(f"search_context_size_{size}") if isinstance(searches, Mapping) else None
         if isinstance(value, int | Decimal):
             prices[key] = Decimal(value)
     return prices
+
+
+def _with_premiums(prices: Mapping[str, Decimal], factors: Any) -> dict[str, Decimal]:
+    """The standard prices at each of Anthropic's premiums, of which two may apply to one call."""
+    given = {
+        name: Decimal(str(factors[name])) for name in (US, FAST) if isinstance(factors, Mapping) and name in factors
+    }
+    if US in given and FAST in given:
+        given[FAST_US] = given[US] * given[FAST]
+    matches = [match for match in map(PRICE_KEY.fullmatch, prices) if match and not match["tier"]]
+    return {f"{m[0]}_{name}": prices[m[0]] * factor for name, factor in given.items() for m in matches}
 
 
 def stated_tiers(prices_usd: Mapping[str, Decimal]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 Tiers have the names of LiteLLM's price keys (`input_cost_per_token_priority`). A provider bills the tier in which it
 served the call and reports it, which may not be the requested one: a priority call can be served as a standard one.
+Anthropic's premiums are tiers too: inference in the US, which a workspace may have as its default, and fast mode.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from collections.abc import Collection
 
 TIERS = ("priority", "flex", "balanced", "ultrafast", "batches")
 """Suffixes of LiteLLM's price keys."""
+US, FAST = "us", "fast"
+FAST_US = f"{FAST}_{US}"
+PREMIUMS = (US, FAST, FAST_US)
+"""Tiers that a provider reports by other fields than `service_tier`, which cannot name them."""
+FAST_PARAMETER = "speed"
 AUTO = "auto"
 """The provider chooses, by the settings of the operator's account there."""
 STANDARD = "default"
@@ -26,6 +32,12 @@ def tier_named(value: object) -> str | None:
     name = value.lower()
     name = _OTHER_NAMES.get(name, name)
     return name if name in TIERS else None
+
+
+def reported_tier(service_tier: object, premiums: Collection[str], priced: Collection[str]) -> str | None:
+    """The tier with prices that a report of usage falls into; None: the standard one."""
+    both = (FAST_US,) if US in premiums and FAST in premiums else ()
+    return next((name for name in (*both, *premiums, tier_named(service_tier)) if name in priced), None)
 
 
 def is_priced(value: object, tiers: Collection[str]) -> bool:

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from msgspec import Struct, structs
 
+from gateway.catalog.service_tiers import FAST, US
+
 UsageSource = Literal["reported", "estimated", "none"]
 
 MAX_PLAUSIBLE_TOKENS = 10**7
@@ -30,10 +32,10 @@ class Usage(Struct, frozen=True):
     """Token counts of one call; the special counts are parts of the two totals.
 
     `cache_write_tokens` includes `cache_write_1h_tokens` (Anthropic's longer-lived cache, priced apart).
-    `service_tier` is the reported one. `parts` are the calls that a provider made to several models, or to one model
-    several times, for one answer; where there are any, they are what is billed. `hosted_calls` counts the calls of
-    other tools that the provider ran, by kind; `heard_calls` those that a stream brought before its end, with searches.
-    `citation_tokens` are read on cited pages and no part of a total.
+    `service_tier` is the reported one, `premiums` are Anthropic's ("us", "fast"). `parts` are the calls that a provider
+    made to several models, or to one model several times, for one answer; where there are any, they are what is billed.
+    `hosted_calls` counts the calls of other tools that the provider ran, by kind; `heard_calls` those that a stream
+    brought before its end, with searches. `citation_tokens` are read on cited pages and no part of a total.
     """
 
     prompt_tokens: int
@@ -48,6 +50,7 @@ class Usage(Struct, frozen=True):
     image_input_tokens: int = 0
     image_output_tokens: int = 0
     service_tier: str | None = None
+    premiums: tuple[str, ...] = ()
     web_searches: int = 0
     maps_queries: int = 0
     citation_tokens: int = 0
@@ -276,14 +279,16 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     prompt_details, output_details = reported.part(*_PROMPT_DETAILS), reported.part(*_OUTPUT_DETAILS)
     cached = prompt_details.detail(*_CACHED_IN_DETAILS) or reported.detail(*_CACHED)
     cached_audio = _cached_audio(prompt_details, reported) if cached else 0
-    written = reported.detail(*_WRITTEN) or prompt_details.detail(*_WRITTEN_IN_DETAILS)
-    written_1h = max(
-        reported.part("cachecreation").detail("ephemeral1hinputtokens"),
-        prompt_details.part("cachecreationtokendetails").detail("ephemeral1hinputtokens"),
+    by_lifetime = reported.part("cachecreation"), prompt_details.part("cachecreationtokendetails")
+    written_5m, written_1h = (
+        max(each.detail(f"ephemeral{lifetime}inputtokens") for each in by_lifetime) for lifetime in ("5m", "1h")
     )
+    written = reported.detail(*_WRITTEN) or prompt_details.detail(*_WRITTEN_IN_DETAILS)
+    unsummed = 0 if written else written_5m + written_1h  # no sum: in no prompt either, by whomever it is counted
     reasoning = output_details.detail(*_REASONING) or reported.detail(*_REASONING)
 
-    prompt = _with_cache(reported, prompt, output, cached + written, total)
+    prompt = _with_cache(reported, prompt, output, cached + written, total) + unsummed
+    written, total = written + unsummed, None if total is None else total + unsummed
     if total is not None and total == prompt + output and cached + written > prompt:
         # The total has no room for a cache beside the prompt: some servers count one for each of several choices.
         cached, written = min(cached, prompt), min(written, max(prompt - cached, 0))
@@ -304,6 +309,7 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
         image_input_tokens=prompt_details.detail("imagetokens"),
         image_output_tokens=output_details.detail("imagetokens"),
         service_tier=_tier(reported),
+        premiums=_premiums(reported),
     )
     if hosted:
         usage = _with_hosted(usage, reported, prompt_details)
@@ -408,6 +414,12 @@ def _tier(reported: _Report) -> str | None:
     """Anthropic's tier in the usage, and Gemini's kind of traffic."""
     values = (reported.value("servicetier"), reported.value("traffictype"))
     return next((value for value in values if isinstance(value, str) and value), None)
+
+
+def _premiums(reported: _Report) -> tuple[str, ...]:
+    """Where and how fast Anthropic served the call, where that costs more."""
+    values = (reported.value("inferencegeo"), reported.value("speed"))
+    return tuple(value.lower() for value in values if isinstance(value, str) and value.lower() in (US, FAST))
 
 
 def _searches(reported: _Report, prompt_details: _Report) -> int:

@@ -42,10 +42,50 @@ PRICED_PARAMETERS: Mapping[str, str] = {
         ("models route", "the provider could answer with another model at another price"),
         ("speed", "it changes the price of every token"),
         ("modalities audio prediction", "it changes what is billed"),
+        ("enable_search", "searches are billed separately"),
     )
     for name in names.split()
 }
 """Parameters refused as defaults because they change the price of every request."""
+
+_TIER = "the hold would be at another tier's prices: write litellm_params.service_tier instead"
+_UNHELD: Mapping[str, str] = {
+    name: why
+    for names, why in (
+        ("candidatecount numreturnsequences numgenerations usebeamsearch", "it multiplies what every request costs"),
+        ("responsemodalities speechconfig", "it changes what is billed"),
+        ("performanceconfig", "it changes the price of every token"),
+        ("servicetier", _TIER),
+    )
+    for name in names.split()
+}
+"""Providers' own names, without marks and capitals, of what would cost more than is held for; at any depth."""
+_STANDARD_TIERS = ("default", "standard", "standard_only")
+_UNHELD_IN_BODY: Mapping[str, str] = {
+    **dict.fromkeys(("model", "modelid", "fallbacks"), "the provider could answer with another model at another price"),
+    **dict.fromkeys(
+        "messages input prompt system systeminstruction contents instructions documents mcpservers".split(),
+        "what is held for a prompt is counted before it is added",
+    ),
+}
+"""The same, where a provider's request has its own parts."""
+_UNHELD_HEADER = re.compile(r".*(service-?tier|performanceconfig|llm-(shared-)?request-type).*", re.IGNORECASE)
+"""Headers of Bedrock and Vertex that choose a tier."""
+
+
+def unheld(name: str, value: object, *, nested: bool) -> str | None:
+    """The reason why a field of a request would cost more than is held; None: it would not."""
+    if not value or value in _STANDARD_TIERS:
+        return None
+    folded = name.replace("_", "").replace("-", "").lower()
+    found = None if nested else PRICED_PARAMETERS.get(name) or _UNHELD_IN_BODY.get(folded)
+    return found or _UNHELD.get(folded)
+
+
+def unheld_header(name: str) -> str | None:
+    """The reason why a header would let a provider bill more than is held; None: it would not."""
+    return _TIER if _UNHELD_HEADER.fullmatch(name) else None
+
 
 PROTECTIONS: Mapping[str, Mapping[str, str]] = {
     "top_level": {"guardrails": _UNCHECKED, "policies": _UNCHECKED, "policy_attachments": _UNCHECKED},

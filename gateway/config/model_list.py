@@ -219,6 +219,24 @@ def _limits_in(body: Mapping[str, Any], path: str = "") -> Iterator[str]:
             yield from _limits_in(value, f"{path}{name}.")
 
 
+def _unheld_in(body: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """The paths of all fields of a provider's own request that would cost more than is held, each with the reason."""
+    for name, value in body.items():
+        if why := litellm_keys.unheld(name, value, nested=bool(path)):
+            yield path + name, why
+        elif isinstance(value, dict):
+            yield from _unheld_in(value, f"{path}{name}.")
+
+
+def _refuse_unheld(section: Section, body: Mapping[str, Any], place: str = "") -> None:
+    """Report what could make a bill higher than its hold; `place` precedes the fields in their paths."""
+    above = "would exceed what is held for an answer: write litellm_params.max_tokens instead"
+    found = [(path, f"cannot be a default: {why}") for path, why in sorted(_unheld_in(body))]
+    for path, why in (*found, *((path, above) for path in sorted(_limits_in(body)))):
+        key, dot, inner = f"{place}{path}".partition(".")
+        section.findings.problem(section.path(key) + dot + inner, why)
+
+
 def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]:
     """The remaining `litellm_params`: request parameters, including those only the provider knows."""
     defaults: dict[str, Any] = {}
@@ -226,15 +244,7 @@ def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]
     if extra is not None and not isinstance(extra, dict):
         section.findings.problem(section.path("extra_body"), f"expected a mapping, got {shown(extra)}")
     elif extra:
-        for name in sorted(extra.keys() & litellm_keys.PRICED_PARAMETERS.keys()):
-            section.findings.problem(
-                f"{section.path('extra_body')}.{name}", f"cannot be a default: {litellm_keys.PRICED_PARAMETERS[name]}"
-            )
-        for name in sorted(_limits_in(extra)):
-            section.findings.problem(
-                f"{section.path('extra_body')}.{name}",
-                "would exceed what is held for an answer: write litellm_params.max_tokens instead",
-            )
+        _refuse_unheld(section, extra, "extra_body.")
         defaults["extra_body"] = extra
     for key in sorted(_LIMITS):
         limit = section.optional_integer(key, minimum=1)
@@ -254,6 +264,8 @@ def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]
                 continue
             section.findings.warn(section.path(key), "unknown parameter; it is sent to the provider unchanged")
         value = section.json(key)
+        if key != "service_tier":
+            _refuse_unheld(section, {key: value})
         if value is not None:
             try:
                 defaults[key] = read_default(key, value)
@@ -366,6 +378,8 @@ def _read_headers(section: Section) -> Mapping[str, Secret]:
         value = headers.secret(name)
         if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) is None:
             headers.findings.problem(headers.path(name), "expected the name of an HTTP header")
+        elif why := litellm_keys.unheld_header(name):
+            headers.findings.problem(headers.path(name), f"cannot be a default: {why}")
         elif value is not None and not (value.reveal().isascii() and value.reveal().isprintable()):
             headers.findings.problem(headers.path(name), "expected printable ASCII characters")
         elif value is not None:

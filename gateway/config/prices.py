@@ -20,9 +20,12 @@ PRICE_NAMES = (
 )  # fmt: skip
 PRICE_KEY = re.compile(
     rf"(?P<name>{'|'.join(PRICE_NAMES)})(?:_above_(?P<above>\d{{1,6}})k_tokens)?"
-    r"(?:_(?P<tier>priority|flex|balanced|ultrafast|batches))?"
+    r"(?:_(?P<tier>priority|flex|balanced|ultrafast|batches|us|fast|fast_us))?"
 )
-"""Prices per token, by LiteLLM's names: above a threshold in thousand tokens, and of a service tier."""
+"""Prices per token, by LiteLLM's names: above a threshold in thousand tokens, and of a service tier.
+
+The last three are Anthropic's premiums, which LiteLLM's map has as factors.
+"""
 SEARCH_PRICE_KEYS = ("search_context_size_low", "search_context_size_medium", "search_context_size_high")
 """Fees of one web search, in LiteLLM's `search_context_cost_per_query`."""
 CITATION_PRICE_KEY = "citation_cost_per_token"

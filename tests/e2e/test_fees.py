@@ -33,8 +33,9 @@ def chunks(**more: Any) -> bytes:
 
 def with_claude(path: Path, address: str) -> Path:
     tree = yaml.safe_load(path.read_text())
-    params = {"model": "anthropic/claude-sonnet-4-5", "api_base": address, "api_key": "sk-provider-canary"}
-    tree["model_list"].append({"model_name": "claude", "litellm_params": params})
+    for name, model in (("claude", "claude-sonnet-4-5"), ("opus", "claude-opus-4-6")):
+        params = {"model": f"anthropic/{model}", "api_base": address, "api_key": "sk-provider-canary"}
+        tree["model_list"].append({"model_name": name, "litellm_params": params})
     path.write_text(yaml.safe_dump(tree))
     return path
 
@@ -76,6 +77,49 @@ async def test_what_a_provider_reports_is_held_for_and_billed(tmp_path: Path) ->
             message: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5"}
             message |= {"content": [{"type": "text", "text": "hi"}], "stop_reason": "end_turn", "usage": usage}
             assert await billed(json_answer(message), 8, model="claude") == 105_000 + 750_000
+            await gateway.audit()
+
+
+async def test_where_anthropic_served_a_call_and_what_it_cached_is_billed_within_the_hold(tmp_path: Path) -> None:
+    async with CannedProvider(b"") as provider:
+        path = config(tmp_path, provider.address + "/v1")
+        async with serving(with_claude(path, provider.address)) as gateway:
+            _, key = await gateway.tenant("acme")
+            number = 0
+
+            async def billed(model: str, usage: dict[str, Any], route: str, *, stream: bool) -> int:
+                nonlocal number
+                number += 1
+                message = {"id": "m", "type": "message", "role": "assistant", "model": model, "stop_reason": "end_turn"}
+                text = {"type": "text", "text": "hi"}
+                whole = message | {"content": [text], "usage": usage}
+                start = {"type": "message_start", "message": message | {"content": [], "usage": usage}}
+                provider.answer = json_answer(whole) if not stream else event_answer(
+                    start,
+                    {"type": "content_block_start", "index": 0, "content_block": text | {"text": ""}},
+                    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}},
+                    {"type": "content_block_stop", "index": 0},
+                    {"type": "message_delta", "delta": {"stop_reason": "end_turn"},
+                     "usage": {"output_tokens": usage["output_tokens"]}},
+                    {"type": "message_stop"},
+                )  # fmt: skip
+                body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 500}
+                async with gateway.http(key) as http:
+                    told = await http.post(
+                        route, json=body | {"stream": stream}, headers={"X-Session-Id": f"s-{number}"}
+                    )
+                assert told.status_code == 200, told.text
+                return await bill_of(gateway, f"s-{number}")
+
+            for route in ("/v1/chat/completions", "/v1/messages"):
+                for stream in (False, True):
+                    # 1.1 * (10 * 5,000 + 500 * 25,000), the longest answer that was held for
+                    us = {"input_tokens": 10, "output_tokens": 500, "inference_geo": "us"}
+                    assert await billed("opus", us, route, stream=stream) == 13_805_000
+                    # 10 * 3,000 + 4 * 3,750 + 5 * 15,000
+                    written = {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 0}
+                    cached = {"input_tokens": 10, "output_tokens": 5, "cache_creation": written}
+                    assert await billed("claude", cached, route, stream=stream) == 120_000
             await gateway.audit()
 
 

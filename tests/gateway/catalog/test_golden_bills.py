@@ -162,6 +162,21 @@ BILLS: dict[str, tuple[Prices, dict[str, Any], int]] = {
         },
         300_000 + 3_750_000 + 12_000_000 + 150_000,
     ),
+    # the same without the sum: 1,000 * 3,000 + 300 * 3,750 + 500 * 15,000, and 300 * 6,000 for an hour
+    "anthropic cache writes by lifetime alone": (
+        SONNET,
+        {"input_tokens": 1_000, "cache_creation": {"ephemeral_5m_input_tokens": 300}, "output_tokens": 500},
+        3_000_000 + 1_125_000 + 7_500_000,
+    ),
+    "anthropic one-hour writes alone": (
+        SONNET,
+        {
+            "input_tokens": 1_000,
+            "output_tokens": 500,
+            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 300},
+        },
+        3_000_000 + 1_800_000 + 7_500_000,
+    ),
     # long context counts cached tokens too: 1 * 6,000 + 199,999 * 600 + 1 * 7,500 + 2 * 22,500
     "anthropic above 200k": (
         SONNET,

@@ -5,23 +5,30 @@ Prices are those of LiteLLM's bundled map for the named models; the arithmetic i
 
 from __future__ import annotations
 
+import importlib.resources
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import yaml
 
-from gateway.catalog.build import load
+from gateway.catalog.build import PRICE_MAP_FILE, load
 from gateway.catalog.call_cost import billable_tiers, call_bounds, deployment_terms, expected_prices, sent_tier
-from gateway.catalog.cost import bill_nanousd, settlement
+from gateway.catalog.cost import CostBounds, bill_nanousd, settlement
 from gateway.catalog.models import Catalog, Model
 from gateway.catalog.prices import Prices
+from gateway.catalog.service_tiers import PREMIUMS, TIERS
 from gateway.catalog.usage import PartialUsage, Usage, usage_from_openai, with_facts
 from gateway.catalog.web_search import SearchTerms
+from gateway.config.prices import PRICE_KEY, PRICE_NAMES
 from gateway.config.reader import SettingsError
 
 NAMES = (
     "gpt-5", "claude-sonnet-4-5", "gemini-2.5-pro", "gemini-3.1-pro", "gpt-4o-search-preview", "sonar", "gpt-audio",
-    "gemini-2.5-flash", "sonar-deep-research",
+    "gemini-2.5-flash", "sonar-deep-research", "claude-opus-4-6", "claude-opus-4-8", "proxied", "azured",
 )  # fmt: skip
 MODELS = dict(
     zip(
@@ -29,7 +36,8 @@ MODELS = dict(
         (
             "openai/gpt-5", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "gemini/gemini-3.1-pro-preview",
             "openai/gpt-4o-search-preview", "perplexity/sonar", "openai/gpt-audio", "gemini/gemini-2.5-flash",
-            "perplexity/sonar-deep-research",
+            "perplexity/sonar-deep-research", "anthropic/claude-opus-4-6", "anthropic/claude-opus-4-8",
+            "openai/gpt-5, api_base: 'https://proxy.example/v1'", "azure/gpt-5, api_base: 'https://a.example'",
         ),
         strict=True,
     )
@@ -126,6 +134,110 @@ def test_a_hold_covers_every_tier_that_can_be_billed(catalog: Catalog, asked: st
     for tier in (None, *tiers):
         assert bill_nanousd(model.prices, Usage(1_000, 100, service_tier=tier)) <= held
     assert held == (4_500_000 if "priority" in tiers else 2_250_000)
+
+
+def test_where_another_tier_may_be_the_default_the_hold_covers_it(catalog: Catalog) -> None:
+    """Behind an address of its own and at Azure a call without a tier is served in the one of their settings."""
+    for name in ("proxied", "azured"):
+        model = catalog.models[name]
+        assert "priority" in billable_tiers(model.deployments[0], None)
+        assert billable_tiers(model.deployments[0], "default") == set()
+        held = call_bounds(model, 1_000, {}, {}).worst_nanousd(100)
+        assert invoice(model, PLAIN | {"service_tier": "priority"}) == 3_600_000 <= held == 4_500_000
+
+
+def opus(**more: Any) -> dict[str, Any]:
+    """Usage of 1,000 tokens in and 500 out: 1,000 * 5,000 + 500 * 25,000 = 17,500,000 at the standard price."""
+    return {"input_tokens": 1_000, "output_tokens": 500, "service_tier": "standard"} | more
+
+
+@pytest.mark.parametrize(
+    ("name", "reported", "expected"),
+    [
+        ("claude-opus-4-6", opus(inference_geo="global"), 17_500_000),
+        ("claude-opus-4-6", opus(inference_geo="not_available"), 17_500_000),
+        ("claude-opus-4-6", opus(inference_geo="us"), 19_250_000),  # * 1.1
+        # 300 of them written: 1.1 * (1,000 * 5,000 + 300 * 6,250 + 500 * 25,000)
+        ("claude-opus-4-6", opus(inference_geo="US", cache_creation_input_tokens=300), 21_312_500),
+        ("claude-opus-4-8", opus(speed="fast"), 35_000_000),  # * 2
+        ("claude-opus-4-8", opus(speed="fast", inference_geo="us"), 38_500_000),  # * 2.2
+        ("claude-opus-4-6", opus(speed="fast", inference_geo="us"), 19_250_000),  # has no fast mode
+        ("claude-sonnet-4-5", opus(inference_geo="us"), 10_500_000),  # has no premium
+        # An inner call without a place of its own was where the others were.
+        (
+            "claude-opus-4-6",
+            opus(inference_geo="us", iterations=[{"input_tokens": 1_000, "output_tokens": 500}] * 2),
+            38_500_000,
+        ),
+    ],
+)
+def test_anthropic_s_premiums_are_billed(catalog: Catalog, name: str, reported: dict[str, Any], expected: int) -> None:
+    assert invoice(catalog.models[name], reported) == expected
+
+
+@pytest.mark.parametrize("asked", [None, "auto", "default", "priority"])
+def test_a_hold_covers_where_a_workspace_has_its_calls_served(catalog: Catalog, asked: str | None) -> None:
+    model = catalog.models["claude-opus-4-8"]
+    assert billable_tiers(model.deployments[0], asked) - {"batches"} == {"us"}
+    plain, held = CostBounds(model.prices, 1_000), call_bounds(model, 1_000, {"service_tier": asked}, {})
+    assert held.worst_nanousd(500) * 10 == plain.worst_nanousd(500) * 11
+
+
+def test_a_hold_covers_the_fast_mode_that_an_operator_lets_clients_choose(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "model: anthropic/claude-opus-4-8, allowed_openai_params: [speed]", "")
+    assert billable_tiers(model.deployments[0], None) == {"us", "fast", "fast_us"}
+    held = call_bounds(model, 1_000, {}, {}).worst_nanousd(500)
+    assert bill_nanousd(model.prices, Usage(1_000, 500, premiums=("fast", "us"))) <= held
+
+
+def test_every_tier_and_factor_of_the_price_map_is_known_and_held_for(tmp_path: Path) -> None:
+    """A price of a kind that is new in LiteLLM's map fails here, before a bill exceeds its hold."""
+    listed = msgspec.json.decode(importlib.resources.files("litellm").joinpath(PRICE_MAP_FILE).read_bytes())
+    listed.pop("sample_spec")
+    suffix = re.compile(rf"(?:{'|'.join(PRICE_NAMES)})(?:_above_\d+k_tokens)?_(?P<tier>[a-z_]+)")
+    found = [match["tier"] for entry in listed.values() for match in map(suffix.fullmatch, entry) if match]
+    assert set(found) <= {*TIERS, "cache_hit"} | {"per_token", "above_1hr"}, set(found)
+    factors = [
+        (name, entry["provider_specific_entry"])
+        for name, entry in listed.items()
+        if entry.get("mode") in ("chat", "responses") and isinstance(entry.get("provider_specific_entry"), dict)
+    ]
+    factors = [(name, {k: v for k, v in each.items() if isinstance(v, int | float)}) for name, each in factors]
+    assert len(factors) > 5
+    assert {premium for _, each in factors for premium in each} <= set(PREMIUMS)
+    tiered = [
+        name
+        for name, entry in listed.items()
+        if entry.get("mode") in ("chat", "responses")
+        and "input_cost_per_token" in entry
+        and any(PRICE_KEY.fullmatch(key) and key.endswith(TIERS) for key in entry)
+    ]
+    assert len(tiered) > 50
+    names = sorted({*tiered, *(name for name, _ in factors)})
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump({"model_list": [
+        {"model_name": name, "litellm_params": {
+            "model": name, "custom_llm_provider": listed[name]["litellm_provider"], "allowed_openai_params": ["speed"],
+            "api_base": "https://own.example/v1",
+        }} for name in names
+    ]}))  # fmt: skip
+    models = load(path, {})[1].models
+    known = dict(factors)
+    for name in names:
+        model = models[name]
+        [deployment] = model.deployments
+        prompt = min(300_000, model.longest_prompt_tokens or 300_000)
+        for asked in (None, "auto", *model.prices.tier_names):
+            held = call_bounds(model, prompt, {"service_tier": asked}, {})
+            sent = sent_tier(deployment, asked)
+            # The provider's choice: where none is sent, any that its settings may have as their default.
+            served = {None, sent} | (deployment.unasked_tiers if asked is None else set())
+            served |= set(model.prices.tier_names) - set(PREMIUMS) if asked == "auto" else set()
+            for tier, premiums in itertools.product(served, ((), ("us",), ("fast",), ("fast", "us"))):
+                usage = Usage(prompt, 9_000, cache_write_tokens=900, service_tier=tier, premiums=premiums)
+                assert bill_nanousd(model.prices, usage) <= held.worst_nanousd(9_000), (name, asked, tier)
+        for premium in known.get(name, ()):
+            assert model.prices.of(premium) is not model.prices
 
 
 def test_openai_is_told_the_tier_that_is_held_for(catalog: Catalog) -> None:

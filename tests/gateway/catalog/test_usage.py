@@ -31,7 +31,12 @@ def test_explicit_zero_is_zero() -> None:
         {"prompt_tokens": True, "completion_tokens": 2},
         {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"audio_tokens": 11}},
         {"prompt_tokens": 10, "completion_tokens": 2, "completion_tokens_details": {"audio_tokens": 3}},
-        {"input_tokens": 1, "output_tokens": 1, "cache_creation": {"ephemeral_1h_input_tokens": 5}},
+        {
+            "input_tokens": 9,
+            "output_tokens": 1,
+            "cache_creation_input_tokens": 2,
+            "cache_creation": {"ephemeral_1h_input_tokens": 5},
+        },
     ],
 )
 def test_a_count_that_cannot_be_is_a_fault(reported: dict[str, Any]) -> None:

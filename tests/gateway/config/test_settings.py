@@ -587,6 +587,53 @@ def test_extra_body_cannot_lift_the_limit_for_which_money_is_held(write: Write, 
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("extra_body: {service_tier: priority}", "extra_body.service_tier"),
+        ("extra_body: {serviceTier: auto}", "extra_body.serviceTier"),
+        ("serviceTier: priority", "serviceTier"),
+        ("extra_body: {requestMetadata: {serviceTier: {type: priority}}}", "extra_body.requestMetadata.serviceTier"),
+        ("performanceConfig: {latency: optimized}", "performanceConfig"),
+        ("extra_body: {speed: fast}", "extra_body.speed"),
+        ("extra_body: {n: 3}", "extra_body.n"),
+        ("extra_body: {generationConfig: {candidateCount: 3}}", "extra_body.generationConfig.candidateCount"),
+        ("generationConfig: {responseModalities: [IMAGE]}", "generationConfig.responseModalities"),
+        ("extra_body: {modalities: [audio]}", "extra_body.modalities"),
+        ("extra_body: {enable_search: true}", "extra_body.enable_search"),
+        ("extra_body: {web_search_options: {search_context_size: low}}", "extra_body.web_search_options"),
+        ("extra_body: {model: a-dearer-one}", "extra_body.model"),
+        ("extra_body: {messages: [{role: system, content: long}]}", "extra_body.messages"),
+        ("system: [{type: text, text: long}]", "system"),
+        ("extra_body: {mcp_servers: [{url: 'https://h'}]}", "extra_body.mcp_servers"),
+        ("options: {num_predict: -1}", "options.num_predict"),
+    ],
+)
+def test_no_default_makes_a_bill_higher_than_its_hold(write: Write, written: str, path: str) -> None:
+    (problem,) = problems_of(
+        write(f"model_list: [{{model_name: a, litellm_params: {{model: openai/x, {written}}}}}]\n")
+    )
+    assert problem.startswith(f"gateway.yaml: model_list[0].litellm_params.{path}: ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-Amzn-Bedrock-Service-Tier", "X-Amzn-Bedrock-PerformanceConfig-Latency", "X-Vertex-AI-LLM-Request-Type",
+        "X-Vertex-AI-LLM-Shared-Request-Type",
+    ],
+)  # fmt: skip
+def test_no_header_chooses_a_service_tier(write: Write, name: str) -> None:
+    params = f"{{model: openai/x, extra_headers: {{{name}: priority}}}}"
+    (problem,) = problems_of(write(f"model_list: [{{model_name: a, litellm_params: {params}}}]\n"))
+    assert problem.startswith(f"gateway.yaml: model_list[0].litellm_params.extra_headers.{name}: cannot be a default")
+
+
+def test_a_default_that_changes_no_price_is_sent(write: Write) -> None:
+    body = "{service_tier: default, chat_template_kwargs: {documents: [a]}, repetition_penalty: 1.1, n: null}"
+    settings_of(write(f"model_list: [{{model_name: a, litellm_params: {{model: openai/x, extra_body: {body}}}}}]\n"))
+
+
 def test_a_wildcard_and_a_router_of_litellm_s_are_no_models(write: Write) -> None:
     path = write(MINIMAL + "  - {model_name: 'openai/*', litellm_params: {model: 'openai/*'}}\n")
     (problem,) = problems_of(path)
