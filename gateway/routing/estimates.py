@@ -26,12 +26,14 @@ from gateway.catalog.models import Model
 from gateway.catalog.prices import Rates
 from gateway.catalog.tokens import PromptTokens
 from gateway.dialects.request import ChatRequest
-from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD
+from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD, nanousd_from_femtousd
 from gateway.providers.cooldown import Breaker
 from gateway.routing.guard import Eligibility
 from gateway.routing.session import SessionMemory, matching_prefix
 from policy.mdp import COST_LEVELS, NOT_AFFORDABLE, CandidateView
 
+LeastAnswer = Literal["any", "short", "whole"]
+"""The shortest limit of an answer worth paying for: LEAST_OUTPUT_TOKENS, LEAST_LIKELY_TOKENS, nine answers in ten."""
 CacheMark = Literal["", "5m", "1h"]
 """The lifetime that a client asks for with `cache_control`."""
 HOUR: Literal["1h"] = "1h"
@@ -46,6 +48,7 @@ MARGIN_SHARE = 3
 """A foreign tokenizer may count a third more than ours, and what its template adds."""
 LEAST_ROOM_SHARE = 8
 """Near the end of the window, our limit is still an eighth of what our own count leaves."""
+WHOLE = COST_LEVELS.index(0.9)
 _LIKELY = COST_LEVELS.index(0.98)
 _MEDIAN = COST_LEVELS.index(0.5)
 HOLD_SHARE = 4
@@ -103,6 +106,9 @@ class TurnTerms(Struct, frozen=True):
     """Number of turns of the session that are being started, including this one."""
     mark: CacheMark = ""
     """What the client marks for its provider's cache, and pays for writing."""
+    least: LeastAnswer = "any"
+    growth_femtousd: int = 0
+    """What a token beyond that length costs besides its price, on a later turn that must be paid too."""
 
 
 def estimate(
@@ -124,16 +130,18 @@ def estimate(
     # Send the requested limit unchanged while it fits by our own count.
     limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))
     quantiles = forecast.quantiles(model.action, min(most, room), model.effort)
-    likely_tokens = quantiles[_LIKELY]
+    likely_tokens, whole_tokens = quantiles[_LIKELY], quantiles[WHOLE]
     if answer_tokens is not None:
         quantiles = tuple([min(tokens, float(min(most, room))) for tokens in answer_tokens])
-        likely_tokens = max(likely_tokens, quantiles[_LIKELY])
+        likely_tokens, whole_tokens = max(likely_tokens, quantiles[_LIKELY]), max(whole_tokens, quantiles[WHOLE])
     likely = min(limit, max(math.ceil(likely_tokens), LEAST_LIKELY_TOKENS))
+    least = LEAST_OUTPUT_TOKENS if terms.least == "any" else LEAST_LIKELY_TOKENS
+    least = min(limit, max(least, math.ceil(whole_tokens)) if terms.least == "whole" else least)
     longest = model.longest_answer_tokens if asked is None and chat.mode == "chat" else None
 
     asked_calls = chat.forwarded.tools.asked_calls if chat.forwarded and is_forwarded(chat, model) else 0
     for tool_calls in range(asked_calls, min(asked_calls, 1) - 1, -1):  # fewer where the money covers no more
-        limited, max_tokens, hold_nanousd = _hold(model, terms, limit, longest, likely, tool_calls)
+        limited, max_tokens, hold_nanousd = _hold(model, terms, limit, longest, likely, least, tool_calls)
         if max_tokens and hold_nanousd <= terms.available_nanousd:
             break
     affordable = max_tokens and hold_nanousd <= terms.available_nanousd
@@ -227,11 +235,11 @@ def _safe_room(room: int, prompt_tokens: int) -> int:
 
 
 def _hold(
-    model: Model, terms: TurnTerms, limit: int, longest: int | None, likely: int, tool_calls: int
+    model: Model, terms: TurnTerms, limit: int, longest: int | None, likely: int, least: int, tool_calls: int
 ) -> tuple[bool, int, int]:
     """(limited, max_tokens, hold); the hold exceeds the available amount when the model is unaffordable.
 
-    `longest`: the longest response without a limit; None: a limit is needed.
+    `longest`: the longest response without a limit; None: a limit is needed. `least`: the shortest useful limit.
     """
     chat, available_nanousd, contended = terms.chat, terms.available_nanousd, terms.contended
     bounds = call_bounds(
@@ -240,6 +248,11 @@ def _hold(
         tool_calls=tool_calls,
     )  # fmt: skip
     worst = bounds.worst_nanousd
+    if growth := terms.growth_femtousd:
+        beside_nanousd = nanousd_from_femtousd(least * growth)
+        with_growth = bounds.affordable_output_tokens(available_nanousd + beside_nanousd, growth)
+        limit, likely = min(limit, max(least, with_growth)), min(likely, max(least, with_growth))
+        longest = longest if longest is not None and longest <= with_growth else None
 
     def affordable(nanousd: int) -> int:
         return min(limit, bounds.affordable_output_tokens(nanousd))
@@ -255,9 +268,8 @@ def _hold(
     if target <= available_nanousd:
         tokens = limit if target == wanted else affordable(target)
         return True, tokens, worst(tokens)
-    least = min(limit, LEAST_OUTPUT_TOKENS)
     if contended:  # held money returns, so accept a very short answer only when the money is spent
-        least = likely if terms.patient else min(likely, LEAST_LIKELY_TOKENS)
+        least = likely if terms.patient else max(least, min(likely, LEAST_LIKELY_TOKENS))
     tokens = affordable(available_nanousd)
     if contended:
         # Parallel turns share the rest of a session: each takes half of what is left.

@@ -92,7 +92,9 @@ class SessionMemory(Struct, frozen=True):
     explores: bool = True
     """False: the client turned exploration off for this session (X-Route-Explore: off)."""
     wrapped_nanousd: int | None = None
-    """The session's budget when its last answer was served in wrap-up."""
+    """The session's budget when its last answer was served in wrap-up; None again after an ordinary one."""
+    closed: bool = False
+    """True if the newest answer was served in wrap-up, whichever account's money had ended."""
     stalled_messages: int | None = None
     """The length of the conversation when its stall was reported (gateway.turn.stall_rule)."""
     warm: Mapping[str, WarmPrefix] = field(default_factory=dict)
@@ -174,12 +176,14 @@ def memory_update(
     tool_error: bool,
     at_ms: int,
     explores: bool = True,
+    closed: bool | None = None,
     wrapped_nanousd: int | None = None,
     homes: Mapping[str, str] | None = None,
 ) -> str:
     """The update of the session's memory after a turn, as `records.merge_memory` merges it.
 
-    `wrapped_nanousd`: the session's budget, after its last answer. `homes`: the deployments that answered last.
+    `closed`: whether the answer was served in wrap-up; None leaves what is known. `wrapped_nanousd`: the session's
+    budget, if it has no money for another turn. `homes`: the deployments that answered last.
     """
     digest = digests.whole
     added = {
@@ -192,8 +196,8 @@ def memory_update(
     facts: dict[str, Any] = {"last_model": model, "last_at_ms": at_ms, "last_request": digest, "explores": explores}
     if homes is not None and not failed:
         facts["homes"] = dict(homes)
-    if wrapped_nanousd is not None:
-        facts["wrapped_nanousd"] = wrapped_nanousd
+    if closed is not None:
+        facts |= {"closed": closed, "wrapped_nanousd": wrapped_nanousd}
     update = {
         "add": added,
         "set": facts,

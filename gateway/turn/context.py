@@ -81,6 +81,8 @@ class TurnContext(Struct, frozen=True):
     """Limits from the sessions above, of a session that has a parent."""
     kept_nanousd: int = 0
     """Amount that this turn leaves for the session's last answer."""
+    growth_femtousd: int = 0
+    """What each token of a long answer adds to that amount."""
     decides_kept: bool = False
     """True if this turn sets the amount that the session keeps; False leaves what an earlier turn kept."""
     closing: bool = False
@@ -178,12 +180,6 @@ class TurnContext(Struct, frozen=True):
             account = "tenant"
         left_nanousd = free_nanousd(min(session, tenant), self.kept_nanousd)
         return funds_of(left_nanousd, account, free_nanousd(unspent_nanousd, self.kept_nanousd))
-
-    @property
-    def wrapped_up(self) -> bool:
-        """True if the session's last answer was served, and its budget was not raised since."""
-        wrapped_nanousd = self.memory.wrapped_nanousd
-        return wrapped_nanousd is not None and self.budget_nanousd <= wrapped_nanousd
 
 
 class RoutingDecision(Struct, frozen=True):

@@ -15,7 +15,7 @@ from gateway.decisions.trainable import PINNED_REASONS, why_not_trained
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
-from gateway.routing.estimates import Estimate, TurnTerms, cache_mark, estimate, without_uncertain
+from gateway.routing.estimates import Estimate, LeastAnswer, TurnTerms, cache_mark, estimate, without_uncertain
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.guard import Eligibility, RequestedModel
 from gateway.routing.observe import Observer
@@ -24,7 +24,7 @@ from gateway.turn.context import Attempt, RoutingDecision, TurnContext
 from gateway.turn.fallback import FALLBACK
 from gateway.turn.funds import AvailableFunds, Shortage
 from gateway.turn.waiting import HeldMoney
-from gateway.turn.wrap_up import kept_nanousd
+from gateway.turn.wrap_up import LastAnswer, last_answer
 from policy.facts import LOG_VERSION
 from policy.mdp import ONLY_AFFORDABLE, Observation
 
@@ -53,12 +53,14 @@ class Estimator:
     ) -> list[Estimate]:
         """Estimates of all models, with their affordability."""
         over_budget = cast(Literal["degrade", "refuse"], self._configuration().settings.session.over_budget)
+        least: LeastAnswer = "any"
         if context.closing:
             over_budget = "degrade"
+            least = "short" if context.memory.closed else "any"
         elif context.second:
             over_budget = "refuse"  # the grade of a cut answer would be of the money, not of the model
         elif context.kept_nanousd and funds.account != "request":
-            over_budget = "refuse"  # a whole last answer is better than a cut one
+            least = "whole"  # a whole last answer is better than a cut one
         family = context.asked.parent_session_id or context.session_id
         company = self._held.company((context.caller.tenant_id, family))
         # A note that differs on each turn stands before the conversation: no cached prefix reaches beyond it.
@@ -75,6 +77,8 @@ class Estimator:
             patient=patient,
             company=max(1, company),
             mark=cache_mark(context.chat),
+            least=least,
+            growth_femtousd=context.growth_femtousd if least == "whole" else 0,
         )
         estimates = [
             estimate(option, terms, self._forecast, self._breaker, answer_tokens.get(option.model.action))
@@ -84,9 +88,10 @@ class Estimator:
             without_uncertain(estimates) if any(e.view.feasible and e.option.certain for e in estimates) else estimates
         )
 
-    def kept_nanousd(self, closing: TurnContext) -> int:
-        """The amount that a turn leaves for the session's last answer, whose context this is."""
-        return kept_nanousd(closing.options, closing.chat, self._forecast, closing.prompt.bound)
+    def last_answer(self, closing: TurnContext) -> LastAnswer:
+        """The money that a turn leaves for the session's last answer, whose context this is."""
+        bound, budget_nanousd = closing.prompt.bound, closing.budget_nanousd
+        return last_answer(closing.options, closing.chat, self._forecast, bound, budget_nanousd)
 
     def without_tool_loop(self, context: TurnContext) -> TurnContext | None:
         """The turn with every model open to its tool loop, whose own has become too expensive.
@@ -217,9 +222,9 @@ class Decider:
             return {}
         return self._router.answer_tokens(turn, context.prompt.estimate, len(context.options))
 
-    def kept_nanousd(self, closing: TurnContext) -> int:
-        """The amount that a turn leaves for the session's last answer, whose context this is."""
-        return self._estimator.kept_nanousd(closing)
+    def last_answer(self, closing: TurnContext) -> LastAnswer:
+        """The money that a turn leaves for the session's last answer, whose context this is."""
+        return self._estimator.last_answer(closing)
 
     def fallback(self, context: TurnContext, choice: RoutingDecision, option: Eligibility) -> RoutingDecision | None:
         """The decision with another model in the drawn one's place; None: not affordable."""

@@ -63,21 +63,6 @@ def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
     if funds.account != "request":  # what is kept for the last answer is still left
         details |= spend_control_fields(not context.kept_nanousd or context.session_left_nanousd <= 0)
     how = how.replace("{id}", context.session_id)
+    if context.closing and context.memory.closed:
+        found = f"the last answer of this session was served in wrap-up; {found}"
     return kind(f"{found}; {how}", headers={"x-should-retry": "false"}, details=details)
-
-
-def wrapped_up(context: TurnContext) -> GatewayError:
-    """The error for a turn after the session's last answer."""
-    left = max(0, context.session_left_nanousd)
-    how = _EXHAUSTED["session"][1].replace("{id}", context.session_id)
-    return SessionBudgetExceeded(
-        f"the last answer of this session was served in wrap-up; {usd_string(left)} USD of its budget of "
-        f"{usd_string(context.budget_nanousd)} USD are left; {how}",
-        headers={"x-should-retry": "false"},
-        details={
-            "session_id": context.session_id,
-            "remaining_nano_usd": left,
-            "remaining_usd": usd_string(left),
-            **spend_control_fields(True),
-        },
-    )

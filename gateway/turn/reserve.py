@@ -35,6 +35,7 @@ from gateway.turn.second_draw import second_chances, second_share
 from gateway.turn.settle import Settlements
 from gateway.turn.stream import run_until_disconnect
 from gateway.turn.waiting import WAIT_S, HeldMoney
+from gateway.turn.wrap_up import LastAnswer
 
 RESERVE_TRIES = 4
 """Decisions of a turn that loses races for the remaining money."""
@@ -68,9 +69,9 @@ class Reservations:
         """Count a turn among those that start in its session, until it has reserved."""
         return self._held.arriving((caller.tenant_id, session_id))
 
-    def kept_nanousd(self, closing: TurnContext) -> int:
-        """The amount that a turn leaves for the session's last answer, whose context this is."""
-        return self._decider.kept_nanousd(closing)
+    def last_answer(self, closing: TurnContext) -> LastAnswer:
+        """The money that a turn leaves for the session's last answer, whose context this is."""
+        return self._decider.last_answer(closing)
 
     async def decide_and_reserve(self, context: TurnContext, watch: Watch | None) -> Attempt | Response:
         """Decide and reserve, waiting for money that others hold. Raises ClientLeft on a disconnect."""

@@ -250,7 +250,8 @@ class Settlements:
                 failed=failed,
                 regenerated="regenerates" in signals,
                 tool_error="invalid_tool_json" in signals,
-                wrapped_nanousd=_wrapped_nanousd(context) if message is not None and not failed else None,
+                closed=_closed(context) if message is not None and not failed else None,
+                wrapped_nanousd=_wrapped_nanousd(context),
                 at_ms=now_ms(self._clock),
                 homes=_homes(attempt),
             )
@@ -391,6 +392,11 @@ def _homes(attempt: Attempt) -> Mapping[str, str] | None:
     if len(option.model.deployments) == 1:
         return None
     return {**attempt.context.memory.homes, attempt.model: attempt.deployment.deployment_id}
+
+
+def _closed(context: TurnContext) -> bool | None:
+    """Whether an answer was served in wrap-up; None for an ordinary one after another."""
+    return context.closing if context.closing or context.memory.closed else None
 
 
 def _wrapped_nanousd(context: TurnContext) -> int | None:

@@ -39,7 +39,6 @@ from gateway.tasks import Background
 from gateway.turn.call import ProviderCalls
 from gateway.turn.context import Attempt, Second, TurnContext
 from gateway.turn.deliver import Delivery
-from gateway.turn.exhausted import wrapped_up
 from gateway.turn.headers import read_turn_headers
 from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
@@ -154,27 +153,37 @@ class Turns:
         self._delivery.refusal(context, code, stored=stored)
 
     async def _ordinary_or_last(self, context: TurnContext, watch: Watch) -> Attempt | Response:
-        """Reserve an ordinary turn, or, in a session with wrap-up, its last answer when only that is left."""
+        """Reserve an ordinary turn, or, in a session with wrap-up, a last answer when only that is left."""
         if context.row is not None and context.row.state == "paused":
             raise session_paused(context.session_id)
-        if context.wrapped_up:
-            raise wrapped_up(context)
         await self._stall_rule.check(context)
         if context.chat.mode != "chat" or not self._wraps_up(context):
             return await self._reservations.decide_and_reserve(context, watch)
         closing = await self._preparation.closing(context)
-        kept_nanousd = self._reservations.kept_nanousd(closing)
+        last = self._reservations.last_answer(closing)
+        kept_nanousd = last.kept_nanousd
         if context.row is not None:  # another conversation of the session may need more
             kept_nanousd = max(kept_nanousd, context.row.kept_nanousd)
-        ordinary = structs.replace(context, kept_nanousd=kept_nanousd, decides_kept=kept_nanousd > 0)
+        ordinary = structs.replace(
+            context, kept_nanousd=kept_nanousd, growth_femtousd=last.growth_femtousd, decides_kept=kept_nanousd > 0
+        )
         try:
             return await self._reservations.decide_and_reserve(ordinary, watch)
         except (SessionBudgetExceeded, TenantBudgetExceeded):
             return await self._reservations.decide_and_reserve(closing, watch)
 
     def _wraps_up(self, context: TurnContext) -> bool:
-        """True if this session ends with a last answer: as the client asks, else its tenant, else the operator."""
-        switches = (context.asked.wrap_up, context.caller.wrap_up, self._configuration().settings.session.wrap_up)
+        """True if this session ends with a last answer: as the client asks, else its tenant, else the operator.
+
+        After a last answer a client that says nothing goes on as it began.
+        """
+        begun = context.memory.closed or None
+        switches = (
+            context.asked.wrap_up,
+            begun,
+            context.caller.wrap_up,
+            self._configuration().settings.session.wrap_up,
+        )
         return next(switch for switch in switches if switch is not None)
 
     async def _complete(self, attempt: Attempt) -> Response:
