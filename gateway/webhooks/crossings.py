@@ -1,7 +1,8 @@
 """Queue one message whenever an account has spent a share of its budget, or its soft budget.
 
 Every replica looks; the unique index of `webhook_events` lets one of them record a crossing, whatever dies in between.
-A budget that is raised, or a window that begins again, makes room for a new crossing of the same threshold.
+A budget that is changed, or a window that begins again, makes room for a new crossing of the same threshold. After a
+change it is told only if the spending had been below it: the ledger's entries say how much was spent at the time.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, or_, select
+import orjson
+from sqlalchemy import Connection, Select, and_, func, or_, select
 
-from gateway.database.tables import keys, sessions, tenants
+from gateway.database.tables import keys, ledger_entries, sessions, tenants, webhook_events
 from gateway.money import usd_string
 from gateway.webhooks.outbox import WebhookEvent, queue
 
@@ -36,6 +38,11 @@ class BudgetedAccount:
     soft_budget_nanousd: int | None = None
 
     @property
+    def place(self) -> str:
+        """Its name among the events of all tenants."""
+        return f"{self.tenant_id}/{self.account_id}"
+
+    @property
     def over_soft_budget(self) -> bool:
         """True once the soft budget is spent."""
         return self.soft_budget_nanousd is not None and self.spent_nanousd >= self.soft_budget_nanousd
@@ -55,8 +62,67 @@ def record(
     made = 0
     for account in _accounts(connection, since_ms):
         for threshold in (*account.crossed, *((SOFT,) if account.over_soft_budget else ())):
-            made += queue(connection, urls, _event(account, threshold), at_ms=at_ms, new_id=new_id)
+            told = _was_told(connection, account, threshold)
+            made += queue(connection, urls, _event(account, threshold), at_ms=at_ms, new_id=new_id, told=told)
     return made
+
+
+def _was_told(connection: Connection, account: BudgetedAccount, threshold: int) -> bool:
+    """True if a threshold that another budget was told of has stayed crossed since."""
+    past = webhook_events.c
+    of_account = (
+        past.account == account.kind, past.account_id == account.place, past.threshold == threshold,
+        past.reset_at_ms == account.reset_at_ms,
+    )  # fmt: skip
+    newest = select(past.granted_nanousd, past.body).where(*of_account).order_by(past.created_at_ms.desc()).limit(1)
+    last = connection.execute(newest).first()
+    limit_nanousd = account.soft_budget_nanousd if threshold == SOFT else account.granted_nanousd
+    if last is None or last.granted_nanousd == limit_nanousd:
+        return False
+    if threshold == SOFT:  # its changes have no entries
+        return limit_nanousd is not None and orjson.loads(last.body)["spent_nano_usd"] >= limit_nanousd
+    granted_nanousd = account.granted_nanousd
+    for change in connection.execute(_changes(account)):
+        spent_nanousd = account.spent_nanousd - _spent_since(connection, account, change.entry_id)
+        before_nanousd = granted_nanousd - change.granted_delta_nanousd
+        if spent_nanousd * 100 < threshold * max(granted_nanousd, before_nanousd):
+            return False
+        granted_nanousd = before_nanousd
+        if granted_nanousd == last.granted_nanousd:
+            return True
+    return False
+
+
+def _changes(account: BudgetedAccount) -> Select[Any]:
+    """The changes of an account's budget, newest first."""
+    entry = ledger_entries.c
+    session_id = account.account_id if account.kind == "session" else None
+    query = select(entry.entry_id, entry.granted_delta_nanousd).where(
+        entry.tenant_id == account.tenant_id, entry.session_id == session_id, entry.scope == account.kind,
+        entry.granted_delta_nanousd != 0,
+    )  # fmt: skip
+    if account.kind == "key":
+        query = query.where(entry.key_id == account.account_id)
+    return query.order_by(entry.entry_id.desc())
+
+
+def _spent_since(connection: Connection, account: BudgetedAccount, entry_id: int) -> int:
+    """What an account has spent after an entry, with all sessions below it."""
+    entry = ledger_entries.c
+    query = select(func.coalesce(func.sum(entry.spent_delta_nanousd), 0)).where(
+        entry.entry_id > entry_id, entry.tenant_id == account.tenant_id, entry.scope == "turn"
+    )
+    if account.kind == "key":
+        query = query.where(entry.key_id == account.account_id)
+    if account.kind == "session":
+        row = sessions.c
+        tree = select(row.session_id).where(row.tenant_id == account.tenant_id, row.session_id == account.account_id)
+        family = tree.cte("family", recursive=True)
+        below = select(row.session_id).where(
+            row.tenant_id == account.tenant_id, row.parent_session_id == family.c.session_id
+        )
+        query = query.where(entry.session_id.in_(select(family.union(below).c.session_id)))
+    return int(connection.execute(query).scalar_one())
 
 
 def _accounts(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
@@ -111,7 +177,7 @@ def _event(account: BudgetedAccount, threshold: int) -> WebhookEvent:
     }
     return WebhookEvent(
         account.kind,
-        f"{account.tenant_id}/{account.account_id}",
+        account.place,
         threshold,
         body,
         granted_nanousd=account.granted_nanousd if soft is None else soft,

@@ -27,13 +27,23 @@ class WebhookEvent:
 
 
 def queue(
-    connection: Connection, urls: Sequence[str], event: WebhookEvent, *, at_ms: int, new_id: Callable[[str], str]
+    connection: Connection,
+    urls: Sequence[str],
+    event: WebhookEvent,
+    *,
+    at_ms: int,
+    new_id: Callable[[str], str],
+    told: bool = False,
 ) -> int:
-    """Queue a message to every URL, unless this event was queued before; return how many."""
-    return sum(_queue_one(connection, url, event, at_ms, new_id("evt")) for url in urls)
+    """Queue a message to every URL, unless this event was queued before; return how many.
+
+    `told`: it needs no message, and is only recorded.
+    """
+    made = sum(_queue_one(connection, url, event, at_ms, new_id("evt"), told) for url in urls)
+    return 0 if told else made
 
 
-def _queue_one(connection: Connection, url: str, event: WebhookEvent, at_ms: int, event_id: str) -> int:
+def _queue_one(connection: Connection, url: str, event: WebhookEvent, at_ms: int, event_id: str, told: bool) -> int:
     table: Table = webhook_events
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     done = connection.execute(
@@ -49,6 +59,7 @@ def _queue_one(connection: Connection, url: str, event: WebhookEvent, at_ms: int
             body=orjson.dumps({"id": event_id, **event.body, "created_at_ms": at_ms}).decode(),
             attempts=0,
             due_at_ms=at_ms,
+            done_at_ms=at_ms if told else None,
             created_at_ms=at_ms,
         )
         .on_conflict_do_nothing()

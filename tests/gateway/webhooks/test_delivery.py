@@ -15,12 +15,15 @@ import pytest
 from aiohttp import web
 from sqlalchemy import insert, select, update
 
+from gateway.accounts.keys import set_key_budget
+from gateway.accounts.tenants import grant_to_tenant
 from gateway.config.settings import WebhookSettings
 from gateway.config.values import Secret
 from gateway.database.database import Database, transaction
 from gateway.database.tables import keys, sessions, tenants, webhook_events
 from gateway.money import MAX_NANOUSD
 from gateway.webhooks.delivery import CLAIM_MS, MAX_ATTEMPTS, Webhooks, claim, pause_s
+from tests.harness.money import open_bench
 from tests.harness.receiver import receiving
 
 SECRET = Secret("whsec-4fT9kQ2mZ7")
@@ -238,3 +241,55 @@ async def test_a_soft_budget_is_told_once_and_again_when_it_is_moved(
         ("budget.soft_limit", "tenant", 300),
         ("budget.soft_limit", "tenant", 310),
     ]
+
+
+async def test_a_threshold_that_stays_crossed_is_not_told_again_when_a_budget_changes(
+    database_url: str, receiver: Receiver
+) -> None:
+    """By what the ledger says was spent when the budget changed, with sub-agents and whatever came after it."""
+    async with open_bench(database_url, budget_nanousd=1_000) as bench:
+        now = [bench.hands.clock()]
+        subject = await replica(receiver.url, bench.database, now)
+
+        async def spent(nanousd: int, session: str = "s1", **terms: Any) -> None:
+            op = await bench.held(nanousd, session=session, **terms)
+            await bench.ledger.settle(bench.bill(op, nanousd))
+
+        async def told(account: str) -> list[int]:
+            now[0] += 1
+            receiver.got.clear()
+            await subject.webhooks.look()
+            async with aiohttp.ClientSession() as http:
+                await subject.webhooks.deliver(http)
+            bodies = [web_body(body) for _, body in receiver.got]
+            return sorted(body["threshold_percent"] for body in bodies if body["account"] == account)
+
+        async def grant(nanousd: int) -> None:
+            await bench.database.write(
+                lambda c: grant_to_tenant(c, "acme", nanousd, actor="test", now_ms=bench.hands.at_ms)
+            )
+
+        await spent(50, ceiling=100)
+        assert await told("session") == [50]
+        await spent(32)  # 82 %, and no look before the budget is raised
+        await spent(1, ceiling=110)  # 75 %
+        assert await told("session") == []
+        await spent(6)
+        assert await told("session") == [80]
+        await spent(1, ceiling=178)  # of which 89 were spent, the half
+        assert await told("session") == []
+        await spent(1, ceiling=300)  # 30 %
+        await spent(70, session="child", parent="s1")
+        await spent(1, ceiling=310)  # of which 161 were spent: the child had brought it above the half again
+        assert await told("session") == [50]
+        await spent(700, session="other", ceiling=700)  # 862 of the tenant's 1,000
+        assert await told("tenant") == [50, 80]
+        await grant(-50)
+        assert await told("tenant") == []
+        await grant(-50)
+        assert await told("tenant") == [95]
+        key = (await bench.key(budget_nanousd=40)).key_id
+        await spent(30, session="keyed", key=key, ceiling=1_000)
+        assert await told("key") == [50]
+        await bench.database.write(lambda c: set_key_budget(c, key, 50, actor="test", now_ms=bench.hands.at_ms))
+        assert await told("key") == []
