@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -23,6 +23,7 @@ _PREFIX = "x-seqroute-"
 MAX_IDEMPOTENCY_KEY = 255
 BudgetVisible = Literal["note", "task_budget", "usage"]
 """A line in the system prompt; Anthropic's token budget, and the line for models without one."""
+_SWITCHES: Mapping[str, bool] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 PARENT_ALIASES = ("x-codex-parent-thread-id", "x-opencode-parent-session")
 """How coding agents name the session of the agent that started this one."""
 
@@ -73,8 +74,8 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
         expected_turns=_expected_turns(headers.get("x-session-expected-turns")),
         budget_share_percent=share,
         max_cost_nanousd=read_budget(headers, "X-Route-Max-USD"),
-        end_session=_flag(headers, "X-Session-End"),
-        budget_visible=_budget_visible(headers.get("x-budget-visible")),
+        end_session=_switch(headers, "X-Session-End") is True,
+        budget_visible=_budget_visible(headers),
         wrap_up=_switch(headers, "X-Wrap-Up"),
         explore=_switch(headers, "X-Route-Explore"),
         lambda_per_usd=_lambda(headers.get("x-route-lambda")),
@@ -217,34 +218,23 @@ def _parent(headers: Mapping[str, str]) -> tuple[str | None, bool]:
     return None if alias is None else normalize_id(alias), False
 
 
-def _budget_visible(value: str | None) -> BudgetVisible | None:
-    if value is not None and value.lower() == "task_budget":
-        return "task_budget"
-    if value is None or value.lower() in ("false", "0"):
-        return None
-    if value.lower() in ("true", "1"):
-        return "note"
-    if value.lower() == "usage":
-        return "usage"
-    raise InvalidRequest("X-Budget-Visible: expected true, false, usage or task_budget", param="X-Budget-Visible")
+def _budget_visible(headers: Mapping[str, str]) -> BudgetVisible | None:
+    name, forms = "X-Budget-Visible", ("usage", "task_budget")
+    value = headers.get(name.lower(), "").lower()
+    if value in forms:
+        return cast(BudgetVisible, value)
+    return "note" if _switch(headers, name, forms) else None
 
 
-def _flag(headers: Mapping[str, str], name: str) -> bool:
-    value = headers.get(name.lower())
-    if value is None or value.lower() in ("false", "0"):
-        return False
-    if value.lower() in ("true", "1"):
-        return True
-    raise InvalidRequest(f"{name}: expected true or false", param=name)
-
-
-def _switch(headers: Mapping[str, str], name: str) -> bool | None:
+def _switch(headers: Mapping[str, str], name: str, further: Sequence[str] = ()) -> bool | None:
+    """The header's value; None without it. `further`: the values that a client may send instead."""
     value = headers.get(name.lower())
     if value is None:
         return None
-    if value.lower() in ("off", "on"):
-        return value.lower() == "on"
-    raise InvalidRequest(f"{name}: expected off or on", param=name)
+    if value.lower() not in _SWITCHES:
+        expected = ", ".join(("true or on", "false or off", *further))
+        raise InvalidRequest(f"{name}: expected {expected}", param=name)
+    return _SWITCHES[value.lower()]
 
 
 def _lambda(value: str | None) -> float | None:

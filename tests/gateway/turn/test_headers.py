@@ -137,3 +137,21 @@ def test_no_name_makes_headers_that_cannot_be_sent(model: str, session_id: str) 
     for value in headers.values():
         assert value.encode("latin-1").isascii() or value.isprintable()
         assert not set(value) & set("\r\n\0")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "on", "off"),
+    [
+        ("x-wrap-up", "wrap_up", True, False),
+        ("x-route-explore", "explore", True, False),
+        ("x-session-end", "end_session", True, False),
+        ("x-budget-visible", "budget_visible", "note", None),
+    ],
+)
+def test_every_switch_takes_both_forms(name: str, field: str, on: object, off: object) -> None:
+    for value in ("on", "true", "On", "TRUE", "1"):
+        assert getattr(read_turn_headers({name: value}), field) == on
+    for value in ("off", "false", "0"):
+        assert getattr(read_turn_headers({name: value}), field) == off
+    with pytest.raises(InvalidRequest, match="expected true or on, false or off"):
+        read_turn_headers({name: "yes"})
