@@ -12,8 +12,8 @@ from gateway.providers.exchange import (
     MAX_ANSWER_BYTES,
     AnswerTooLarge,
     Exchange,
+    StreamLines,
     begin,
-    kept,
     kind_of,
     never_sent,
     outgoing,
@@ -64,19 +64,21 @@ class _BlockingBody(httpx.SyncByteStream):
         self._inner = inner
         self._exchange = exchange
         self._left = max_bytes
-        self._streamed = "text/event-stream" in exchange.headers.get("content-type", "")
 
     def __iter__(self) -> Iterator[bytes]:
+        lines = StreamLines(self._exchange)
         try:
             for piece in self._inner:
                 self._left -= len(piece)
                 if self._left < 0:
                     raise AnswerTooLarge("expected a smaller response")
-                kept(self._exchange.body, piece, self._streamed)
-                yield piece
+                if made := lines.feed(piece):
+                    yield made
         except httpx.HTTPError as error:
             self._exchange.failure = type(error)
             raise
+        if made := lines.finish():
+            yield made
         self._exchange.whole = True
 
     def close(self) -> None:

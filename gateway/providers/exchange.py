@@ -25,6 +25,7 @@ from msgspec import Struct, field
 
 from gateway.clock import NewId, time_ordered_ids
 from gateway.dialects.documents import form_of
+from gateway.dialects.event_lines import EventLines, begins_events
 from gateway.dialects.native_forms import (
     NativeDialect,
     as_stream,
@@ -269,21 +270,48 @@ class RecordedStream(httpx.AsyncByteStream):
 
     async def _received(self) -> AsyncIterator[bytes]:
         received = 0
+        lines = StreamLines(self._exchange)
         try:
             async for piece in self._inner:
                 plain = unpacked(self._decoder, piece, self._max_bytes - received)
                 received += len(plain)
-                kept(self._exchange.body, plain, self._exchange.tail_only)
-                if plain:
-                    yield plain
+                if made := lines.feed(plain):
+                    yield made
         except httpx.HTTPError as error:
             self._exchange.failure = type(error)
             raise
+        if made := lines.finish():
+            yield made
         self._exchange.whole = True
 
     async def aclose(self) -> None:
         """Release the connection."""
         await self._inner.aclose()
+
+
+class StreamLines:
+    """The pieces of a response as LiteLLM reads them (events in one line each), with a copy in the exchange."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._events: EventLines | None = None
+        self._begun = False
+
+    def feed(self, piece: bytes) -> bytes:
+        """What is to be read of the response after `piece`."""
+        if piece and not self._begun:
+            self._begun = True
+            if begins_events(self._exchange.headers.get("content-type", ""), piece):
+                self._events = EventLines()
+        return self._kept(piece if self._events is None else self._events.feed(piece))
+
+    def finish(self) -> bytes:
+        """The rest of a response that has ended."""
+        return self._kept(b"" if self._events is None else self._events.finish())
+
+    def _kept(self, piece: bytes) -> bytes:
+        kept(self._exchange.body, piece, self._exchange.tail_only)
+        return piece
 
 
 class FormedStream(httpx.AsyncByteStream):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from gateway.catalog.usage import Usage
 from gateway.errors import http_status
 from gateway.providers.errors import MessagesRefused
 from gateway.providers.providers import Upstream
-from tests.harness.dialects import OUTPUT_TOKENS, PROMPT_TOKENS, TEXT, DialectProvider
+from tests.harness.dialects import OUTPUT_TOKENS, PROMPT_TOKENS, TEXT, Asked, DialectProvider, Spoken, spoken
 from tests.harness.provider_cases import (
     CASES,
     DOCS,
@@ -133,6 +134,34 @@ async def test_servers_of_openai_s_form_that_can_see_get_the_pictures(
     call = call_of("sambanova", provider, stream=False, messages=messages, litellm_model=model)
     await upstream.complete(upstream.outgoing(call))
     assert provider.asked[0].body["messages"] == [{"role": "system", "content": "look"}, messages[1]]
+
+
+def printed(asked: Asked) -> Spoken:
+    """The answer of a server that marks its byte order, prints its JSON and ends lines in Windows' way."""
+    kind, body = spoken(asked)
+    if not kind.startswith("text/event-stream"):
+        return kind, body
+    lines = []
+    for line in body.decode().split("\n"):
+        value = line.removeprefix("data: ")
+        if value != line and value != "[DONE]":
+            lines += [f"data: {each}" for each in json.dumps(json.loads(value), indent=1).split("\n")]
+        else:
+            lines.append(line)
+    return kind, "\r\n".join(["\ufeff: hello", "", *lines]).encode()
+
+
+@pytest.mark.parametrize("name", sorted(CASES | ROUTES))
+async def test_a_stream_of_any_framing_is_read(
+    upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable, value in environment_of(name, provider).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(provider, "answering", printed)
+    answer = await upstream.open_stream(upstream.outgoing(call_of(name, provider, stream=True)))
+    chunks = [chunk async for chunk in answer]
+    said = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    assert (said, answer.usage) == (ANSWER, BILL if (CASES | ROUTES)[name].usage[True] else None)
 
 
 async def test_no_provider_of_litellm_is_left_out(upstream: Upstream) -> None:

@@ -1,0 +1,105 @@
+"""Event streams for readers that take them line by line, as LiteLLM's do.
+
+Such a reader misses the first event behind a byte-order mark, fails at data over several lines, at a field without a
+space behind its colon, and at characters of a text that Python counts as ends of a line.
+"""
+
+from __future__ import annotations
+
+import orjson
+
+from gateway.dialects.documents import is_done
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_LINE_ENDS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+"""Characters beyond ASCII at which Python ends a line, and how JSON writes them."""
+
+
+def begins_events(content_type: str, start: bytes) -> bool:
+    """True for an event stream by its label or its first bytes."""
+    if "text/event-stream" in content_type.lower():
+        return True
+    return start.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(_FIELDS[:2])
+
+
+class EventLines:
+    """Rewrites a stream in pieces: every JSON value is one line, behind `data: `; all else stays."""
+
+    def __init__(self) -> None:
+        self._open: list[bytes] = []
+        self._data: list[bytes] = []
+        self._after_cr = False
+        self._started = False
+
+    def feed(self, piece: bytes) -> bytes:
+        """What `piece` completed; data waits for the line behind it unless it is a value."""
+        text = self._normalised(piece)
+        self._open.append(text)
+        if b"\n" not in text:
+            return b""
+        *lines, rest = b"".join(self._open).split(b"\n")
+        self._open = [rest] if rest else []
+        if not self._started:
+            lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+            self._started = True
+        made = b"".join(map(self._take, lines))
+        return made if rest or not self._holds_value() else made + self._written()
+
+    def finish(self) -> bytes:
+        """The rest of a stream that has ended."""
+        rest = b"".join(self._open)
+        if not self._started:
+            rest = rest.removeprefix(_BYTE_ORDER_MARK)
+        self._open = []
+        last = self._take(rest) if self._data or rest.startswith(_FIELDS) else rest
+        return last + self._written()
+
+    def _normalised(self, piece: bytes) -> bytes:
+        if self._after_cr and piece:
+            self._after_cr = False
+            piece = piece.removeprefix(b"\n")
+        if b"\r" not in piece:
+            return piece
+        self._after_cr = piece.endswith(b"\r")
+        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _take(self, line: bytes) -> bytes:
+        if not line:
+            return self._written() + b"\n"
+        # Some servers leave out the blank line between events: a value that is complete is one.
+        before = self._written() if self._holds_value() else b""
+        if line.startswith(b"data:"):
+            self._data.append(line[5:].removeprefix(b" "))
+        elif self._data and not line.startswith(_FIELDS):
+            self._data.append(line)  # the rest of printed JSON, of which only the first line has the field's name
+        else:
+            return before + line + b"\n"
+        return before
+
+    def _holds_value(self) -> bool:
+        return len(self._data) == 1 and _is_value(self._data[0])
+
+    def _written(self) -> bytes:
+        data, self._data = self._data, []
+        if len(data) > 1 and _is_value(joined := b" ".join(data)):
+            data = [joined]
+        return b"".join(b"data: " + _in_one_line(value) + b"\n" for value in data)
+
+
+def _is_value(data: bytes) -> bool:
+    if is_done(data):
+        return True
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _in_one_line(value: bytes) -> bytes:
+    if value.isascii() or value[:1] not in b"{[":
+        return value
+    for character, escaped in _LINE_ENDS:
+        value = value.replace(character, escaped)
+    return value
