@@ -24,7 +24,7 @@ def begins_events(content_type: str, start: bytes) -> bool:
 
 
 class EventLines:
-    """Rewrites a stream in pieces: every JSON value is one line, behind `data: `; all else stays."""
+    """A stream in pieces with every JSON value on one line, behind `data: `."""
 
     def __init__(self) -> None:
         self._open: list[bytes] = []

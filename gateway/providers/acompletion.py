@@ -10,6 +10,7 @@ import asyncio
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from typing import Any
 
 import httpx
@@ -127,6 +128,16 @@ class LitellmClient:
             EXCHANGE.reset(mark)
             self._internal_call.reset(inner)
             HANDLERS.reset(handed)
+
+    def translates(self, model: str, provider: str, tool: Mapping[str, Any]) -> bool:
+        """True if LiteLLM can write a tool in the provider's form."""
+        try:
+            self._litellm.utils.get_optional_params(
+                model=model, custom_llm_provider=provider, drop_params=True, tools=[deepcopy(tool)]
+            )
+        except Exception:  # noqa: BLE001 - each provider's code has errors of its own
+            return False
+        return True
 
     def known_code(self, error: Exception) -> str:
         """The client-visible code of an error that LiteLLM recognised by its message; "" for others."""
@@ -267,9 +278,16 @@ class LitellmCall:
 
     def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
         """The fault of a failed call, from the exchange, else from LiteLLM's exception."""
-        return fault_of_call(
-            exchange, error, self._call, self._arguments.get("messages") or (), self._lane.known_code(error)
-        )
+        messages, code = self._arguments.get("messages") or (), self._lane.known_code(error)
+        return fault_of_call(exchange, error, self._call, messages, code, self._refused_tool)
+
+    def _refused_tool(self) -> str | None:
+        """The schema of the first tool that LiteLLM cannot translate."""
+        model, provider = self._arguments["model"], self._arguments["custom_llm_provider"]
+        for index, tool in enumerate(self._arguments.get("tools") or ()):
+            if not self._lane.translates(model, provider, tool):
+                return f"tools[{index}].function.parameters"
+        return None
 
 
 async def _begin(answer: RecordedStream, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:

@@ -290,7 +290,7 @@ class RecordedStream(httpx.AsyncByteStream):
 
 
 class StreamLines:
-    """The pieces of a response as LiteLLM reads them (events in one line each), with a copy in the exchange."""
+    """The pieces of a response as LiteLLM reads them, with a copy in the exchange."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange

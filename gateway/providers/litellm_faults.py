@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -34,11 +34,16 @@ _UNTRANSLATED = (
 
 
 def fault_of_call(
-    exchange: Exchange, error: Exception, call: Call, messages: Sequence[Mapping[str, Any]], code: str
+    exchange: Exchange,
+    error: Exception,
+    call: Call,
+    messages: Sequence[Mapping[str, Any]],
+    code: str,
+    refused_tool: Callable[[], str | None],
 ) -> UpstreamFault:
     """The fault of a failed call with these outgoing messages.
 
-    `code`: what LiteLLM recognised in its exception.
+    `code`: what LiteLLM recognised in its exception. `refused_tool`: the place of a tool that it cannot translate.
     """
     if isinstance(error, UpstreamFault):
         return error
@@ -62,6 +67,9 @@ def fault_of_call(
     where = broken_arguments(messages) if exchange.attempts == 0 else None
     if where is not None:
         return MessagesRefused.of(where, "expected JSON, which the model's provider needs")
+    tool = refused_tool() if exchange.attempts == 0 else None
+    if tool is not None:
+        return MessagesRefused.of(tool, "the model's provider has no form for this schema")
     if exchange.attempts == 0 and exchange.attached:
         return MessagesRefused.of(next(iter(exchange.attached)), LOST)  # LiteLLM's code gave up over it
     if exchange.attempts == 0 and (status == 400 or code):

@@ -24,6 +24,7 @@ from gateway.dialects.request import ChatRequest
 from gateway.providers.call import Call
 from gateway.providers.errors import CallRefused
 from gateway.providers.history import CLAUDE, has_thinking_parts
+from gateway.providers.tool_schemas import arguments_schema, plain_schema
 from gateway.schema.fields import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 
 # Servers for any open model, mostly self-hosted; they accept the parameters of vLLM, SGLang or llama.cpp.
@@ -389,6 +390,8 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
             names = [_name_of(tool) for tool in choice["allowed_tools"]["tools"]]
             plain["tools"] = [tool for tool in plain.get("tools", ()) if _name_of(tool) in names]
             plain["tool_choice"] = choice["allowed_tools"]["mode"]
+    if not target.in_body and "tools" in plain:
+        plain["tools"] = [_fitted_tool(tool, target) for tool in plain["tools"]]
     search = plain.get("web_search_options")
     if target.limits_searches and isinstance(search, Mapping) and search.get("search_context_size") not in SIZES:
         plain["web_search_options"] = {**search, "search_context_size": ASSUMED_SIZE}  # LiteLLM limits them by it
@@ -412,6 +415,16 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
         beside |= beside.pop("options", {})
         if "repetition_penalty" in beside:
             beside["repeat_penalty"] = beside.pop("repetition_penalty")
+
+
+def _fitted_tool(tool: Mapping[str, Any], target: Target) -> Mapping[str, Any]:
+    """A tool with the schema of its arguments in a form that the provider's dialect has."""
+    function = tool.get("function")
+    schema = function.get("parameters") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(schema, Mapping):
+        return tool
+    schema = arguments_schema(schema)
+    return {**tool, "function": {**function, "parameters": plain_schema(schema) if target.kind in _GEMINI else schema}}
 
 
 def _has_anthropic_api(deployment: Deployment) -> bool:

@@ -596,3 +596,66 @@ async def test_a_file_in_lines_of_base64_is_sent(upstream: Upstream, model: str)
         messages = [{"role": "user", "content": [{"type": "text", "text": "read"}, part]}]
         body, _ = await sent(upstream, model, messages=messages)
         assert lines.split()[3] in str(body)
+
+
+def with_schema(schema: Any) -> dict[str, Any]:
+    return {"tools": [*TOOLS[:1], {"type": "function", "function": {"name": "s", "parameters": schema}}]}
+
+
+def fields(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties}
+
+
+LIST_OF_TWO = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}
+TEXTS = {"type": "array", "items": {"type": "string"}}
+EITHER = {"anyOf": [fields(a={"type": "string"}), fields(b={"type": "string"})]}
+BOTH = fields(a={"type": "string"}, b={"type": "string"})
+NAMED = {"$ref": "#/$defs/x", "$defs": {"x": fields(a={"type": "string"})}}
+ANYTHING = {"anyOf": [*({"type": name} for name in ("string", "number", "boolean", "object")), TEXTS]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "sent_as"),
+    [
+        (fields(a=True), fields(a=ANYTHING)),
+        (fields(a=False, b={"type": "string"}), fields(b={"type": "string"})),
+        (fields(a={"type": "array", "items": True}), fields(a={"type": "array", "items": ANYTHING})),
+        (fields(a={"type": "array", "items": [{"type": "string"}, {"type": "integer"}]}), fields(a=LIST_OF_TWO)),
+        (fields(a={"type": "array", "prefixItems": [{"type": "string"}], "items": False}),
+         fields(a=TEXTS | {"maxItems": 1})),
+        (fields(a={"anyOf": [{"type": "null"}]}), fields(a={"type": "null"})),
+        (fields(a={"const": 5}, b={"const": "x"}),
+         fields(a={"type": "integer"}, b={"type": "string", "enum": ["x"]})),
+        (fields(a={"allOf": [{"type": "string"}, {"description": "d"}]}),
+         fields(a={"type": "string", "description": "d"})),
+        (EITHER, BOTH), ({}, {"type": "object"}), (BOTH | {"type": ["object", "null"]}, BOTH),
+    ],
+)  # fmt: skip
+async def test_google_gets_tools_in_words_that_its_schemas_have(upstream: Upstream, schema: Any, sent_as: Any) -> None:
+    body, _ = await sent(upstream, "gemini/gemini-2.5-flash", params=with_schema(schema))
+    assert body["tools"][0]["function_declarations"][1]["parameters"] == sent_as
+
+
+@pytest.mark.parametrize(
+    ("schema", "sent_as"),
+    [
+        (EITHER, BOTH),
+        ({"oneOf": [fields(a={"type": "string"}) | {"required": ["a"]}, fields(a={"type": "integer"})]},
+         fields(a={"anyOf": [{"type": "string"}, {"type": "integer"}]})),
+        ({"allOf": [fields(a={"type": "string"}) | {"required": ["a"]}, fields(b={"type": "string"})]},
+         BOTH | {"required": ["a"]}),
+        (NAMED, fields(a={"type": "string"}) | {"$defs": NAMED["$defs"]}),
+        (fields(a=True, b={"items": [{"const": 1}]}), fields(a=True, b={"items": [{"const": 1}]})),
+    ],
+)  # fmt: skip
+async def test_claude_gets_the_fields_of_every_branch_of_a_tool(upstream: Upstream, schema: Any, sent_as: Any) -> None:
+    body, _ = await sent(upstream, "anthropic/claude-sonnet-4-5", params=with_schema(schema))
+    assert body["tools"][1]["input_schema"] == sent_as
+
+
+async def test_a_schema_without_a_form_is_refused_by_its_place(upstream: Upstream) -> None:
+    fault = await refusal(
+        upstream, "gemini/gemini-2.5-flash", params=with_schema({"type": "object", "properties": [1]})
+    )
+    assert isinstance(fault, MessagesRefused)
+    assert fault.answer().param == "tools[1].function.parameters"
