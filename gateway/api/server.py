@@ -332,8 +332,11 @@ class BoundedHttp(HttpToolsProtocol):
         return self._arrived(select.POLLIN)
 
     def _arrived(self, events: int) -> bool:
+        number = self.transport.get_extra_info("socket").fileno()
+        if number < 0:  # closed already; the loop tells so in its next turn
+            return False
         arrived = select.poll()
-        arrived.register(self.transport.get_extra_info("socket").fileno(), events)
+        arrived.register(number, events)
         return bool(arrived.poll(0))
 
     def pause_writing(self) -> None:

@@ -33,7 +33,7 @@ class EventLines:
         self._started = False
 
     def feed(self, piece: bytes) -> bytes:
-        """What `piece` completed; data waits for the line behind it unless it is a value."""
+        """Return what `piece` completed; data that is no value waits for the line behind it."""
         text = self._normalised(piece)
         self._open.append(text)
         if b"\n" not in text:
@@ -47,7 +47,7 @@ class EventLines:
         return made if rest or not self._holds_value() else made + self._written()
 
     def finish(self) -> bytes:
-        """The rest of a stream that has ended."""
+        """Return the rest of a stream that has ended."""
         rest = b"".join(self._open)
         if not self._started:
             rest = rest.removeprefix(_BYTE_ORDER_MARK)

@@ -38,6 +38,11 @@ OVERLOADED_STATUSES = (498, 529)
 """Groq's status (its flex tier has no capacity), and Anthropic's, which others have adopted."""
 
 
+_PASSING = (409, 425)
+"""Conflict and too early: states of the provider's that pass."""
+_LOCKED = 423
+
+
 class UpstreamFault(Exception):
     """Base class. `status` is the provider's HTTP status, or 0 without a response.
 
@@ -242,10 +247,14 @@ def fault_from_status(
 ) -> UpstreamFault:
     """The fault for an error status; `reported` is the error in its body.
 
-    408, 499, 504 and 524 come from proxies that stopped waiting while the provider may still be working: ambiguous.
+    A refused request whose error names another kind of failure is one of that kind. As OpenAI's SDK and LiteLLM do, 409
+    and 425 are tried again, and 423 when the provider says when. 408, 499, 504 and 524 come from proxies that stopped
+    waiting while the provider may still be working: ambiguous.
     """
     summary = f"the provider answered with status {status}"
     kind, why = _kind_of(status)
+    if kind is RejectedFault and not reported.known and reported.means:
+        kind, why = _kind_of(reported.means)
     if reported.overflows and kind not in (CredentialFault, ThrottledFault):
         kind = RejectedFault  # for any status: a retry would be equally long
     elif reported.known == "content_filter" and (kind is FailedFault or status == 403):
@@ -258,6 +267,8 @@ def fault_from_status(
     fault = kind(f"{summary}{why}", status=status, retry_after_s=retry_after_s, code=code, reported=reported)
     if fault.code == "insufficient_quota":
         fault.on_same_key = False
+    elif kind is RejectedFault and not fault.code:
+        fault.retryable = status in _PASSING or (status == _LOCKED and fault.retry_after_s is not None)
     return fault
 
 

@@ -298,7 +298,7 @@ class StreamLines:
         self._begun = False
 
     def feed(self, piece: bytes) -> bytes:
-        """What is to be read of the response after `piece`."""
+        """Return what can be read after `piece`."""
         if piece and not self._begun:
             self._begun = True
             if begins_events(self._exchange.headers.get("content-type", ""), piece):
@@ -306,7 +306,7 @@ class StreamLines:
         return self._kept(piece if self._events is None else self._events.feed(piece))
 
     def finish(self) -> bytes:
-        """The rest of a response that has ended."""
+        """Return the rest of a response that has ended."""
         return self._kept(b"" if self._events is None else self._events.finish())
 
     def _kept(self, piece: bytes) -> bytes:

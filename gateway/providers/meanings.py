@@ -22,8 +22,11 @@ _BY_NAME: tuple[tuple[str, int, str], ...] = (
         r"|stringabovemaxlength|^tokenslimitreached",
         400, CONTEXT,
     ),
-    (r"contentfilter|contentpolicy|contentviolation|moderation|safety|sensitive|datainspection|responsibleai", 400,
-     FILTER),
+    (
+        r"contentfilter|contentpolicy|contentviolation|contentsecurity|moderation|safety|sensitive|datainspection"
+        r"|responsibleai",
+        400, FILTER,
+    ),
     (r"insufficientquota|quotaexceeded|exceededquota|exceededcurrentquota|billinghardlimit", 429, QUOTA),
     (r"ratelimit|toomanyrequest|resourceexhausted|throttl|concurrency|^limitexceeded|qpsoverflow", 429, ""),
     (r"insufficientbalance|insufficientcredit|insufficientfund|billing|payment|arrear", 402, QUOTA),
@@ -42,7 +45,7 @@ _BY_NAME: tuple[tuple[str, int, str], ...] = (
 # Patterns for the message of an error with an unspecific code and type.
 _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
     (
-        r"maximum (?:context|prompt|input|sequence) length|context[ _-]?(?:length|window|size|limit)"
+        r"maximum (?:supported )?(?:context|prompt|input|sequence) length|context[ _-]?(?:length|window|size|limit)"
         r"|(?:prompt|input|request|conversation) (?:is|was) too long|too long for (?:the |this )?(?:requested )?model"
         r"|max_seq_len|max length of|n_keep: \d+ >= n_ctx"
         r"|max_model_len|max_new_tokens|must have less than \d+ tokens|input tokens? (?:count|exceed)"
@@ -54,8 +57,8 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
         400, CONTEXT,
     ),
     (
-        r"content (?:filter|management|policy|violat)|content filtering|flagged|safety system|usage guidelines"
-        r"|prohibited[ _]content|blocked (?:by|due to|because of) .{0,20}(?:safety|content)"
+        r"content (?:filter|management|policy|violat|exists risk)|content filtering|flagged|safety system"
+        r"|usage guidelines|prohibited[ _]content|blocked (?:by|due to|because of) .{0,20}(?:safety|content)"
         r"|inappropriate content|sensitive (?:content|information|word)|unsafe (?:content|or )|moderation|敏感|不安全",
         400, FILTER,
     ),
@@ -70,7 +73,7 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
         429, "",
     ),
     (
-        r"model\b.{0,100}(?:does not exist|not exist|not found|decommissioned|is not available)|no such model"
+        r"models?\b.{0,100}(?:does not exist|not exist|not found|decommissioned|is not available)|no such model"
         r"|unknown model|^model: |not a valid model|invalid model|model identifier is invalid"
         r"|not have access to (?:the )?model|n't have access to (?:the )?model",
         404, MODEL,
@@ -83,6 +86,11 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
     ),
 )  # fmt: skip
 _MAX_WORDS = 2_000
+_REFUSED_KEY = re.compile(
+    r"(?:invalid|incorrect|expired|missing|wrong|unknown)(?: \w+)? api[ _-]?key"
+    r"|api[ _-]?key (?:is |was |has )?(?:been )?"
+    r"(?:not valid|not found|invalid|expired|missing|incorrect|revoked|disabled)"
+)
 
 
 def of_name(name: str) -> Meaning | None:
@@ -94,6 +102,11 @@ def of_name(name: str) -> Meaning | None:
 def of_words(words: str) -> Meaning | None:
     """The meaning of an error message."""
     return _matched(_BY_MESSAGE, words[:_MAX_WORDS].lower())
+
+
+def refuses_key(words: str) -> bool:
+    """True if an error message says that the key is wrong."""
+    return _REFUSED_KEY.search(words[:_MAX_WORDS].lower()) is not None
 
 
 def _matched(table: tuple[tuple[str, int, str], ...], text: str) -> Meaning | None:

@@ -20,6 +20,8 @@ _NUMBERED = re.compile(r"[1-9]\d{2,5}")
 _VAGUE = (400, 404, 413, 422, 500)
 """Statuses of names that only say that something is wrong: "BadRequestError", "server_error"."""
 
+OVERLOADED = 503
+
 _FORBIDDEN = (meanings.FILTER, meanings.MODEL)
 """What a "permission denied" may be about, apart from the key."""
 
@@ -53,7 +55,7 @@ KNOWN_CODES: Mapping[str, str] = {
 # Numbers in the messages of OpenAI, vLLM, Anthropic, Gemini, Mistral, llama.cpp, TGI, xAI, SGLang and others.
 _N = r"\(?([\d,]+)"
 _LIMIT = re.compile(
-    rf"maximum (?:context|prompt|input|sequence) length (?:is|of) {_N}|maximum context length: {_N}"
+    rf"maximum (?:supported )?(?:context|prompt|input|sequence) length (?:is|of) {_N}|maximum context length: {_N}"
     rf"|> {_N} maximum|with {_N} maximum context|tokens allowed {_N}|\+ [\d,]+ > {_N}|<= {_N}"
     rf"|context (?:size|length|window)[a-z ]{{0,20}}[:=(]? ?{_N}|must have less than {_N} tokens"
     rf"|(?:limit|tokens limit) (?:is|of|for this model is) {_N}|token limit: {_N}|tokens limit {_N}"
@@ -63,7 +65,8 @@ _LIMIT = re.compile(
 )
 _ASKED = re.compile(
     rf"(?:resulted in|requested(?: about| a total of)?|contains(?: at least)?|request has|too long:|token count(?: of)?"
-    rf"|current length is|given:|passed|request|the input|number of input tokens|received|n_keep:|prompt_tokens) {_N}",
+    rf"|current length is|prompt is|given:|passed|request|the input|number of input tokens|received|n_keep:"
+    rf"|prompt_tokens) {_N}",
     re.IGNORECASE,
 )
 _SUM = re.compile(r"([\d,]+) \+ ([\d,]+) > [\d,]+")
@@ -83,6 +86,8 @@ class ReportedError:
     code: str = ""
     param: str = ""
     known: str = ""
+    means: int = 0
+    """The status of its kind where it names another failure than a wrong request: 401, 403, 429 or 503; else 0."""
     said: str = field(default="", repr=False)
     """The provider's words, for `gateway.turn.failures` alone, which removes keys and prompts from them."""
     limit_tokens: int | None = None
@@ -130,13 +135,15 @@ def report_of(document: object) -> ReportedError:
     types = [_identifier(each.get("type")) for each in objects]
     params = [_identifier(each.get("param")) for each in objects]
     text = " ".join(said for each in objects for said in _sentences(each))[:_MAX_SAID_CHARS]
-    known = _known([each.get(name) for each in objects for name in ("code", "type", "status")], text)
+    names = [name for each in objects for name in _names(each)]
+    known = _known(names, text)
     limit, asked = _numbers(objects, text) if known == meanings.CONTEXT else (None, None)
     return ReportedError(
         type=next((name for name in types if name), ""),
         code=next((name for name in codes if name), ""),
         param=next((name for name in params if name), ""),
         known=known,
+        means=_means(names, text),
         said=text,
         limit_tokens=limit,
         asked_tokens=asked,
@@ -180,6 +187,22 @@ def _known(names: list[object], text: str) -> str:
     return said[1]
 
 
+def _names(error: Mapping[str, Any]) -> Iterator[object]:
+    """What an error calls itself: its own names, and Google's reasons."""
+    yield from (error.get(name) for name in ("code", "type", "status", "Code"))
+    details = error.get("details")
+    yield from (each.get("reason") for each in (details if isinstance(details, list) else ()) if isinstance(each, dict))
+
+
+def _means(names: list[object], text: str) -> int:
+    """The failure that is not the request's own: of the key, of a limit, of a provider with too much work."""
+    for name in (each for each in names if isinstance(each, str)):
+        status = (meanings.of_name(name) or (0, ""))[0]
+        if status in (401, 403, 429) or (status == OVERLOADED and "overload" in name.lower()):
+            return status
+    return 401 if meanings.refuses_key(text) else 0
+
+
 def _sentences(error: Mapping[str, Any]) -> Iterator[str]:
     for name in ("message", "msg", "detail", "error_message", "errorMessage", "error_msg", "Message", "faultstring"):
         value = error.get(name)
@@ -210,6 +233,8 @@ def _objects(document: object) -> Iterator[Mapping[str, Any]]:
         document = {"message": document}
     if not isinstance(document, dict):
         return
+    if isinstance(wrapped := document.get("Response"), dict):
+        document = wrapped  # Tencent's
     error = document.get("error") or document.get("Error")
     errors = document.get("errors")
     if not error and isinstance(errors, list) and errors:

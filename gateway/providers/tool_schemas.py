@@ -1,4 +1,4 @@
-"""JSON schemas in forms that dialects with less of JSON Schema have, and that LiteLLM can translate.
+"""JSON schemas in forms that dialects with less of JSON Schema have.
 
 What a schema allows stays: other words for the same values, and for a union of objects the object of all their fields.
 """
@@ -20,13 +20,13 @@ _TYPES: Mapping[type, str] = {str: "string", bool: "boolean", int: "integer", fl
 
 
 def arguments_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a tool's arguments as one object: most dialects have no union or reference there."""
+    """The schema of a tool's arguments as one object, without a union or reference."""
     made = _as_object(schema, schema, _MAX_REFERENCES)
     return made if made.keys() & {"type", "$ref", *_UNIONS} else {"type": "object"} | made
 
 
 def plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without truth values, tuples, `allOf`, `const` and values without a type, for Google's dialect."""
+    """A schema in the words of Google's dialect: no truth values, tuples, `allOf` or `const`."""
     return _plain(schema) or dict(_NULL)
 
 
@@ -61,7 +61,7 @@ def _at(root: Mapping[str, Any], path: str) -> object:
 
 
 def _merged(made: dict[str, Any], branches: Sequence[Mapping[str, Any]], union: str) -> dict[str, Any]:
-    """The object with the fields of all branches; required are those of every branch, or with `allOf` of any."""
+    """The object with the fields of all branches; required are those of each, or of any with `allOf`."""
     fields: dict[str, list[Any]] = {name: [value] for name, value in _fields(made).items()}
     for branch in branches:
         for name, value in _fields(branch).items():

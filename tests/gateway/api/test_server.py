@@ -389,6 +389,16 @@ async def test_a_request_that_a_busy_loop_has_not_read_outlives_the_end_of_its_i
         writer.close()
 
 
+async def test_the_end_of_an_idle_connection_may_find_its_socket_closed() -> None:
+    async with open_to_test() as (reader, writer, made):
+        writer.write(get("/first"))
+        assert await answer(reader) == (200, "/first 1 0")
+        made[0].transport.get_extra_info("socket")._sock.close()
+        made[0].timeout_keep_alive_handler()
+        assert made[0].transport.is_closing()
+        writer.close()
+
+
 async def test_bytes_that_a_busy_loop_has_not_read_are_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served, "UNREAD_S", 0.0)
     async with open_to_test() as (reader, writer, made):

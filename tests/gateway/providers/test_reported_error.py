@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import http_status
-from gateway.providers.errors import CredentialFault, FailedFault, RejectedFault, fault_from_status
+from gateway.providers.errors import CredentialFault, FailedFault, RejectedFault, ThrottledFault, fault_from_status
 from gateway.providers.inband import fault_in
 from gateway.providers.reported_error import NO_REPORT, report_in
 
@@ -58,6 +58,8 @@ OVERFLOWS: list[tuple[Any, int | None, int | None]] = [
     ({"error": {"code": "1261", "message": "Prompt 超长"}}, None, None),
     ({"error_code": 336007, "error_msg": "the max length of current question is 2000"}, 2000, None),
     ("This model's maximum context length is 8192 tokens. However, you requested 9001 tokens", 8192, 9001),
+    ({"error": {"message": "The provided prompt is 20000 tokens long, which exceeds the maximum supported sequence "
+      "length of 16384"}}, 16_384, 20_000),
 ]  # fmt: skip
 
 
@@ -116,6 +118,12 @@ def test_a_prompt_that_is_too_long_is_told_with_its_numbers(body: Any, limit: in
          403, "model_not_found", 404),
         ({"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": "flagged by moderation"}}},
          400, "content_filter", 400),
+        ({"error": {"code": 404, "message": "models/gemini-9 is not found for API version v1beta, or is not supported "
+          "for generateContent.", "status": "NOT_FOUND"}}, 404, "model_not_found", 404),
+        ({"error": {"message": "Content Exists Risk", "type": "invalid_request_error"}}, 400, "content_filter", 400),
+        ({"Response": {"Error": {"Code": "FailedOperation.ContentSecurity", "Message": "x"}}},
+         400, "content_filter", 400),
+        ({"error": {"message": "x", "code": "FailedOperation.ContentSecurity"}}, 400, "content_filter", 400),
         ({"error": {"message": "x", "code": "something_new"}}, 422, "upstream_rejected", 422),
         ({"error": "words"}, 400, "upstream_rejected", 400),
     ],
@@ -123,6 +131,46 @@ def test_a_prompt_that_is_too_long_is_told_with_its_numbers(body: Any, limit: in
 def test_codes_that_clients_know_are_passed_on(body: Any, status: int, code: str, answered: int) -> None:
     error = fault_from_status(status, None, "", report_in(json.dumps(body).encode())).answer()
     assert (http_status(error), error.as_body()["error"]["code"]) == (answered, code)
+
+
+GOOGLE_KEY = {
+    "code": 400, "message": "API key not valid. Please pass a valid API key.", "status": "INVALID_ARGUMENT",
+    "details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "answered"),
+    [
+        (GOOGLE_KEY, CredentialFault, 502),
+        (
+            {"code": "Client specified an invalid argument", "message": "Incorrect API key provided"},
+            CredentialFault,
+            502,
+        ),
+        ({"type": "rate_limit_error", "message": "slow down"}, ThrottledFault, 429),
+        ({"type": "overloaded_error", "message": "o"}, FailedFault, 503),
+        ({"type": "invalid_request_error", "message": "describe your api key in tools[0]"}, RejectedFault, 400),
+    ],
+)
+def test_a_refusal_that_is_not_about_the_request_is_what_its_error_says(
+    error: dict[str, Any], kind: type, answered: int
+) -> None:
+    fault = fault_from_status(400, None, "", report_in(json.dumps({"error": error}).encode()))
+    assert (type(fault), http_status(fault.answer())) == (kind, answered)
+    assert fault.retryable is (kind is not RejectedFault)
+
+
+@pytest.mark.parametrize(
+    ("status", "wait_s", "retried"),
+    [(409, None, True), (425, None, True), (423, 1.0, True), (423, None, False), (400, 1.0, False), (422, 1.0, False)],
+)
+def test_refusals_that_pass_are_tried_again_and_passed_on_in_the_end(
+    status: int, wait_s: float | None, retried: bool
+) -> None:
+    fault = fault_from_status(status, wait_s, "", report_in(b'{"error": {"message": "x"}}'))
+    assert (fault.retryable, fault.dispatched, fault.retry_after_s) == (retried, False, wait_s)
+    assert http_status(fault.answer()) == status
 
 
 @pytest.mark.parametrize(
