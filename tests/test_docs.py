@@ -145,8 +145,11 @@ def test_every_error_code_is_documented_with_its_status_and_every_documented_one
     assert written == raised
 
 
-HEADERS_OF_OTHERS = {"x-content-type-options", "x-gzip", "x-ms-retry-after-ms"}
-"""Headers of every web page and of Azure, and a content coding."""
+HEADERS_OF_OTHERS = {
+    "x-amzn-bedrock-input-token-count", "x-amzn-bedrock-output-token-count", "x-content-type-options", "x-gzip",
+    "x-ms-retry-after-ms",
+}  # fmt: skip
+"""Headers of every web page, of Azure and of Amazon, and a content coding."""
 NOT_READ = {"x-litellm-customer-id"}
 """Named in the manual because it is no session's id."""
 

@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 from gateway.catalog.hosted_tools import SEARCHES, STEPS, HostedCalls, steps_tokens
 from gateway.catalog.prices import Prices, Rates
 from gateway.catalog.service_tiers import reported_tier
-from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, UsageFault, UsageSource
+from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, UsageSource
 from gateway.catalog.web_search import NO_SEARCHES, SearchTerms
 from gateway.money import FEMTOUSD_PER_NANOUSD, MAX_NANOUSD, nanousd_from_femtousd
 
@@ -192,8 +192,7 @@ def settlement(
 
     missing usage, or a half of it        the bill of the estimate, never above the hold; marked (missing is not zero);
                                           hosted tools: the calls heard so far, else one of every kind with a fee
-    zero                                  zero tokens, as reported
-    contradictory, implausible            the whole hold, with an alarm
+    a count that cannot be                as a missing one, with an alarm
     more than the hold                    the actual bill, with an alarm: the ledger posts the excess as overage
     calls of a model without prices       at this model's prices, with an alarm
 
@@ -203,24 +202,30 @@ def settlement(
     def bill(usage: Usage) -> int:
         return bill_nanousd(prices, usage, images=images, search=search, prices_of=prices_of, hosted=hosted)
 
-    own = Usage(prompt_tokens, output_tokens, service_tier=sent_tier, web_searches=search.unreported)
-    if isinstance(reported, PartialUsage):
-        own = _dispatched(reported.completed(prompt_tokens, output_tokens), sent_tier, search.unreported)
-        reported = None
-    if hosted is not None:
-        own = _with_calls(own, hosted)
-    if reported is None:
-        return Settlement(min(bill(own), held_nanousd), "estimated", own)
-    if isinstance(reported, UsageFault):
-        return Settlement(held_nanousd, "estimated", own, "implausible_usage")
-    reported = _dispatched(reported, sent_tier, search.least)
-    amount = bill(reported)
+    def estimate(alarm: str | None) -> Settlement:
+        own = Usage(prompt_tokens, output_tokens, service_tier=sent_tier, web_searches=search.unreported)
+        if isinstance(reported, PartialUsage) and _plausible(reported.known):
+            own = _dispatched(reported.completed(prompt_tokens, output_tokens), sent_tier, search.unreported)
+        if hosted is not None:
+            own = _with_calls(own, hosted)
+        return Settlement(min(bill(own), held_nanousd), "estimated", own, alarm)
+
+    if not isinstance(reported, Usage):
+        faulty = reported is not None and (bool(reported.fault) or not _plausible(reported.known))
+        return estimate("implausible_usage" if faulty else None)
+    billed = _dispatched(reported, sent_tier, search.least)
+    amount = bill(billed)
     if amount <= held_nanousd:
-        known = all(part.model is None or prices_of(part.model) for part in reported.parts)
-        return Settlement(amount, "reported", reported, None if known else "unpriced_model")
-    if not _plausible(reported):
-        return Settlement(held_nanousd, "estimated", own, "implausible_usage")
-    return Settlement(min(amount, MAX_NANOUSD), "reported", reported, "overage")
+        known = all(part.model is None or prices_of(part.model) for part in billed.parts)
+        return Settlement(amount, "reported", billed, None if known else "unpriced_model")
+    if not _plausible(billed):
+        return estimate("implausible_usage")
+    return Settlement(min(amount, MAX_NANOUSD), "reported", billed, "overage")
+
+
+def needs_own_count(reported: ReportedUsage) -> bool:
+    """True unless a report alone decides the bill: our own count of the output may be needed."""
+    return not isinstance(reported, Usage) or not _plausible(reported)
 
 
 def _plausible(usage: Usage) -> bool:

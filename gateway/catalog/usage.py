@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from msgspec import Struct, structs
 
@@ -67,26 +67,25 @@ class InnerCall:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
-class UsageFault:
-    """A usage report that cannot be billed; `reason` names the field, never the provider's text."""
-
-    reason: str
-
-
 class PartialUsage(Struct, frozen=True):
     """An incomplete report: `known` has 0 for a missing half.
 
-    Without `has_output`, the output count is a lower bound, not a total.
+    Without `has_output`, the output count is a lower bound, not a total. `total` is all that was counted, where neither
+    half was. `fault` names a count that cannot be, never the provider's text.
     """
 
     known: Usage
     has_prompt: bool
     has_output: bool
+    total: int = 0
+    fault: str = ""
 
     def completed(self, prompt_tokens: int, output_tokens: int) -> Usage:
         """The full usage, with our own estimate in place of the missing half."""
         known = self.known
+        if self.total:
+            prompt_tokens = min(prompt_tokens, self.total)
+            output_tokens = self.total - prompt_tokens or output_tokens
         return structs.replace(
             known,
             prompt_tokens=known.prompt_tokens if self.has_prompt else max(prompt_tokens, known.prompt_tokens),
@@ -94,21 +93,16 @@ class PartialUsage(Struct, frozen=True):
         )
 
 
-ReportedUsage = Usage | PartialUsage | UsageFault | None
+ReportedUsage = Usage | PartialUsage | None
 
 
 def usage_from_openai(reported: Mapping[str, Any] | None) -> ReportedUsage:
     """Read a `usage` object of any dialect; None when nothing was reported (never zero usage).
 
-    One half without the other gives PartialUsage; a negative count is a missing one. A fractional, implausible or
-    contradictory count gives UsageFault.
+    One half without the other gives PartialUsage. A negative, fractional or implausible count is a missing one, and so
+    is a detail that contradicts the counts.
     """
-    if not reported:
-        return None
-    try:
-        return _read(reported)
-    except _Implausible as error:
-        return UsageFault(str(error))
+    return _read(reported) if reported else None
 
 
 def _fold(name: str) -> str:
@@ -134,9 +128,12 @@ _CACHED = _folded(
     "cache_read_input_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_tokens",
     "cached_input_tokens", "cached_prompt_tokens", "prompt_cached_tokens", "num_cached_tokens", "cache_read_tokens",
     "cache_hit_tokens", "cached_prompt_text_tokens", "input_cached_tokens", "cache_tokens", "cache_n",
+    "cacheReadInputTokenCount",
 )  # fmt: skip
-_WRITTEN = _folded("cache_creation_input_tokens", "cacheWriteInputTokens", "cache_write_tokens")
-_REASONING = _folded("thoughtsTokenCount", "reasoning_tokens")
+_WRITTEN = _folded(
+    "cache_creation_input_tokens", "cacheWriteInputTokens", "cacheWriteInputTokenCount", "cache_write_tokens"
+)
+_REASONING = _folded("thoughtsTokenCount", "reasoning_tokens", "thinking_tokens")
 _PROMPT_DETAILS = _folded(
     "prompt_tokens_details", "input_tokens_details", "prompt_token_details", "input_token_details"
 )
@@ -167,6 +164,12 @@ def is_count_name(name: str) -> bool:
     return _fold(name) in _LONE_COUNTS
 
 
+def is_count(value: object) -> bool:
+    """True for a count of tokens as any provider writes it."""
+    number = _as_integer(value)
+    return _is_whole(number) and 0 <= number <= MAX_PLAUSIBLE_TOKENS
+
+
 def tells_both_counts(value: Mapping[str, Any]) -> bool:
     """True for a usage under any name: it counts the prompt and the output, in numbers."""
     numbers = {name: _as_integer(count) for name, count in value.items() if not isinstance(count, bool | str)}
@@ -177,10 +180,6 @@ def tells_both_counts(value: Mapping[str, Any]) -> bool:
 def counts_output(reported: Mapping[str, Any]) -> bool:
     """True if a report has an output count above zero."""
     return any(value and _fold(name) in _OUTPUT for name, value in reported.items())
-
-
-class _Implausible(ValueError):
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,37 +219,31 @@ class _Report:
         return _NOTHING
 
     def first(self, *names: str) -> str | None:
-        """The first of `names` that is present; null counts as absent, and so does a negative number."""
-        values = self.values
-        for name in names:
-            if name in values and not _is_uncounted(values[name][1]):
-                return name
-        return None
+        """The first of `names` that is a count."""
+        return next((name for name in names if self._counted(name) is not None), None)
 
     def count(self, *names: str) -> int | None:
-        """The first of `names` that is present, as a count."""
-        folded = self.first(*names)
-        return None if folded is None else self._counted(folded)
-
-    def _counted(self, folded: str) -> int:
-        name, value = self.values[folded]
-        if type(value) is not int:
-            value = _as_integer(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _Implausible(f"{name} is not a whole number")
-        if value > MAX_PLAUSIBLE_TOKENS:
-            raise _Implausible(f"{name} is implausibly large")
-        return value
+        """The first count among `names`."""
+        return next((count for name in names if (count := self._counted(name)) is not None), None)
 
     def detail(self, *names: str) -> int:
         """As `count`, for a part of the two totals: 0 where there is none, or the server did not count it."""
-        values = self.values
+        return self.count(*names) or 0
+
+    def fault(self, *names: str) -> str:
+        """Why no count can be read although there is one; "" if there is none."""
         for name in names:
-            if name in values:
-                value = values[name][1]
-                if not (_is_uncounted(value) or isinstance(value, Mapping)):
-                    return self._counted(name)
-        return 0
+            given, value = self.values.get(name, ("", None))
+            if not _is_uncounted(value):
+                return f"{given} is {'implausibly large' if _is_whole(_as_integer(value)) else 'not a whole number'}"
+        return ""
+
+    def _counted(self, folded: str) -> int | None:
+        found = self.values.get(folded)
+        if found is None:
+            return None
+        value = found[1] if type(found[1]) is int else _as_integer(found[1])
+        return value if _is_whole(value) and 0 <= value <= MAX_PLAUSIBLE_TOKENS else None
 
 
 _NOTHING = _Report({})
@@ -261,9 +254,11 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     prompt, output = reported.count(*_PROMPT), reported.count(*_OUTPUT)
     total = reported.count(*_TOTAL)
     has_prompt, has_output = prompt is not None, output is not None
+    fault = ("" if has_prompt else reported.fault(*_PROMPT)) or ("" if has_output else reported.fault(*_OUTPUT))
     if not has_prompt and not has_output:
         heard = _calls_by_kind(reported, "heardcalls")
-        return PartialUsage(Usage(0, 0, heard_calls=heard), has_prompt=False, has_output=False) if heard else None
+        none = PartialUsage(Usage(0, 0, heard_calls=heard), has_prompt=False, has_output=False, fault=fault)
+        return structs.replace(none, total=total or 0) if total or heard or fault else None
     if total is not None and has_prompt != has_output:
         # The total gives the other half. Equal to the known half it only repeats it: no answer is free for that.
         other = total - (prompt or 0) - (output or 0)
@@ -281,7 +276,11 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     cached_audio = _cached_audio(prompt_details, reported) if cached else 0
     by_lifetime = reported.part("cachecreation"), prompt_details.part("cachecreationtokendetails")
     written_5m, written_1h = (
-        max(each.detail(f"ephemeral{lifetime}inputtokens") for each in by_lifetime) for lifetime in ("5m", "1h")
+        max(
+            *(each.detail(f"ephemeral{lifetime}inputtokens") for each in by_lifetime),
+            _written_for(reported.value("cachedetails"), lifetime),
+        )
+        for lifetime in ("5m", "1h")
     )
     written = reported.detail(*_WRITTEN) or prompt_details.detail(*_WRITTEN_IN_DETAILS)
     unsummed = 0 if written else written_5m + written_1h  # no sum: in no prompt either, by whomever it is counted
@@ -289,10 +288,9 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
 
     prompt = _with_cache(reported, prompt, output, cached + written, total) + unsummed
     written, total = written + unsummed, None if total is None else total + unsummed
-    if total is not None and total == prompt + output and cached + written > prompt:
+    if has_prompt and cached + written > prompt:
         # The total has no room for a cache beside the prompt: some servers count one for each of several choices.
         cached, written = min(cached, prompt), min(written, max(prompt - cached, 0))
-        written_1h = min(written_1h, written)
     hosted = not (_HOSTED.isdisjoint(reported.values) and _HOSTED.isdisjoint(prompt_details.values))
     researched = hosted and any(details.first("citationtokens") for details in (reported, prompt_details))
     output, reasoning = _with_reasoning(reported, prompt, output, reasoning, total, apart=researched)
@@ -314,13 +312,13 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     if hosted:
         usage = _with_hosted(usage, reported, prompt_details)
     if has_prompt and has_output and (prompt or not output):
-        return _checked(usage)
+        return _without_contradictions(usage)
     has_prompt = prompt > 0  # no answer is without a prompt: Ollama counts none that it had in its cache
     if not has_prompt:
         usage = structs.replace(
             usage, prompt_tokens=max(usage.prompt_tokens, cached + written, usage.audio_input_tokens)
         )
-    return PartialUsage(_checked(usage), has_prompt, has_output)
+    return PartialUsage(_without_contradictions(usage), has_prompt, has_output, fault=fault)
 
 
 def _with_hosted(usage: Usage, reported: _Report, prompt_details: _Report) -> Usage:
@@ -328,7 +326,7 @@ def _with_hosted(usage: Usage, reported: _Report, prompt_details: _Report) -> Us
     return structs.replace(
         usage,
         web_searches=_searches(reported, prompt_details),
-        maps_queries=prompt_details.detail("googlemapsgroundingrequests"),
+        maps_queries=(prompt_details if prompt_details.values else reported).detail("googlemapsgroundingrequests"),
         citation_tokens=reported.detail("citationtokens") or prompt_details.detail("citationtokens"),
         parts=_parts_of(reported),
         hosted_calls=_calls_by_kind(reported, "hostedcalls"),
@@ -362,7 +360,7 @@ def _with_reasoning(
     `apart`: a report with citation tokens is Perplexity's deep research, which counts reasoning in no total.
     """
     if "thoughtstokencount" in reported and "candidatestokencount" in reported:
-        return output + reasoning, reasoning
+        return output if total == prompt + output >= prompt + reasoning else output + reasoning, reasoning
     unexplained = 0 if total is None else total - prompt - output
     if unexplained > 0:
         return output + unexplained, max(reasoning, unexplained)
@@ -371,25 +369,24 @@ def _with_reasoning(
     return output, reasoning
 
 
-def _checked(usage: Usage) -> Usage:
-    if usage.cached_tokens + usage.cache_write_tokens > usage.prompt_tokens:
-        raise _Implausible("more cached tokens than prompt tokens")
-    if usage.cache_write_1h_tokens > usage.cache_write_tokens:
-        raise _Implausible("more one-hour cache writes than cache writes")
-    if usage.audio_input_tokens > usage.prompt_tokens or usage.audio_output_tokens > usage.output_tokens:
-        raise _Implausible("more audio tokens than tokens")
-    if usage.output_tokens > MAX_PLAUSIBLE_TOKENS or usage.prompt_tokens > MAX_PLAUSIBLE_TOKENS:
-        raise _Implausible("implausibly many tokens")
-    return usage
+def _without_contradictions(usage: Usage) -> Usage:
+    """The usage without parts that are larger than what they are parts of."""
+    return structs.replace(
+        usage,
+        cache_write_1h_tokens=_within(usage.cache_write_1h_tokens, usage.cache_write_tokens),
+        audio_input_tokens=_within(usage.audio_input_tokens, usage.prompt_tokens),
+        audio_output_tokens=_within(usage.audio_output_tokens, usage.output_tokens),
+    )
+
+
+def _within(part: int, whole: int) -> int:
+    return part if part <= whole else 0
 
 
 def beside_words(usage: ReportedUsage) -> ReportedUsage:
-    """The usage of a generated answer, of which a prompt without output is half.
-
-    Zero for both is a call that was free.
-    """
-    if isinstance(usage, Usage) and usage.output_tokens == 0 and usage.prompt_tokens and not usage.parts:
-        return PartialUsage(usage, has_prompt=True, has_output=False)
+    """The usage of a generated answer: a prompt without output is half, zeros are none."""
+    if isinstance(usage, Usage) and usage.output_tokens == 0 and not usage.parts:
+        return PartialUsage(usage, has_prompt=usage.prompt_tokens > 0, has_output=False)
     return usage
 
 
@@ -464,6 +461,16 @@ def counts_by_modality(listed: list[Any]) -> dict[str, int]:
         name = f"{modality}_tokens".lower()
         counts[name] = counts.get(name, 0) + count
     return counts
+
+
+def _written_for(listed: object, ttl: str) -> int:
+    """Bedrock's tokens that were written to the cache for a time."""
+    items = listed if isinstance(listed, list) else ()
+    return sum(_Report.of(item).detail("inputtokens") for item in items if _Report.of(item).value("ttl") == ttl)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_uncounted(value: object) -> bool:

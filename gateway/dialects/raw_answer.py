@@ -12,53 +12,12 @@ from typing import Any
 
 import orjson
 
-from gateway.catalog.usage import counts_by_modality
 from gateway.dialects.amazon_frames import last_exception
+from gateway.dialects.loose_json import read_json
 from gateway.dialects.sse import EventReader
 
 _ERROR, _BLOCKED = b'"error"', b'"blockReason"'
 _FINISH = b'"finishReason"'
-_USAGE = b'"usageMetadata"'
-_BY_MODEL = frozenset({"args", "arguments", "input", "parameters"})
-"""What a model wrote in a tool call, in every dialect that has it as JSON."""
-_OLLAMA_COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
-_USAGE_NAMES = (b'"usage', b'"meta"', b"eval_count", b"_token_count")
-
-
-def gemini_cached_audio(raw: bytes | bytearray) -> int:
-    """The cached audio tokens of the last `usageMetadata` of Gemini's answer or stream."""
-    if b'"cacheTokensDetails"' not in raw:
-        return 0
-    for event in _events(raw, _USAGE):
-        usage = event.get("usageMetadata")
-        if isinstance(usage, Mapping):
-            details = usage.get("cacheTokensDetails")
-            with contextlib.suppress(ValueError):
-                return counts_by_modality(details).get("audio_tokens", 0) if isinstance(details, list) else 0
-            return 0
-    return 0
-
-
-def ollama_report(raw: bytes | bytearray) -> dict[str, int] | None:
-    """The counts of Ollama's answer, or of a stream's last line; None without any.
-
-    It leaves out a count of zero: that of a prompt which it had in its cache. LiteLLM puts its own count there, and
-    drops both of a stream.
-    """
-    for line in reversed(bytes(raw).splitlines() or [b""]):
-        if b'eval_count"' not in line:
-            continue
-        try:
-            answer = orjson.loads(line)
-        except ValueError:
-            try:
-                answer = orjson.loads(raw)
-            except ValueError:
-                return None
-        if isinstance(answer, dict):
-            counts = {theirs: answer.get(ours) for ours, theirs in _OLLAMA_COUNTS.items()}
-            return {name: count for name, count in counts.items() if isinstance(count, int) and count} or None
-    return None
 
 
 def last_error(tail: bytes | bytearray) -> dict[str, Any] | None:
@@ -108,40 +67,27 @@ def gemini_finished(tail: bytes | bytearray) -> bool:
     return bool(line_end) and _FINISH in first and not first.startswith(b"data:")
 
 
-def mentions_usage(answer: bytes | bytearray) -> bool:
-    """True if a complete answer in any dialect has a usage, outside of what its model wrote."""
-    if not any(name in answer for name in _USAGE_NAMES):
-        return False
-    try:
-        waiting = [orjson.loads(answer)]
-    except ValueError:
-        return True
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += [each for each in value if isinstance(each, dict | list)]
-        elif isinstance(value, dict):
-            if any(inner not in (None, {}) and _is_usage_name(name) for name, inner in value.items()):
-                return True
-            waiting += [
-                inner for name, inner in value.items() if isinstance(inner, dict | list) and name not in _BY_MODEL
-            ]
-    return False
-
-
-def _is_usage_name(name: str) -> bool:
-    return name.startswith("usage") or name == "meta" or "eval_count" in name or "_token_count" in name
-
-
 def _events(raw: bytes | bytearray, mark: bytes) -> Iterator[Mapping[str, Any]]:
     """The objects of an answer, the last first: the whole body, or the events that have `mark`."""
     with contextlib.suppress(ValueError):
-        value = orjson.loads(raw)
+        value = read_json(raw)
         yield from (each for each in reversed(value if isinstance(value, list) else [value]) if isinstance(each, dict))
         return
     for line in reversed(bytes(raw).splitlines()):
         if line.startswith((b"data:", b"{")) and mark in line:
             with contextlib.suppress(ValueError):
-                event = orjson.loads(line.removeprefix(b"data:"))
+                event = read_json(line.removeprefix(b"data:"))
                 if isinstance(event, dict):
                     yield event
+
+
+def stopped_text(raw: bytes | bytearray) -> str | None:
+    """The text of Gemini's whole answer that its filter stopped; None without one."""
+    for answer in _events(raw, _FINISH):
+        candidates = answer.get("candidates")
+        first = candidates[0] if isinstance(candidates, list) and candidates else None
+        content = first.get("content") if isinstance(first, Mapping) else None
+        parts = content.get("parts") if isinstance(content, Mapping) else None
+        told = [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
+        return "".join(str(part.get("text") or "") for part in told if not part.get("thought")) or None
+    return None

@@ -19,6 +19,7 @@ from gateway.catalog.usage import (
     MAX_PLAUSIBLE_TOKENS,
     ReportedUsage,
     Usage,
+    is_count,
     is_count_name,
     tells_both_counts,
 )
@@ -116,22 +117,12 @@ def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> 
         before = both.get(name)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             both[name] = joined(before, value)
-        elif _is_unknown(value):
+        elif _is_unknown(name, value):
             if name not in older:
                 both[name] = value
         elif value or (before is None and name not in _TOTALS):
             both[name] = value
     return both
-
-
-def with_cached_audio(report: dict[str, Any], audio: int) -> dict[str, Any]:
-    """LiteLLM's report with the cached audio that Gemini counted, which LiteLLM leaves out."""
-    details = report.get("prompt_tokens_details")
-    if not audio or not isinstance(details, Mapping):
-        return report
-    in_all = (details.get("audio_tokens") or 0) + audio
-    named = {"audio_tokens": in_all, "cached_tokens_details": {"audio_tokens": audio}}
-    return report | {"prompt_tokens_details": {**details, **named}}
 
 
 def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
@@ -152,6 +143,23 @@ def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
     return made
 
 
+def shown_in_full(usage: Usage) -> dict[str, Any]:
+    """A usage that was not reported in OpenAI's form, in it."""
+    made = shown({}, usage)
+    for name, parts in (
+        ("prompt_tokens_details", {"audio_tokens": usage.audio_input_tokens, "image_tokens": usage.image_input_tokens}),
+        ("completion_tokens_details", {
+            "audio_tokens": usage.audio_output_tokens, "image_tokens": usage.image_output_tokens
+        }),
+    ):  # fmt: skip
+        if any(parts.values()):
+            made[name] = {**(made.get(name) or {}), **{part: count for part, count in parts.items() if count}}
+    cache = {
+        "cache_read_input_tokens": usage.cached_tokens, "cache_creation_input_tokens": usage.cache_write_tokens
+    }  # fmt: skip
+    return made | (cache if any(cache.values()) else {})
+
+
 def _whole_counts(report: Mapping[str, Any]) -> dict[str, Any]:
     """Counts as integers, because strict clients reject 10.0, which some providers send."""
     made: dict[str, Any] = {}
@@ -164,9 +172,11 @@ def _whole_counts(report: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _is_unknown(value: object) -> bool:
-    """Whether a count says that it is not known."""
-    return isinstance(value, int) and value < 0
+def _is_unknown(name: str, value: object) -> bool:
+    """Whether a count says that it is not known, or cannot be read."""
+    if isinstance(value, int) and value < 0:
+        return True
+    return bool(value) and is_count_name(name) and not isinstance(value, Mapping | list) and not is_count(value)
 
 
 def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from gateway.dialects.native_forms import begun_payload, native_dialect, payloads_of, speaks_openai
+from gateway.dialects.wire_usage import WireUsage
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.attachments import attached
 from gateway.providers.blocking import BlockingTransport
@@ -253,12 +254,14 @@ class LitellmCall:
         """Start the call as a stream, or as one complete response where LiteLLM cannot stream."""
         exchange.attached = attached(self._arguments["messages"])
         exchange.streaming = self._arguments["stream"]
+        exchange.reports = WireUsage() if exchange.streaming else None
         with self._lane.recorded(exchange):
             response = await self._lane.acompletion(self._arguments)
             if not self._arguments["stream"]:
                 return WholeSource(translated_reply(exchange, response))
             answer = exchange.answer
             if answer is not None and not answer.begun and self.is_native(exchange):
+                exchange.reports = None
                 return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
             source = LitellmSource(response, self._call.idle_timeout_s, deadline, self.fault, exchange)
             await source.open()
@@ -266,6 +269,7 @@ class LitellmCall:
             if isinstance(answer, RecordedStream) and not answer.begun and native_dialect(exchange.path):
                 await _begin(answer, exchange, self._call.idle_timeout_s, deadline)
                 if exchange.openai_instead:
+                    exchange.reports = None
                     return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
             return _RecordedSource(source, self._lane, exchange)
 

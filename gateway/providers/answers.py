@@ -2,15 +2,18 @@
 
 For providers of OpenAI's dialect, chunks are read from the HTTP response (`wire_source.WireSource`): LiteLLM's wrapper
 takes at least a millisecond per chunk, supports only one choice, and invents a `stop` for a stream that was cut off.
-Other providers go through that wrapper (`LitellmSource`), with finish and usage read from the stream below it.
+Other providers go through that wrapper (`LitellmSource`), with the finish read from the stream below it, and the usage
+from the bytes (`gateway.dialects.wire_usage`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
+import httpx
 import orjson
 
 from gateway.catalog.usage import (
@@ -22,25 +25,25 @@ from gateway.catalog.usage import (
     usage_from_openai,
     with_facts,
 )
-from gateway.dialects.loose_json import SurrogateJoiner, read_json
+from gateway.dialects.loose_json import SurrogateJoiner
 from gateway.dialects.older_functions import call_functions
-from gateway.dialects.raw_answer import ollama_report
 from gateway.dialects.repair import StreamRepair
 from gateway.dialects.usage_report import (
     cited_searches,
     joined,
     reported_tier,
     shown,
+    shown_in_full,
     speaks,
     take_usage,
-    with_cached_audio,
 )
+from gateway.dialects.wire_usage import WireUsage
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, TimeoutFault, UpstreamFault
-from gateway.providers.exchange import Exchange, uninterrupted
-from gateway.providers.litellm_readers import COUNTED
+from gateway.providers.exchange import Exchange, RecordedStream, uninterrupted
 from gateway.providers.waiting import Patience
 
-_OUTPUT_COUNTS = ("completion_tokens", "total_tokens")
+_LATE_S = 2.0
+"""Longest wait for a usage behind the finish of a stream that stays open."""
 FaultOf = Callable[[Exchange, Exception], UpstreamFault]
 
 
@@ -81,11 +84,14 @@ class UpstreamStream:
         """The reported usage; counts sent before the last content are partial."""
         if self._fault_usage is not None:
             return self._fault_usage
-        usage = with_facts(usage_from_openai(self._report), self._tier, self._searches)
+        report, tier, outdated = self._report, self._tier, self._outdated
+        if (wire := self._exchange.reports) is not None:
+            report, tier, outdated = wire.report, wire.service_tier, wire.outdated
+        usage = with_facts(usage_from_openai(report), tier, self._searches)
         complete = self.finish_reason is not None and not self._unfinished
         if not isinstance(usage, Usage):
             return usage
-        if self._spoken_since and usage.output_tokens == 0 if complete else self._outdated:
+        if self._spoken_since and usage.output_tokens == 0 if complete else outdated:
             return PartialUsage(usage, has_prompt=usage.prompt_tokens > 0, has_output=False)
         return beside_words(usage) if self._spoken and self.finish_reason != "content_filter" else usage
 
@@ -134,8 +140,11 @@ class UpstreamStream:
             if self.finish_reason is None or self._unfinished:
                 fault = BrokenFault("the provider's stream ended before the answer was complete")
                 raise fault.billed(self.usage)
+            made = {**self._report_chunk, "choices": []}
+            if self._exchange.reports is not None and isinstance(usage := self.usage, Usage):
+                return made | {"usage": shown_in_full(usage)}
             if self._report is not None:
-                return {**self._report_chunk, "choices": [], "usage": shown(self._report, self.usage)}
+                return made | {"usage": shown(self._report, self.usage)}
         self.ended_properly = True
         await self.aclose()
         raise StopAsyncIteration
@@ -196,9 +205,10 @@ class ChunkSource(Protocol):
 
 
 class LitellmSource:
-    """LiteLLM's chunks for other dialects, with the provider's own finish and usage.
+    """LiteLLM's chunks for other dialects, with the provider's own finish.
 
-    LiteLLM's wrapper invents a final `stop` and a usage when the provider sent none; `_Tap` records the real ones.
+    LiteLLM's wrapper invents a final `stop` and a usage when the provider sent none; `_Tap` records the real end, and
+    `Exchange.reports` the usage.
     """
 
     def __init__(
@@ -211,7 +221,6 @@ class LitellmSource:
         self._exchange = exchange
         self._tap: _Tap | None = None
         self._chunks = aiter(wrapper)
-        self._usage_given = False
         self._joiner = SurrogateJoiner()
         self._spoken = False
 
@@ -226,7 +235,8 @@ class LitellmSource:
                 fault = self._fault(self._exchange, ended)
                 if not isinstance(fault, BrokenFault):  # LiteLLM skipped the error that ended it
                     raise self._placed(fault) from None
-            return self._last_usage()
+            await self._read_rest()
+            return None
         except TimeoutError:
             raise TimeoutFault("the provider stopped sending for too long") from None
         except Exception as error:  # noqa: BLE001 - as in Upstream.complete
@@ -255,42 +265,28 @@ class LitellmSource:
         """Insert the tap below LiteLLM's wrapper, before the first chunk."""
         if self._wrapper.completion_stream is None:
             await self._wrapper.fetch_stream()
-        self._tap = self._wrapper.completion_stream = _Tap(self._wrapper.completion_stream)
+        exchange = self._exchange
+        self._tap = self._wrapper.completion_stream = _Tap(
+            self._wrapper.completion_stream,
+            exchange.reports,
+            lambda: exchange.failure is not None and exchange.finish_was_sent,
+        )
 
     def _really_finished(self) -> bool:
         said = bool(getattr(self._wrapper, "received_finish_reason", None))
         tapped = self._tap is not None and self._tap.finished
         return (said or tapped) and self._exchange.finish_was_sent
 
-    def _last_usage(self) -> dict[str, Any] | None:
-        """A closing chunk with the reported usage, if any; then None."""
-        if self._usage_given:
-            return None
-        self._usage_given = True
-        body = self._exchange.body
-        if self._exchange.speaks_ollama:
-            usage = ollama_report(body)
-        else:
-            usage = (self._tap.usage if self._tap is not None else None) or _usage_in(bytes(body))
-            if usage is not None and self._tap is not None and self._tap.output_uncounted:
-                usage = {name: value for name, value in usage.items() if name not in _OUTPUT_COUNTS}
-        if usage is None:
-            return None
-        usage = with_cached_audio(usage, self._exchange.cached_audio_tokens)
-        return {"object": "chat.completion.chunk", "choices": [], "usage": usage}
-
-
-def _usage_in(tail: bytes) -> dict[str, Any] | None:
-    """The usage at the end of a stream in OpenAI's dialect, which LiteLLM drops."""
-    for line in reversed(tail.split(b"\n")):
-        if line.startswith(b"data:") and b'"usage"' in line:
-            try:
-                chunk = read_json(line[5:])
-            except ValueError:
-                continue
-            if isinstance(chunk, dict) and isinstance(chunk.get("usage"), dict):
-                return dict(chunk["usage"])
-    return None
+    async def _read_rest(self) -> None:
+        """Read what follows LiteLLM's end: it stops at a finish, behind which a usage may come."""
+        reports, answer = self._exchange.reports, self._exchange.answer
+        if reports is None or self._exchange.whole or answer is None or not isinstance(answer, RecordedStream):
+            return
+        with suppress(TimeoutError, httpx.HTTPError, httpx.StreamError):
+            async with Patience(min(asyncio.get_running_loop().time() + _LATE_S, self._deadline)):
+                async for _ in answer:
+                    pass
+        reports.finish()
 
 
 def _is_strict(payload: dict[str, Any]) -> bool:
@@ -303,26 +299,27 @@ def _is_strict(payload: dict[str, Any]) -> bool:
 
 
 class _Tap:
-    """Passes chunks through and records the provider's own finish and usage."""
+    """Passes chunks through and records the provider's own finish, and the searches that LiteLLM found."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, reports: WireUsage | None, whole: Callable[[], bool]) -> None:
         self.finished = False
-        self.usage: dict[str, Any] | None = None
         self._inner = inner
+        self._reports = reports
+        self._whole = whole
         self._iterator = aiter(inner) if hasattr(inner, "__aiter__") else None
         self._plain = None if self._iterator is not None else iter(inner)
-
-    @property
-    def output_uncounted(self) -> bool:
-        """True if Claude's stream ended with the count of its start alone."""
-        return getattr(self._inner, COUNTED, None) is False
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
         if self._iterator is not None:
-            chunk = await anext(self._iterator)
+            try:
+                chunk = await anext(self._iterator)
+            except Exception:
+                if self.finished and self._whole():  # a connection that broke behind the answer's end
+                    raise StopAsyncIteration from None
+                raise
         else:
             assert self._plain is not None
             chunk = await asyncio.to_thread(next, self._plain, None)
@@ -340,8 +337,8 @@ class _Tap:
 
     def _note(self, chunk: Any) -> None:
         usage = _member(chunk, "usage")
-        if usage is not None:
-            self.usage = usage if isinstance(usage, dict) else usage.model_dump(exclude_none=True)
+        if usage is not None and self._reports is not None:
+            self._reports.note_searches(usage if isinstance(usage, dict) else usage.model_dump(exclude_none=True))
         if _member(chunk, "finish_reason") or _member(chunk, "is_finished"):
             self.finished = True
         for choice in _member(chunk, "choices") or ():

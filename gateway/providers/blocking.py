@@ -75,11 +75,11 @@ class _BlockingBody(httpx.SyncByteStream):
                 if made := lines.feed(piece):
                     yield made
         except httpx.HTTPError as error:
-            self._exchange.failure = type(error)
+            self._exchange.ended(type(error))
             raise
         if made := lines.finish():
             yield made
-        self._exchange.whole = True
+        self._exchange.ended()
 
     def close(self) -> None:
         self._inner.close()

@@ -35,7 +35,8 @@ from gateway.dialects.native_forms import (
     payloads_of,
     speaks_openai,
 )
-from gateway.dialects.raw_answer import gemini_cached_audio, gemini_finished
+from gateway.dialects.raw_answer import gemini_finished
+from gateway.dialects.wire_usage import WireUsage, with_plain_usage
 from gateway.providers.attachments import first_lost
 from gateway.providers.decoding import Decoder, UnpackingError, decoder_for, encoding_name
 from gateway.providers.errors import (
@@ -111,6 +112,8 @@ class Exchange(Struct):
     answer: AnswerBody | None = None
     document: bool = False
     """A stream was requested in a provider's own dialect, and something whole is received: all of it is kept."""
+    reports: WireUsage | None = None
+    """What a stream that LiteLLM translates, or a whole answer, reported as its usage."""
     openai_instead: bool = False
     """The response is a chat completion, or a stream of one, at an address of another dialect."""
 
@@ -122,7 +125,7 @@ class Exchange(Struct):
     @property
     def speaks_openai(self) -> bool:
         """The response is a chat completion in OpenAI's dialect, read or not."""
-        return 200 <= self.status < 300 and (self.openai_instead or self.path.endswith("/chat/completions"))
+        return 200 <= self.status < 300 and (self.openai_instead or self.path.rstrip("/").endswith("/chat/completions"))
 
     @property
     def tail_only(self) -> bool:
@@ -134,15 +137,21 @@ class Exchange(Struct):
         """A Gemini stream sent a finish reason; LiteLLM reports one on every chunk."""
         return "streamGenerateContent" not in self.path or gemini_finished(self.body)
 
-    @property
-    def cached_audio_tokens(self) -> int:
-        """Cached audio that Gemini counted; LiteLLM leaves it out."""
-        return gemini_cached_audio(self.body) if native_dialect(self.path) == "gemini" else 0
+    def received(self, piece: bytes, *, tail_only: bool) -> None:
+        """Record a piece of the response; of a stream only the tail is kept."""
+        if self.reports is not None and self.status < 300:
+            self.reports.feed(piece)
+        kept(self.body, piece, tail_only)
 
-    @property
-    def speaks_ollama(self) -> bool:
-        """The response is in Ollama's own dialect, whose missing counts LiteLLM makes up."""
-        return self.path.endswith(("/api/chat", "/api/generate"))
+    def ended(self, failure: type[BaseException] | None = None) -> None:
+        """Record the end of the response, proper or by a failure."""
+        self.failure, self.whole = failure, failure is None
+        if self.reports is not None:
+            self.reports.finish()
+
+    def reported(self) -> WireUsage:
+        """The usage that a whole answer reported."""
+        return WireUsage.of(self.body, self.headers) if self.whole and self.status < 400 else WireUsage()
 
     async def close(self) -> None:
         """Release the connection; it is closed if the response was not read completely."""
@@ -202,8 +211,11 @@ class BoundedTransport(httpx.AsyncBaseTransport):
             del headers["content-encoding"]
             headers.pop("content-length", None)
         exchange.answer = answer = RecordedStream(inner_stream, exchange, MAX_ANSWER_BYTES, decoder)
-        dialect = native_dialect(request.url.path) if response.status_code < 300 else None
-        if dialect is None:
+        path = request.url.path
+        dialect = native_dialect(path)
+        if response.status_code >= 300 or (
+            dialect is None and (exchange.streaming or path.rstrip("/").endswith("/completions"))
+        ):
             return httpx.Response(response.status_code, headers=headers, stream=answer, request=request)
         headers.pop("content-length", None)
         formed = FormedStream(answer, exchange, dialect)
@@ -278,11 +290,11 @@ class RecordedStream(httpx.AsyncByteStream):
                 if made := lines.feed(plain):
                     yield made
         except httpx.HTTPError as error:
-            self._exchange.failure = type(error)
+            self._exchange.ended(type(error))
             raise
         if made := lines.finish():
             yield made
-        self._exchange.whole = True
+        self._exchange.ended()
 
     async def aclose(self) -> None:
         """Release the connection."""
@@ -310,14 +322,17 @@ class StreamLines:
         return self._kept(b"" if self._events is None else self._events.finish())
 
     def _kept(self, piece: bytes) -> bytes:
-        kept(self._exchange.body, piece, self._exchange.tail_only)
+        self._exchange.received(piece, tail_only=self._exchange.tail_only)
         return piece
 
 
 class FormedStream(httpx.AsyncByteStream):
-    """A response of a provider's own API for LiteLLM, in the form that was asked for."""
+    """A response of a provider's own API for LiteLLM, in the form that was asked for.
 
-    def __init__(self, recorded: RecordedStream, exchange: Exchange, dialect: NativeDialect) -> None:
+    A whole one has a usage that LiteLLM can read; the provider's is read from what is recorded.
+    """
+
+    def __init__(self, recorded: RecordedStream, exchange: Exchange, dialect: NativeDialect | None) -> None:
         self._recorded = recorded
         self._exchange = exchange
         self._dialect = dialect
@@ -329,6 +344,9 @@ class FormedStream(httpx.AsyncByteStream):
                 yield piece
             return
         data = b"".join([piece async for piece in self._recorded])
+        if self._dialect is None:
+            yield with_plain_usage(data)
+            return
         try:
             payloads = payloads_of(data)
         except ValueError:
@@ -339,9 +357,9 @@ class FormedStream(httpx.AsyncByteStream):
         elif streaming:
             yield as_stream(self._dialect, payloads)
         elif (whole := as_whole(self._dialect, payloads)) is not None:
-            yield orjson.dumps(whole)
+            yield with_plain_usage(orjson.dumps(whole))
         else:
-            yield data
+            yield with_plain_usage(data)
 
     async def aclose(self) -> None:
         """Release the connection."""

@@ -13,9 +13,8 @@ from typing import Any
 
 import orjson
 
-from gateway.catalog.usage import ReportedUsage, usage_from_openai
+from gateway.catalog.usage import usage_from_openai
 from gateway.dialects.raw_answer import last_error
-from gateway.dialects.usage_report import take_usage
 from gateway.providers.attachments import LOST
 from gateway.providers.call import Call
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
@@ -54,7 +53,9 @@ def fault_of_call(
         return seen
     if exchange.status:
         unread = BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
-        return _failed_response(exchange) or unread.billed(_reported(exchange))
+        fault = _failed_response(exchange) or unread
+        # Of a stream the report is joined with what came before (UpstreamStream).
+        return fault if exchange.streaming else fault.billed(usage_from_openai(exchange.reported().report))
     missing = next((each.name for each in _chain(error) if isinstance(each, ModuleNotFoundError)), None)
     if exchange.attempts == 0 and missing is not None:
         _log.error("a call needs the Python package %s, which is not installed beside the gateway", missing)
@@ -81,7 +82,7 @@ def fault_of_call(
 
 
 def _failed_response(exchange: Exchange) -> UpstreamFault | None:
-    """The fault that an answer of status 200 reports, with its usage: a whole one, or the last event of a stream."""
+    """The fault that an answer of status 200 reports: a whole one, or the last event of a stream."""
     try:
         payload = orjson.loads(exchange.body)
     except ValueError:
@@ -91,18 +92,7 @@ def _failed_response(exchange: Exchange) -> UpstreamFault | None:
     if not isinstance(payload, dict):
         return None
     failed = payload.get("status") == "failed" or payload.get("type") == "error"
-    fault = fault_in(payload, exchange.headers, named_error=failed, alone=True)
-    usage = payload.get("usage")
-    return None if fault is None else fault.billed(usage_from_openai(usage if isinstance(usage, dict) else None))
-
-
-def _reported(exchange: Exchange) -> ReportedUsage:
-    """The usage in a whole answer that LiteLLM could not read."""
-    try:
-        payload = orjson.loads(exchange.body) if exchange.whole else None
-    except ValueError:
-        return None
-    return usage_from_openai(take_usage(payload)) if isinstance(payload, dict) else None
+    return fault_in(payload, exchange.headers, named_error=failed, alone=True)
 
 
 def _refused_name(error: BaseException, call: Call) -> str | None:

@@ -14,13 +14,11 @@ from typing import Any
 
 from gateway.dialects.claude_blocks import OpenBlock
 
-COUNTED = "output_counted"
-"""Attribute of a parser that has begun to end: whether the server counted the output, and not only its start."""
 _NO_CHUNK = (":", "event:", "id:", "retry:")
 
 
 def read_whole_answers(config_class: Any) -> None:
-    """Let LiteLLM read Claude's whole answers without a usage, and with a text for the content."""
+    """Let LiteLLM read Claude's whole answers with a text for the content."""
     inner = config_class.transform_parsed_response
     if hasattr(inner, "__wrapped__"):
         return  # done before
@@ -31,8 +29,7 @@ def read_whole_answers(config_class: Any) -> None:
             content = completion_response.get("content") or []
             if isinstance(content, str):
                 content = [{"type": "text", "text": content}]
-            counts = completion_response.get("usage") or {"input_tokens": 0, "output_tokens": 0}
-            completion_response = {**completion_response, "content": content, "usage": counts}
+            completion_response = {**completion_response, "content": content}
         return inner(self, completion_response, *arguments, **more)
 
     config_class.transform_parsed_response = transformed
@@ -79,9 +76,7 @@ def read_whole_blocks(parser_class: Any) -> None:
     def parsed(self: Any, chunk: dict[str, Any]) -> Any:
         if not hasattr(self, "open_block"):
             self.open_block = OpenBlock()
-        _without_null_usage(chunk)
-        if chunk.get("type") == "message_delta" and not getattr(self, COUNTED, False):
-            setattr(self, COUNTED, "output_tokens" in (chunk.get("usage") or {}))
+        _drop_usage(chunk)
         events = self.open_block.in_order(chunk)
         if not events:
             return inner(self, {"type": "ping"})
@@ -113,11 +108,31 @@ def read_whole_blocks(parser_class: Any) -> None:
     parser_class.__anext__ = next_chunk
 
 
-def _without_null_usage(event: dict[str, Any]) -> None:
-    message = event.get("message")
-    for part in (event, message):
-        if isinstance(part, dict) and "usage" in part and part["usage"] is None:
-            del part["usage"]
+def ignore_usage(parser_class: Any, name: str = "chunk_parser") -> None:
+    """Let LiteLLM's parser of a stream's events see no usage, whose form may end its reading."""
+    inner = getattr(parser_class, name)
+    if hasattr(inner, "__wrapped__"):
+        return  # done before
+
+    @wraps(inner)
+    def parsed(self: Any, *arguments: Any, **named: Any) -> Any:
+        for chunk in (*arguments, *named.values()):
+            if isinstance(chunk, dict):
+                _drop_usage(chunk)
+        return inner(self, *arguments, **named)
+
+    setattr(parser_class, name, parsed)
+
+
+def _drop_usage(event: dict[str, Any]) -> None:
+    """Remove a usage, which `gateway.dialects.wire_usage` reads; LiteLLM needs one of Bedrock and Gemini."""
+    for part in (event, event.get("message"), event.get("response")):
+        if isinstance(part, dict):
+            part.pop("usage", None)
+    if "metrics" in event:
+        event["usage"] = {"inputTokens": 0, "outputTokens": 0, "totalTokens": 0}
+    if "usageMetadata" in event:
+        event["usageMetadata"] = {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}
 
 
 def _whole(block: object) -> tuple[str | None, dict[str, Any] | None]:

@@ -15,7 +15,13 @@ from types import ModuleType
 from typing import Any
 
 from gateway.providers.litellm_clients import CurrentHandler, handler_cache
-from gateway.providers.litellm_readers import keep_service_tiers, read_whole_answers, read_whole_blocks, skip_comments
+from gateway.providers.litellm_readers import (
+    ignore_usage,
+    keep_service_tiers,
+    read_whole_answers,
+    read_whole_blocks,
+    skip_comments,
+)
 from gateway.providers.litellm_writers import keep_pictures
 
 LITELLM_ENVIRONMENT: Mapping[str, str] = {
@@ -55,6 +61,18 @@ class _WithoutMcp(ModuleType):
             return False
 
 
+_PARSERS = (
+    ("llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini", "ModelResponseIterator", "chunk_parser"),
+    ("llms.openai.chat.gpt_transformation", "OpenAIChatCompletionStreamingHandler", "chunk_parser"),
+    ("llms.mistral.chat.transformation", "MistralChatResponseIterator", "chunk_parser"),
+    ("llms.databricks.chat.transformation", "DatabricksChatResponseIterator", "chunk_parser"),
+    ("llms.bedrock.chat.invoke_handler", "AWSEventStreamDecoder", "converse_chunk_parser"),
+    ("completion_extras.litellm_responses_transformation.transformation",
+     "OpenAiResponsesToChatCompletionStreamIterator", "chunk_parser"),
+)  # fmt: skip
+"""LiteLLM's parsers of streams that fail on a usage in an odd form."""
+
+
 def import_litellm() -> Any:
     """Import LiteLLM (takes seconds), without its logging and telemetry."""
     for name, value in LITELLM_ENVIRONMENT.items():
@@ -77,6 +95,8 @@ def import_litellm() -> Any:
     read_whole_answers(importlib.import_module("litellm.llms.anthropic.chat.transformation").AnthropicConfig)
     google: Any = importlib.import_module("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini")
     skip_comments(google.ModelResponseIterator)
+    for module, parser, method in _PARSERS:
+        ignore_usage(getattr(importlib.import_module(f"litellm.{module}"), parser), method)
     keep_pictures()
     litellm.in_memory_llm_clients_cache = handler_cache()
     litellm.module_level_aclient = CurrentHandler("waiting")

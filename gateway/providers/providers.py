@@ -193,6 +193,8 @@ class Upstream:
             started = True
         except TimeoutError:
             fault = timeout_fault(exchange, limit.expired())
+            if stream is not None:
+                fault.billed(stream.usage)
         except UpstreamFault as error:
             fault = error
         except Exception as error:  # noqa: BLE001 - as in `complete`

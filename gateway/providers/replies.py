@@ -7,20 +7,21 @@ from typing import Any
 import orjson
 from msgspec import Struct, structs
 
-from gateway.catalog.usage import ReportedUsage, Usage, beside_words, usage_from_openai, with_facts
+from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, beside_words, usage_from_openai, with_facts
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.documents import document_payloads, form_of, is_chunk
 from gateway.dialects.loose_json import strict_value
+from gateway.dialects.native_forms import native_dialect
 from gateway.dialects.older_functions import call_functions
-from gateway.dialects.raw_answer import mentions_usage, ollama_report
+from gateway.dialects.raw_answer import stopped_text
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.usage_report import (
     cited_searches,
     reported_tier,
     shown,
+    shown_in_full,
     speaks,
     take_usage,
-    with_cached_audio,
 )
 from gateway.providers.answers import UpstreamStream, finish_schema_answers
 from gateway.providers.errors import BrokenFault
@@ -76,23 +77,19 @@ async def native_reply(exchange: Exchange) -> Reply:
 def translated_reply(exchange: Exchange, response: Any) -> Reply:
     """A response in another dialect, translated by LiteLLM."""
     body: dict[str, Any] = strict_value(response.model_dump(exclude_none=True))
-    if exchange.status >= 400 or (exchange.whole and not mentions_usage(exchange.body)):
-        # LiteLLM fills in zeros, or its own estimate, when the provider reported nothing.
-        take_usage(body)
-    if exchange.speaks_ollama and exchange.status < 400:
-        take_usage(body)
-        body["usage"] = ollama_report(exchange.body)
-    if isinstance(usage := body.get("usage"), dict):
-        body["usage"] = with_cached_audio(usage, exchange.cached_audio_tokens)
+    exchange.reports = exchange.reported()
+    exchange.reports.note_searches(take_usage(body) or {})
+    message = body["choices"][0].get("message") if body.get("choices") else None
+    if message is not None and message.get("content") is None and native_dialect(exchange.path) == "gemini":
+        message["content"] = stopped_text(exchange.body) if not message.get("tool_calls") else None
     return chat_reply(exchange, body)
 
 
 def embedding_reply(exchange: Exchange, response: Any, inputs: int) -> Reply:
     """The vectors of an embedding model, one per input, translated by LiteLLM."""
     body: dict[str, Any] = strict_value(response.model_dump(exclude_none=True))
-    report = take_usage(body)
-    if report is not None and exchange.whole and not mentions_usage(exchange.body):
-        report = None  # LiteLLM's own estimate
+    take_usage(body)  # LiteLLM's own estimate, where the provider reports nothing
+    report = exchange.reported().report
     counted = None if report is None else {**report, "completion_tokens": 0}
     usage = usage_from_openai(counted)
     data = body.get("data")
@@ -100,6 +97,8 @@ def embedding_reply(exchange: Exchange, response: Any, inputs: int) -> Reply:
         raise BrokenFault("the provider's response does not have one vector per input", status=exchange.status).billed(
             usage
         )
+    if isinstance(usage, Usage) and not usage.prompt_tokens:  # no vector is made of nothing
+        usage = PartialUsage(usage, has_prompt=False, has_output=True)
     return Reply(body=body, usage=usage, finish_reason=None, provider_model=None)
 
 
@@ -133,8 +132,10 @@ async def _assembled(exchange: Exchange) -> Reply:
 
 def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
     """A chat completion, repaired, with what its provider reported."""
-    report = take_usage(body)
-    usage = with_facts(usage_from_openai(report), reported_tier(body), cited_searches(body.get("choices")))
+    report, tier = take_usage(body), reported_tier(body)
+    if exchange.reports is not None:
+        report, tier = exchange.reports.report, exchange.reports.service_tier
+    usage = with_facts(usage_from_openai(report), tier, cited_searches(body.get("choices")))
     repair_whole(body, lambda: exchange.new_id("call"))
     choices = body["choices"]
     if not choices:
@@ -142,7 +143,7 @@ def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
     if speaks(choices):
         usage = beside_words(usage)
     if report is not None and isinstance(usage, Usage):
-        body["usage"] = shown(report, usage)
+        body["usage"] = shown(report, usage) if exchange.reports is None else shown_in_full(usage)
     model = body.get("model")
     return Reply(
         body=body,

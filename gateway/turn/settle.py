@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gateway.catalog import cost
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.tokens import TokenCounter
-from gateway.catalog.usage import ReportedUsage, Usage
+from gateway.catalog.usage import ReportedUsage
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.decisions.failures import column
@@ -80,7 +80,7 @@ class Settlements:
         """Settle a complete response. `render` makes the response stored under an idempotency key."""
         self._end(attempt)
         text, own_count = generated_text(reply.body), 0
-        if not isinstance(reply.usage, Usage):
+        if cost.needs_own_count(reply.usage):
             own_count = await self._tokens.count_generated(text)
         bill = bill_of(attempt, reply.usage, own_count)
         self._learn(attempt, bill, reply.finish_reason)
@@ -108,7 +108,7 @@ class Settlements:
     ) -> tuple[TurnReport, cost.Settlement, GatewayError | None]:
         """Settle a stream, however it ended. `keep` makes the copy stored under an idempotency key."""
         self._end(attempt)
-        own_count = 0 if isinstance(end.usage, Usage) else await self._tokens.count_generated(end.text)
+        own_count = await self._tokens.count_generated(end.text) if cost.needs_own_count(end.usage) else 0
         bill = bill_of(attempt, end.usage, own_count)
         if end.ending == "finished":
             self._learn(attempt, bill, end.finish_reason)

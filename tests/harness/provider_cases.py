@@ -116,9 +116,7 @@ CASES: dict[str, Case] = {
     "ollama_chat": Case(base=""),
     "oobabooga": Case(base="", needs="`api_base`"),
     "petals": Case(base="/petals", usage=(False, False), needs="`api_base`"),
-    "predibase": Case(
-        base="", options={"predibase_tenant_id": "t"}, usage=(False, False), needs="`predibase_tenant_id`"
-    ),
+    "predibase": Case(base="", options={"predibase_tenant_id": "t"}, needs="`predibase_tenant_id`"),
     "ragflow": Case(model="chat/id/model", base="", needs="`api_base`"),
     "replicate": Case(model="meta/meta-llama-3-8b-instruct", base=None, usage=(False, False)),
     "sagemaker": Case(base="/endpoints/e/invocations", options=AWS, usage=(False, False), needs="`aws_...`"),
@@ -129,7 +127,6 @@ CASES: dict[str, Case] = {
         base=None,
         environment=_SAP,
         key="",
-        usage=(True, False),
         needs="`AICORE_...` in the environment",
     ),
     "snowflake": Case(base="", needs="`api_base` of the account"),

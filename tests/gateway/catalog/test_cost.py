@@ -15,7 +15,7 @@ from gateway.catalog.cost import (
     settlement,
 )
 from gateway.catalog.prices import Prices, PriceTier
-from gateway.catalog.usage import Usage, UsageFault
+from gateway.catalog.usage import PartialUsage, Usage
 
 MICRO = 10**9  # femto-USD in a micro-USD: "1 USD per million tokens" is one of these per token
 
@@ -186,10 +186,12 @@ def test_zero_usage_is_zero() -> None:
     assert (bill.amount_nanousd, bill.usage_source, bill.output_tokens) == (0, "reported", 0)
 
 
-def test_an_impossible_usage_settles_the_whole_hold_and_alarms() -> None:
-    for reported in (UsageFault("prompt_tokens is not a whole number"), Usage(10, 5_000_000), Usage(9_000_000, 1)):
-        bill = settlement(SMALL, reported, held_nanousd=12_345, prompt_tokens=100, output_tokens=50)
-        assert (bill.amount_nanousd, bill.usage_source, bill.alarm) == (12_345, "estimated", "implausible_usage")
+def test_an_impossible_usage_is_our_estimate_with_an_alarm() -> None:
+    known = PartialUsage(Usage(0, 50), has_prompt=False, has_output=True, fault="prompt_tokens is not a whole number")
+    huge = PartialUsage(Usage(9_000_000, 0), has_prompt=True, has_output=False)
+    for reported in (known, huge, Usage(10, 5_000_000), Usage(9_000_000, 1)):
+        bill = settlement(SMALL, reported, held_nanousd=300_000, prompt_tokens=100, output_tokens=50)
+        assert (bill.amount_nanousd, bill.usage_source, bill.alarm) == (45_000, "estimated", "implausible_usage")
 
 
 def test_a_provider_that_overruns_its_limit_is_billed_in_full_with_an_alarm() -> None:

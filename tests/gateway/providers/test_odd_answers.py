@@ -886,17 +886,20 @@ async def test_an_output_of_nothing_beside_words_is_no_output() -> None:
     assert (await whole(completion(usage=nothing))).usage == half
 
 
-async def test_an_output_of_nothing_is_reported_where_nothing_was_generated_or_nothing_cost() -> None:
-    nothing, free = {"prompt_tokens": 10, "completion_tokens": 0}, {"prompt_tokens": 0, "completion_tokens": 0}
-    for payloads, read in (
+async def test_an_output_of_nothing_is_reported_where_nothing_was_generated_and_zeros_beside_words_are_none() -> None:
+    nothing, zeros = {"prompt_tokens": 10, "completion_tokens": 0}, {"prompt_tokens": 0, "completion_tokens": 0}
+    none = PartialUsage(Usage(0, 0), has_prompt=False, has_output=False)
+    cases: list[tuple[list[dict[str, Any]], Usage | PartialUsage]] = [
         ([delta("", usage=nothing), finish(usage=nothing)], Usage(10, 0)),
+        ([delta("", usage=zeros), finish(usage=zeros)], Usage(0, 0)),
         ([delta("I cannot"), finish("content_filter", usage=nothing)], Usage(10, 0)),
-        ([delta("hi"), finish(usage=free)], Usage(0, 0)),
-    ):
+        ([delta("hi"), finish(usage=zeros)], none),
+    ]
+    for payloads, read in cases:
         stream = opened(events(*payloads))
         [chunk async for chunk in stream]
         assert stream.usage == read
-    assert (await whole(completion(usage=free))).usage == Usage(0, 0)
+    assert (await whole(completion(usage=zeros))).usage == none
 
 
 async def test_counts_from_before_the_last_words_of_a_cut_answer_are_only_a_part() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.catalog.usage import Usage, UsageFault
+from gateway.catalog.usage import PartialUsage, Usage
 from gateway.errors import GatewayError, RateLimited, UpstreamError, UpstreamRejected, UpstreamTimeout, http_status
 from gateway.providers.call import ProviderNames
 from gateway.providers.errors import (
@@ -91,9 +91,14 @@ async def test_tool_calls_and_several_choices_come_through(upstream: Upstream, p
     ("mode", "usage"),
     [
         ("nousage", None),
-        ("zero", Usage(0, 0)),
+        ("zero", PartialUsage(Usage(0, 0), has_prompt=False, has_output=False)),
         ("neg", None),
-        ("huge", UsageFault("completion_tokens is implausibly large")),
+        (
+            "huge",
+            PartialUsage(
+                Usage(9, 0), has_prompt=True, has_output=False, fault="completion_tokens is implausibly large"
+            ),
+        ),
     ],
 )
 async def test_usage_is_only_what_the_provider_said(

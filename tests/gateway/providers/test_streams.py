@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic.warnings import PydanticDeprecatedSince211
 
-from gateway.catalog.usage import Usage, UsageFault
+from gateway.catalog.usage import PartialUsage, Usage
 from gateway.providers.errors import (
     BrokenFault,
     FailedFault,
@@ -99,9 +99,14 @@ async def test_several_choices_keep_their_numbers(upstream: Upstream, provider: 
     ("mode", "usage"),
     [
         ("nousage", None),
-        ("zero", Usage(0, 0)),
+        ("zero", PartialUsage(Usage(0, 0), has_prompt=False, has_output=False)),
         ("neg", None),
-        ("huge", UsageFault("completion_tokens is implausibly large")),
+        (
+            "huge",
+            PartialUsage(
+                Usage(9, 0), has_prompt=True, has_output=False, fault="completion_tokens is implausibly large"
+            ),
+        ),
     ],
 )
 async def test_usage_is_only_what_the_provider_said(

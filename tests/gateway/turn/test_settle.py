@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.cost import Settlement
 from gateway.catalog.tokens import TokenCounter
-from gateway.catalog.usage import Usage, UsageFault
+from gateway.catalog.usage import PartialUsage, Usage
 from gateway.config.settings import RateQuota, RouterSettings
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.leases import Leases
@@ -109,9 +109,10 @@ def test_missing_usage_is_our_own_count_and_marked() -> None:
     assert bill == Settlement(100 * 1_000 + 7 * 2_000, "estimated", Usage(100, 7))
 
 
-def test_impossible_usage_costs_the_hold_and_raises_an_alarm() -> None:
-    bill = bill_of(attempt(), UsageFault("x"), 7)
-    assert (bill.amount_nanousd, bill.alarm) == (HELD, "implausible_usage")
+def test_impossible_usage_costs_our_own_count_and_raises_an_alarm() -> None:
+    impossible = PartialUsage(Usage(0, 0), has_prompt=False, has_output=False, fault="x")
+    bill = bill_of(attempt(prompt_tokens=100), impossible, 7)
+    assert (bill.amount_nanousd, bill.alarm) == (100 * 1_000 + 7 * 2_000, "implausible_usage")
 
 
 async def test_a_call_without_an_answer_is_charged_the_time_it_had_at_the_model_s_speed() -> None:
