@@ -110,6 +110,7 @@ def import_litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = False
+    litellm.disable_stop_sequence_limit = True  # it would send the first four of them to every provider
     litellm.num_retries = 0
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         # Its messages repeat provider responses, which may contain keys.

@@ -35,6 +35,7 @@ from gateway.providers.forward import ForwardedCall
 from gateway.providers.history import has_thinking_parts, history, loses_names, takes_thinking_parts
 from gateway.providers.litellm_clients import LOOKING_UP, spoken_as_openai
 from gateway.providers.litellm_setup import import_litellm
+from gateway.providers.lost_parameters import LostParameters
 from gateway.providers.moderation import ModerationCall
 from gateway.providers.parameters import Target, at_responses, shaped, takes_functions, target_of
 from gateway.providers.replies import Reply, embedding_reply, moderation_reply, native_reply, translated_reply
@@ -67,6 +68,7 @@ class Upstream:
         self._connections = (max_connections, max_connections_per_host, connect_timeout_s)
         self._litellm: Any = None
         self._direct: DirectClient | None = None
+        self._lost: LostParameters | None = None
         self._acompletion: LitellmClient | None = None
         self._open: Connections | None = None
         self._resolutions: dict[tuple[Any, ...], ProviderNames] = {}
@@ -79,6 +81,7 @@ class Upstream:
         """Import LiteLLM (takes seconds) and open the connection pools."""
         if self._litellm is None:
             self._litellm = await asyncio.to_thread(import_litellm)
+            self._lost = LostParameters(self._litellm)
             self._direct = await asyncio.to_thread(DirectClient, self._litellm)
             own = {*self._litellm.types.utils.all_litellm_params, *signature(self._litellm.acompletion).parameters}
             self._steering = frozenset(own) - CHAT_FIELDS - VENDOR_FIELDS
@@ -271,6 +274,10 @@ class Upstream:
         if self._acompletion is not None and self._acompletion.goes_to_responses(call, found, formed.arguments):
             formed = at_responses(formed, call)
         left_out = formed.dropped
+        if self._lost is not None:
+            asked = {name: value for name, value in formed.arguments.items() if name in call.params}
+            asked = {name: value for name, value in asked.items() if name not in call.allowed_params}
+            left_out = (*left_out, *self._lost.names(found.model, found.provider, asked))
         if not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages):
             left_out = (*left_out, "messages[].content[].thinking")
         if loses_names(found.provider, call.messages):

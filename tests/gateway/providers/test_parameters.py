@@ -659,3 +659,46 @@ async def test_a_schema_without_a_form_is_refused_by_its_place(upstream: Upstrea
     )
     assert isinstance(fault, MessagesRefused)
     assert fault.answer().param == "tools[1].function.parameters"
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value", "is_lost"),
+    [
+        ("anthropic/claude-sonnet-4-5", "response_format", {"type": "json_object"}, True),
+        ("gemini/gemini-2.5-flash", "response_format", {"type": "json_object"}, False),
+        ("gemini/gemini-2.5-flash", "parallel_tool_calls", False, True),
+        ("anthropic/claude-sonnet-4-5", "parallel_tool_calls", False, False),
+        ("gemini/gemini-robotics-er-2-preview", "frequency_penalty", 0.5, True),
+        ("gemini/gemini-2.5-flash", "frequency_penalty", 0.5, False),
+        ("moonshot/kimi-k2.5", "temperature", 0.5, True),
+        ("openai/qwen", "temperature", 0.5, False),
+    ],
+)
+async def test_what_litellm_accepts_and_does_not_write_is_named(
+    upstream: Upstream, model: str, name: str, value: Any, is_lost: bool
+) -> None:
+    body, left_out = await sent(upstream, model, params={name: value, "tools": TOOLS})
+    without, _ = await sent(upstream, model, params={"tools": TOOLS})
+    assert (name in left_out) is is_lost
+    assert (body == without) is is_lost
+
+
+async def test_values_that_ask_for_nothing_are_not_named(upstream: Upstream) -> None:
+    params = {"parallel_tool_calls": True, "frequency_penalty": 0, "temperature": 1, "tools": TOOLS}
+    _, left_out = await sent(upstream, "gemini/gemini-robotics-er-2-preview", params=params)
+    assert left_out == set()
+
+
+async def test_a_parameter_that_the_operator_allows_is_sent_and_not_named(upstream: Upstream) -> None:
+    params = {"frequency_penalty": 0.5}
+    allowed = frozenset(params)
+    body, left_out = await sent(upstream, "anthropic/claude-sonnet-4-5", params=params, allowed_params=allowed)
+    assert body["frequency_penalty"] == 0.5
+    assert left_out == set()
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "ollama_chat/qwen", "mistral/mistral-large-latest"])
+async def test_every_word_that_ends_an_answer_is_sent(upstream: Upstream, model: str) -> None:
+    body, left_out = await sent(upstream, model, params={"stop": list("abcde")})
+    assert list("abcde") in (body.get("stop"), body.get("stop_sequences"), body.get("options", {}).get("stop"))
+    assert left_out == set()

@@ -1,0 +1,61 @@
+"""Parameters that LiteLLM accepts for a model and does not write into its request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+_PROBED = ("response_format", "parallel_tool_calls", "frequency_penalty", "presence_penalty", "temperature")
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "response_format": ({"type": "text"},), "parallel_tool_calls": (True,), "frequency_penalty": (0,),
+    "presence_penalty": (0,), "temperature": (1,),
+}  # fmt: skip
+"""Values that mean the same as none."""
+_TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
+    for name in ("f", "g")
+]
+"""Two, because Gemini's form has no `parallel_tool_calls`, and LiteLLM leaves it out only beside several tools."""
+_INTERNAL = frozenset({"json_mode"})
+"""LiteLLM's notes to itself beside what it will send."""
+_MAX_KNOWN = 4096
+
+
+class LostParameters:
+    """Comparisons of what LiteLLM maps with a parameter and without it, one for each value."""
+
+    def __init__(self, litellm: Any) -> None:
+        self._litellm = litellm
+        self._known: dict[tuple[str, str, str, bytes], bool] = {}
+
+    def names(self, model: str, provider: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of arguments that the provider is not sent."""
+        wanted = [name for name in _PROBED if name in arguments and arguments[name] not in _NEUTRAL[name]]
+        return tuple(name for name in wanted if self._is_lost(model, provider, name, arguments[name]))
+
+    def _is_lost(self, model: str, provider: str, name: str, value: Any) -> bool:
+        if name == "response_format" and value.get("type") != "json_object":
+            return False  # schemas are long, each is another, and LiteLLM writes them or refuses the call
+        written = orjson.dumps(value)
+        key = (model, provider, name, written)
+        if key not in self._known:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = self._probe(model, provider, name, value)
+        return self._known[key]
+
+    def _probe(self, model: str, provider: str, name: str, value: Any) -> bool:
+        tools = {"tools": _TOOLS} if name == "parallel_tool_calls" else {}
+        try:
+            without, made = (self._mapped(model, provider, {**tools, **more}) for more in ({}, {name: value}))
+        except Exception:  # noqa: BLE001 - each provider's code has errors of its own: the call will tell
+            return False
+        return bool(made == without)
+
+    def _mapped(self, model: str, provider: str, params: dict[str, Any]) -> Any:
+        made = self._litellm.utils.get_optional_params(
+            model=model, custom_llm_provider=provider, drop_params=True, **orjson.loads(orjson.dumps(params))
+        )
+        return {name: value for name, value in made.items() if name not in _INTERNAL}
