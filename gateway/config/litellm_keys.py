@@ -7,7 +7,7 @@ exception: ignoring one of them would spend more or let more requests through th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -49,6 +49,7 @@ PRICED_PARAMETERS: Mapping[str, str] = {
 """Parameters refused as defaults because they change the price of every request."""
 
 _TIER = "the hold would be at another tier's prices: write litellm_params.service_tier instead"
+_TOOLS = "tools of the provider are billed separately"
 _UNHELD: Mapping[str, str] = {
     name: why
     for names, why in (
@@ -56,12 +57,14 @@ _UNHELD: Mapping[str, str] = {
         ("responsemodalities speechconfig", "it changes what is billed"),
         ("performanceconfig", "it changes the price of every token"),
         ("servicetier", _TIER),
+        ("tools plugins websearchoptions searchparameters enablesearch", _TOOLS),
+        ("googlesearch googlesearchretrieval enterprisewebsearch googlemaps urlcontext codeexecution", _TOOLS),
     )
     for name in names.split()
 }
 """Providers' own names, without marks and capitals, of what would cost more than is held for; at any depth."""
-_STANDARD_TIERS = ("default", "standard", "standard_only")
 _UNHELD_IN_BODY: Mapping[str, str] = {
+    **{name.replace("_", ""): why for name, why in PRICED_PARAMETERS.items()},
     **dict.fromkeys(("model", "modelid", "fallbacks"), "the provider could answer with another model at another price"),
     **dict.fromkeys(
         "messages input prompt system systeminstruction contents instructions documents mcpservers".split(),
@@ -69,17 +72,44 @@ _UNHELD_IN_BODY: Mapping[str, str] = {
     ),
 }
 """The same, where a provider's request has its own parts."""
+_HELD: Mapping[str, tuple[object, ...]] = {
+    **dict.fromkeys(("n", "bestof", "candidatecount", "numreturnsequences", "numgenerations"), (1,)),
+    **dict.fromkeys(("modalities", "responsemodalities"), ("text",)),
+    **dict.fromkeys(("speed", "performanceconfig", "servicetier"), ("default", "standard", "standard_only")),
+}
+"""Of such names, the values with which a request costs what is held."""
 _UNHELD_HEADER = re.compile(r".*(service-?tier|performanceconfig|llm-(shared-)?request-type).*", re.IGNORECASE)
 """Headers of Bedrock and Vertex that choose a tier."""
 
 
 def unheld(name: str, value: object, *, nested: bool) -> str | None:
     """The reason why a field of a request would cost more than is held; None: it would not."""
-    if not value or value in _STANDARD_TIERS:
-        return None
-    folded = name.replace("_", "").replace("-", "").lower()
-    found = None if nested else PRICED_PARAMETERS.get(name) or _UNHELD_IN_BODY.get(folded)
-    return found or _UNHELD.get(folded)
+    folded = _folded(name)
+    found = _UNHELD.get(folded) if nested else _UNHELD_IN_BODY.get(folded) or _UNHELD.get(folded)
+    return None if found is None or costs_nothing(name, value) else found
+
+
+def costs_nothing(name: str, value: object) -> bool:
+    """True where a priced field asks for nothing, or for what every request is held for.
+
+    An empty object asks: `web_search_options: {}` is a search with the provider's own settings.
+    """
+    if value is None or value is False or value == []:
+        return True
+    held = _HELD.get(_folded(name))
+    return held is not None and all(each in held for each in _leaves(value))
+
+
+def _folded(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(each)
+    else:
+        yield value.lower() if isinstance(value, str) else value
 
 
 def unheld_header(name: str) -> str | None:

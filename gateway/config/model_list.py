@@ -28,7 +28,7 @@ from gateway.config.prices import FOREIGN_PRICE, PriceChange, read_price_changes
 from gateway.config.reader import Findings, Located, Section
 from gateway.config.values import Secret, shown
 from gateway.errors import InvalidRequest
-from gateway.schema.fields import KNOWN_FIELDS
+from gateway.schema.fields import KNOWN_FIELDS, OWN_FIELDS
 from gateway.schema.reader import left_out, read_default
 
 MAX_MODEL_NAME_CHARS = 256
@@ -210,31 +210,34 @@ _FOREIGN_LIMITS = _LIMITS | {
 """Names of the same limit in providers' own requests, at any depth of them."""
 
 
-def _limits_in(body: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """The paths of all limits of the answer in a provider's own request."""
-    for name, value in body.items():
-        if name in _FOREIGN_LIMITS:
-            yield path + name
-        elif isinstance(value, dict):
-            yield from _limits_in(value, f"{path}{name}.")
+_SCHEMA_NAMES = (".properties", ".$defs")
+"""Ends of the paths of objects whose names are those of a JSON schema's author."""
 
 
-def _unheld_in(body: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+def _unheld_in(body: object, path: str = "") -> Iterator[tuple[str, str]]:
     """The paths of all fields of a provider's own request that would cost more than is held, each with the reason."""
-    for name, value in body.items():
-        if why := litellm_keys.unheld(name, value, nested=bool(path)):
-            yield path + name, why
-        elif isinstance(value, dict):
-            yield from _unheld_in(value, f"{path}{name}.")
+    if isinstance(body, list):
+        for place, each in enumerate(body):
+            yield from _unheld_in(each, f"{path}[{place}]")
+    elif isinstance(body, dict):
+        for name, value in body.items():
+            if path.endswith(_SCHEMA_NAMES):
+                yield from _unheld_in(value, f"{path}.{name}")
+            elif name in _FOREIGN_LIMITS:
+                yield (
+                    f"{path}.{name}",
+                    "would exceed what is held for an answer: write litellm_params.max_tokens instead",
+                )
+            elif why := litellm_keys.unheld(name, value, nested=bool(path)):
+                yield f"{path}.{name}", f"cannot be a default: {why}"
+            else:
+                yield from _unheld_in(value, f"{path}.{name}")
 
 
-def _refuse_unheld(section: Section, body: Mapping[str, Any], place: str = "") -> None:
-    """Report what could make a bill higher than its hold; `place` precedes the fields in their paths."""
-    above = "would exceed what is held for an answer: write litellm_params.max_tokens instead"
-    found = [(path, f"cannot be a default: {why}") for path, why in sorted(_unheld_in(body))]
-    for path, why in (*found, *((path, above) for path in sorted(_limits_in(body)))):
-        key, dot, inner = f"{place}{path}".partition(".")
-        section.findings.problem(section.path(key) + dot + inner, why)
+def _refuse_unheld(section: Section, key: str, body: Mapping[str, Any], above: str = "") -> None:
+    """Report what could make a bill higher than its hold; `above` is the part of the paths that `key` stands for."""
+    for path, why in sorted(_unheld_in(body)):
+        section.findings.problem(section.path(key) + path.removeprefix(above), why)
 
 
 def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]:
@@ -244,7 +247,7 @@ def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]
     if extra is not None and not isinstance(extra, dict):
         section.findings.problem(section.path("extra_body"), f"expected a mapping, got {shown(extra)}")
     elif extra:
-        _refuse_unheld(section, extra, "extra_body.")
+        _refuse_unheld(section, "extra_body", extra)
         defaults["extra_body"] = extra
     for key in sorted(_LIMITS):
         limit = section.optional_integer(key, minimum=1)
@@ -254,6 +257,8 @@ def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]
     of_info = {*litellm_keys.IGNORED["model_info"], *litellm_keys.PROTECTIONS["model_info"], *info.read()}
     for key in section.unread():
         if key in known:
+            if key in litellm_keys.PRICED_PARAMETERS and litellm_keys.costs_nothing(key, section.entries[key].raw):
+                section.ignore(key, "what every request is held for; it is ignored")
             continue
         if key not in litellm_keys.REQUEST_PARAMETERS and key not in KNOWN_FIELDS:
             if key in of_info or key.startswith(_NEVER_SENT):
@@ -265,7 +270,10 @@ def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]
             section.findings.warn(section.path(key), "unknown parameter; it is sent to the provider unchanged")
         value = section.json(key)
         if key != "service_tier":
-            _refuse_unheld(section, {key: value})
+            _refuse_unheld(section, key, {key: value}, f".{key}")
+        if key in OWN_FIELDS:
+            section.findings.warn(section.path(key), "every request has its own; it is ignored")
+            continue
         if value is not None:
             try:
                 defaults[key] = read_default(key, value)

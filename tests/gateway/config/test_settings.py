@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -602,6 +603,12 @@ def test_extra_body_cannot_lift_the_limit_for_which_money_is_held(write: Write, 
         ("extra_body: {modalities: [audio]}", "extra_body.modalities"),
         ("extra_body: {enable_search: true}", "extra_body.enable_search"),
         ("extra_body: {web_search_options: {search_context_size: low}}", "extra_body.web_search_options"),
+        ("extra_body: {web_search_options: {}}", "extra_body.web_search_options"),
+        ("extra_body: {search_parameters: {}}", "extra_body.search_parameters"),
+        ("extra_body: {config: {tools: [{googleSearch: {}}]}}", "extra_body.config.tools"),
+        ("extra_body: {requests: [{}, {googleSearch: {}}]}", "extra_body.requests[1].googleSearch"),
+        ("requests: [{generationConfig: {maxOutputTokens: 9}}]", "requests[0].generationConfig.maxOutputTokens"),
+        ("extra_body: {model: ''}", "extra_body.model"),
         ("extra_body: {model: a-dearer-one}", "extra_body.model"),
         ("extra_body: {messages: [{role: system, content: long}]}", "extra_body.messages"),
         ("system: [{type: text, text: long}]", "system"),
@@ -629,9 +636,29 @@ def test_no_header_chooses_a_service_tier(write: Write, name: str) -> None:
     assert problem.startswith(f"gateway.yaml: model_list[0].litellm_params.extra_headers.{name}: cannot be a default")
 
 
-def test_a_default_that_changes_no_price_is_sent(write: Write) -> None:
-    body = "{service_tier: default, chat_template_kwargs: {documents: [a]}, repetition_penalty: 1.1, n: null}"
-    settings_of(write(f"model_list: [{{model_name: a, litellm_params: {{model: openai/x, extra_body: {body}}}}}]\n"))
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"service_tier": "default", "chat_template_kwargs": {"documents": ["a"]}, "repetition_penalty": 1.1, "n": None},
+        {"n": 1, "modalities": ["text"], "speed": "standard", "tools": [], "enable_search": False},
+        {"generationConfig": {"candidateCount": 1, "responseModalities": ["TEXT"]}},
+        {"performanceConfig": {"latency": "standard"}, "serviceTier": {"type": "default"}},
+        {"guided_json": {"properties": {"tools": {"type": "array"}, "max_tokens": {"type": "integer"}}}},
+    ],
+)
+def test_a_default_that_changes_no_price_is_sent(write: Write, body: dict[str, Any]) -> None:
+    params = {"model": "openai/x", "extra_body": body}
+    settings = settings_of(write(yaml.safe_dump({"model_list": [{"model_name": "a", "litellm_params": params}]})))
+    assert settings.models[0].params.request_defaults == {"extra_body": body}
+
+
+@pytest.mark.parametrize("written", ["n: 1", "modalities: [text]", "speed: standard", "messages: []"])
+def test_a_default_that_is_never_sent_is_a_warning(write: Write, written: str) -> None:
+    settings = settings_of(write(f"model_list: [{{model_name: a, litellm_params: {{model: openai/x, {written}}}}}]\n"))
+    (warning,) = settings.warnings
+    assert warning.startswith(f"gateway.yaml: model_list[0].litellm_params.{written.partition(':')[0]}: ")
+    assert warning.endswith("it is ignored")
+    assert settings.models[0].params.request_defaults == {}
 
 
 def test_a_wildcard_and_a_router_of_litellm_s_are_no_models(write: Write) -> None:
