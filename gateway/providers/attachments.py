@@ -14,6 +14,9 @@ from typing import Any
 LOST = "the model's provider has no place for a picture, file or sound here, or for one of this kind"
 
 _PIECE_CHARACTERS = 64
+_SHORT_CHARACTERS = 16
+_SEARCHED_AGAIN_BYTES = 2**27
+"""How much is searched for pieces out of order: a client can have every one of them searched for in its whole body."""
 _PLAIN = re.compile(r"[A-Za-z0-9+/=_.:~-]+")
 _DATA = ("url", "file_data", "data", "file_id")
 
@@ -42,32 +45,44 @@ def attached(messages: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
 def first_lost(pieces: Mapping[str, bytes], body: bytes) -> str | None:
     """The first place whose piece is not in the body of a request as often as in its messages."""
     seen: Counter[bytes] = Counter()
-    end = 0
+    end, left = 0, _SEARCHED_AGAIN_BYTES
     for place, piece in pieces.items():
+        if not piece:
+            continue
         seen[piece] += 1
-        at = next(_places(piece, body, end), -1)  # mostly in the order of the messages: a long body is searched once
-        if at >= 0:
-            end = at + len(piece)
-        elif sum(1 for _ in _places(piece, body, 0)) < seen[piece]:
+        at = next(_strings_with(piece, body, end), None)  # mostly in the order of the messages: one search of the body
+        if at is not None:
+            end = at
+            continue
+        left -= len(body)
+        if left < 0:  # in an order of the provider's own
+            return None
+        if sum(1 for _ in _strings_with(piece, body, 0)) < seen[piece]:
             return place
     return None
 
 
-def _places(piece: bytes, body: bytes, start: int) -> Iterator[int]:
-    """Where a piece is in a body, except within a text: LiteLLM prints parts into the prompts of some providers."""
-    while (at := body.find(piece, start)) >= 0:
-        opening = body.rfind(b'"', 0, at)
-        if body[opening - 1 : opening] != b"\\" and body.find(b"': '", opening, at) < 0:
-            yield at
-        start = at + max(len(piece), 1)
+def _strings_with(piece: bytes, body: bytes, start: int) -> Iterator[int]:
+    """The ends of the strings with a piece, except texts: LiteLLM prints parts into the prompts of some providers.
+
+    Every byte is read a few times at most, whatever a text repeats: the search goes on behind its end.
+    """
+    while start >= 0 and (at := body.find(piece, start)) >= 0:
+        opening = body.rfind(b'"', start, at)
+        printed = body[opening - 1 : opening] == b"\\" or body.find(b"': '", opening, at) >= 0
+        start = body.find(b'"', at + len(piece.rstrip(b'"')))
+        if not printed:
+            yield start
 
 
 def _piece(data: str) -> bytes:
     """Characters from the middle of inline data, an address or an id that every way to write it leaves alone.
 
-    JSON writes a line break or a letter beyond ASCII in another way, and LiteLLM may remove it.
+    JSON writes a line break or a letter beyond ASCII in another way, and LiteLLM may remove it. Short ones have the
+    end of their string behind them: a letter or two are in every body.
     """
     written = data.partition(",")[2] if data.startswith("data:") else data
-    middle = len(written) // 2
+    middle = max(0, min(len(written) // 2, len(written) - _PIECE_CHARACTERS))
     plain = _PLAIN.findall(written[middle : middle + _PIECE_CHARACTERS] or written)
-    return max(plain, key=len, default="").encode()
+    piece = max(plain, key=len, default="")
+    return (piece + '"' if piece == written and len(piece) < _SHORT_CHARACTERS else piece).encode()
