@@ -34,7 +34,7 @@ from gateway.catalog.efforts import quality_prior
 from gateway.catalog.hosted_tools import WEB_SEARCH, searching
 from gateway.catalog.models import Catalog, Deployment, Model
 from gateway.catalog.own_api import calls_functions_in_own_api, own_api, runs_tools, states_api
-from gateway.catalog.price_map import RESPONSES_ROUTE, PriceMap
+from gateway.catalog.price_map import RESPONSES_ROUTE, PriceMap, is_entry_of
 from gateway.catalog.price_reading import (
     DatedPrices,
     in_its_region,
@@ -317,15 +317,18 @@ def _stated_limits(entry: ModelEntry, known: Mapping[str, Any]) -> tuple[int | N
 
 
 def _longest_prompt(entry: ModelEntry, known: Mapping[str, Any], mode: str, prices: Prices) -> int | None:
-    """The longest prompt that can be billed: the provider's window, which a smaller number in the file does not close.
+    """The longest prompt that can be billed: the window that the price map states for this very model.
 
-    Unknown where prices are listed for longer prompts than the window, and for the inputs of an embedding, each of
-    which has a window of its own.
+    A number in the file may be the operator's own limit: a smaller one closes no provider's window, and alone it proves
+    none. Unknown too where the map's entry is another provider's (`base_model`, a proxy's alias), at Ollama, whose
+    window is its operator's choice, where prices are listed for longer prompts than the window, and for the inputs of
+    an embedding, each of which has a window of its own.
     """
-    if mode in WITHOUT_OUTPUT:
+    window, provider = _tokens(known, "max_input_tokens"), provider_of(entry, known)
+    of_another = not is_entry_of(str(known.get("litellm_provider") or ""), provider)
+    if window is None or mode in WITHOUT_OUTPUT or provider.startswith("ollama") or of_another:
         return None
-    stated = [tokens for tokens in (entry.info.max_input_tokens, _tokens(known, "max_input_tokens")) if tokens]
-    longest = max(stated, default=0)
+    longest = max(window, entry.info.max_input_tokens or 0)
     return longest if longest > prices.highest_threshold_tokens else None
 
 

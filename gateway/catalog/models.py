@@ -88,7 +88,7 @@ class Model:
     longest_answer_tokens: int | None = None
     """The longest answer of a provider that is told no limit; None: unknown."""
     longest_prompt_tokens: int | None = None
-    """The longest prompt of which its providers say that they take it, the largest of the deployments'; None: unknown.
+    """The longest prompt that the price map says its providers take, the largest of the deployments'; None: unknown.
 
     A longer one is refused and not billed, whatever its count by another tokenizer may be.
     """

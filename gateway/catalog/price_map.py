@@ -126,9 +126,18 @@ def _fireworks_resource(model: str) -> str:
     return f"accounts/fireworks/models/{model}"
 
 
+def is_entry_of(found: str, provider: str) -> bool:
+    """True when an entry describes models of this very provider."""
+    return any(_is_family(found, name) for name in (provider, _ALIASES.get(provider, provider)))
+
+
 def _fits(found: str, provider: str) -> bool:
-    """True when an entry's provider is the deployment's or belongs to its family."""
-    if not found or found == provider or provider in _ANY_PROVIDER:
+    """True when LiteLLM takes an entry for a model of the provider's: it is of its family, or nothing says whose."""
+    return not found or provider in _ANY_PROVIDER or _is_family(found, provider)
+
+
+def _is_family(found: str, provider: str) -> bool:
+    if found == provider:
         return True
     if provider.startswith("bedrock"):
         return found.startswith("bedrock")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.catalog.build import draft
+from gateway.catalog.call_cost import call_bounds
+from gateway.catalog.cost import bill_nanousd
 from gateway.catalog.models import Model
+from gateway.catalog.usage import Usage
 
 OWN = "openai/qwen-of-ours"
 PRICED = "input_cost_per_token: 0.000001, output_cost_per_token: 0.000002"
@@ -61,7 +67,12 @@ def test_a_hold_without_a_limit_covers_what_a_server_of_ones_own_can_write(tmp_p
     ("model", "info", "longest"),
     [
         (OWN, PRICED, None),
-        (OWN, f"{PRICED}, max_input_tokens: 8000", 8_000),
+        (OWN, f"{PRICED}, max_input_tokens: 8000", None),  # the operator's limit for routing, not the server's
+        (OWN, f"{PRICED}, base_model: anthropic/claude-haiku-4-5", None),  # another provider's
+        ("azure/ours", "base_model: azure/gpt-4o", 128_000),
+        ("azure/ours", f"{PRICED}, max_input_tokens: 8000", None),
+        ("litellm_proxy/gpt-4o", PRICED, None),  # a name on someone's proxy
+        ("ollama/llama3", PRICED, None),  # num_ctx is its operator's
         ("anthropic/claude-haiku-4-5", "", 200_000),
         ("anthropic/claude-haiku-4-5", "max_input_tokens: 50000", 200_000),  # the provider takes more than the operator
         ("anthropic/claude-haiku-4-5", "max_input_tokens: 900000", 900_000),
@@ -70,7 +81,7 @@ def test_a_hold_without_a_limit_covers_what_a_server_of_ones_own_can_write(tmp_p
         ("openai/text-embedding-3-small", "", None),
     ],
 )
-def test_a_prompt_is_billed_at_no_more_than_the_window_that_is_stated(
+def test_a_prompt_is_billed_at_no_more_than_the_window_that_the_price_map_states(
     model: str, info: str, longest: int | None, tmp_path: Path
 ) -> None:
     found, _ = described(tmp_path, info, model)
@@ -79,15 +90,28 @@ def test_a_prompt_is_billed_at_no_more_than_the_window_that_is_stated(
 
 def test_the_deployment_with_the_largest_window_bounds_the_prompts_of_its_group(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
-    for windows, longest in (((8_000, 32_000), 32_000), ((8_000, None), None)):
-        entries = [
-            f"{{model_name: a, litellm_params: {{model: openai/own-{number}}}, model_info: {{{PRICED}"
-            + ("" if window is None else f", max_input_tokens: {window}")
-            + "}}"
-            for number, window in enumerate(windows)
-        ]
+    haiku, gpt = "anthropic/claude-haiku-4-5", "openai/gpt-4o-mini"
+    for models, longest in (((haiku, gpt), 200_000), ((gpt, OWN), None)):
+        entries = [f"{{model_name: a, litellm_params: {{model: {each}}}, model_info: {{{PRICED}}}}}" for each in models]
         path.write_text("model_list:\n" + "".join(f"  - {entry}\n" for entry in entries))
         assert draft(path, {}).catalog.models["a"].longest_prompt_tokens == longest
+
+
+@given(stated=st.integers(1, 40_000), bound=st.integers(1, 40_000), known=st.booleans(), data=st.data())
+def test_a_hold_covers_every_prompt_that_a_server_may_take(
+    stated: int, bound: int, known: bool, data: st.DataObject
+) -> None:
+    """The window of the price map closes a provider's prompts; one that only the file states closes nobody's."""
+    window = 16_000
+    listed = {"openai/known": {"litellm_provider": "openai", "mode": "chat", "max_input_tokens": window}}
+    with tempfile.TemporaryDirectory() as folder:
+        path, info = Path(folder) / "gateway.yaml", f"{PRICED}, max_input_tokens: {stated}"
+        name = "openai/known" if known else OWN
+        path.write_text(f"model_list: [{{model_name: a, litellm_params: {{model: {name}}}, model_info: {{{info}}}}}]")
+        model = draft(path, {}, price_map=listed).catalog.models["a"]
+    longest = min(bound, max(window, stated)) if known else bound
+    billed = bill_nanousd(model.prices, Usage(data.draw(st.integers(0, longest)), 0))
+    assert billed <= call_bounds(model, bound, {}, {}).worst_nanousd(0) == longest * 1_000
 
 
 def test_a_hold_without_a_limit_covers_the_longest_answer_that_the_provider_ends(tmp_path: Path) -> None:
