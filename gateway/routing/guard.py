@@ -7,7 +7,7 @@ condition, is added by `gateway.routing.estimates` from the current balances.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from msgspec import Struct, structs
@@ -41,6 +41,7 @@ TOOL_LOOP = "tool loop on another model"
 NOT_PINNED = "not the pinned model"
 OTHER_EFFORT = "the client asks for another effort"
 NO_EFFORT = "the request cannot carry an effort"
+NO_FORM = "its provider has no form for the request"
 EFFORT_REASONS = frozenset({OTHER_EFFORT, NO_EFFORT})
 """Reasons that exclude an effort of a model which another candidate stands for."""
 
@@ -129,6 +130,14 @@ def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
     return [
         structs.replace(option, why_not=BUSY if option.wait_s else "") if option.why_not == TOOL_LOOP else option
         for option in options
+    ]
+
+
+def without_form(options: Sequence[Eligibility], models: Collection[str]) -> list[Eligibility]:
+    """The options of a turn, also in a tool loop, that has no form at these models' providers."""
+    return [
+        structs.replace(option, why_not=NO_FORM) if option.model.name in models else option
+        for option in without_tool_loop(options)
     ]
 
 

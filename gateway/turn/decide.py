@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 from msgspec import structs
@@ -237,6 +237,28 @@ class Decider:
             return None
         decision = structs.replace(choice.routed.decision, action=names.index(option.model.action), reason=FALLBACK)
         return structs.replace(choice, estimate=estimated, routed=structs.replace(choice.routed, decision=decision))
+
+    def without_form(
+        self, context: TurnContext, choice: RoutingDecision, models: Collection[str]
+    ) -> RoutingDecision | None:
+        """The policy's choice among the other models, without exploration; None: none is affordable.
+
+        `models` are those whose providers have no form for the request.
+        """
+        left = structs.replace(context, options=guard.without_form(context.options, models))
+        if all(option.why_not for option in left.options):
+            return None
+        prepared = self._prepared(left, left.funds, patient=False)
+        if isinstance(prepared, Shortage):
+            return None
+        observation, uniform, requested, key = prepared.question
+        routed = self._router.decide(structs.replace(observation, explore=False), uniform, requested, key)
+        decision = structs.replace(choice.routed.decision, action=routed.decision.action, reason=FALLBACK)
+        return structs.replace(
+            choice,
+            estimate=prepared.estimates[decision.action],
+            routed=structs.replace(choice.routed, decision=decision),
+        )
 
     def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
         """The reason why a turn cannot be paid out of `funds`."""

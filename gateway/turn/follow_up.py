@@ -11,7 +11,7 @@ from gateway.config.settings import RouterSettings
 from gateway.errors import GatewayError
 from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
-from gateway.providers.errors import CredentialFault, ThrottledFault, UpstreamFault
+from gateway.providers.errors import CallRefused, CredentialFault, ThrottledFault, UpstreamFault
 from gateway.turn.context import Attempt, RoutingDecision
 from gateway.turn.decide import Decider
 from gateway.turn.demand import demand_of
@@ -78,7 +78,10 @@ class FollowUps:
         fallback = None
         if retry is None or left == 1 or retry.pause_s > LONGEST_PAUSE_S:
             fallback = await self._fallback(attempt, fault, failures)
-        if (retry is None and fallback is None) or not self._budget.take():
+        if retry is None and fallback is None:
+            return choice, None
+        # After a refusal in the gateway the next call is the turn's first one.
+        if not isinstance(fault, CallRefused) and not self._budget.take():
             return choice, None
         if fallback is None:
             return choice, retry
@@ -86,21 +89,28 @@ class FollowUps:
         return fallback, Next(fallback.estimate.option.healthy, 0.0)
 
     async def _fallback(self, attempt: Attempt, fault: UpstreamFault, failures: Failures) -> RoutingDecision | None:
-        """The decision for the configured fallback, if it can serve the turn and the money is there."""
-        context, cause = attempt.context, cause_of(fault)
-        if cause is None or (fault.dispatched and context.idempotency is not None):
-            return None  # under an idempotency key nothing that may be billed is repeated
-        option = eligible_fallback(
-            cause,
-            (*failures.models, attempt.model),
-            context.chat,
-            context.caller,
-            context.prompt.estimate,
-            configuration=self._configuration(),
-            breaker=self._breaker,
-            balancer=self._balancer,
-        )
-        if option is None:
+        """The decision for another model, if one can serve the turn and the money is there.
+
+        It is the configured fallback; where the client leaves the choice and the drawn model's provider has no form
+        for the request, also any other eligible model.
+        """
+        context, cause, tried = attempt.context, cause_of(fault), (*failures.models, attempt.model)
+        if fault.dispatched and context.idempotency is not None:
+            return None  # nothing that may be billed is repeated under an idempotency key
+        option = None
+        if cause is not None:
+            option = eligible_fallback(
+                cause,
+                tried,
+                context.chat,
+                context.caller,
+                context.prompt.estimate,
+                configuration=self._configuration(),
+                breaker=self._breaker,
+                balancer=self._balancer,
+            )
+        free = context.requested.pinned is None and not context.chat.provider_bound and isinstance(fault, CallRefused)
+        if option is None and not free:
             return None
         if context.outage is None:
             try:
@@ -110,7 +120,8 @@ class FollowUps:
             estimate = attempt.choice.estimate
             billed_nanousd = estimate.likely_nanousd if fault.dispatched else 0
             context = context.with_ended_hold(estimate.hold_nanousd, billed_nanousd)
-        return self._decider.fallback(context, attempt.choice, option)
+        found = None if option is None else self._decider.fallback(context, attempt.choice, option)
+        return self._decider.without_form(context, attempt.choice, tried) if found is None and free else found
 
 
 def most_retries(router: RouterSettings, fault: UpstreamFault) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.catalog.models import Deployment
-from gateway.providers.errors import UpstreamFault
+from gateway.providers.errors import CallRefused, UpstreamFault
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
@@ -35,6 +35,7 @@ class Failures:
 
     since_s: float
     count: int = 0
+    """Those that made a call."""
     on_model: int = 0
     """Those on the model that is being tried."""
     models: list[str] = field(default_factory=list)
@@ -44,7 +45,7 @@ class Failures:
 
     def note(self, deployment: Deployment, fault: UpstreamFault) -> None:
         """Record a failed attempt; exclude the deployment's key if the fault requires it."""
-        self.count += 1
+        self.count += not isinstance(fault, CallRefused)
         self.on_model += 1
         self.seen.add(deployment.deployment_id)
         if not fault.on_same_key:

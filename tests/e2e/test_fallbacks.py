@@ -52,6 +52,45 @@ async def test_what_auto_chose_falls_back_too_and_is_no_draw_of_the_policy(tmp_p
         assert any(row["reason"] == "fallback" for row in play.rows(decisions))
 
 
+PDF = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0xLjcKJb/3ov4="}
+READ = [{"role": "user", "content": [{"type": "text", "text": "read"}, {"type": "file", "file": PDF}]}]
+FORMLESS = {"model": "deepseek/ok"}
+"""LiteLLM leaves files out of DeepSeek's requests, whatever the operator says of the model."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_auto_goes_on_to_a_model_whose_provider_has_a_form_for_the_file(
+    tmp_path: Path, sqlite_url: str, stream: bool
+) -> None:
+    files, names = {"supports_pdf_input": True}, ("small", "a", "b", "c")
+    modes, params = dict.fromkeys(names, "ok"), dict.fromkeys(names, FORMLESS)
+    async with playing(tmp_path, sqlite_url, modes=modes, params=params, model_info=files) as play:
+        async with play.gateway.http() as http:
+            answer = await turn(http, "auto@cheap", READ, stream=stream)
+            assert answer.status_code == 200
+            assert (seqroute(answer, "model"), seqroute(answer, "reason")) == ("big", "fallback")
+            named = await turn(http, "small", READ)
+            assert (named.status_code, named.json()["error"]["param"]) == (400, "messages[0].content[1]")
+        await play.gateway.settled()
+        assert [attempt.model for attempt in play.provider.bill] == ["big"]
+        rows = play.rows(decisions)
+        assert [(row["model"], row["status"], why_not_trained(row)) for row in rows] == [
+            ("big", "completed", "fallback"), ("small", "failed", "failed")
+        ]  # fmt: skip
+
+
+async def test_auto_refuses_a_file_that_no_model_s_provider_has_a_form_for(tmp_path: Path, sqlite_url: str) -> None:
+    files, params = {"supports_pdf_input": True}, dict.fromkeys(("small", "big"), FORMLESS)
+    async with playing(tmp_path, sqlite_url, params=params, model_info=files) as play:
+        async with play.gateway.http() as http:
+            refused = await turn(http, "auto", READ)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages[0].content[1]")
+        await play.gateway.settled()
+        assert play.provider.bill == []
+        assert sorted(row["model"] for row in play.rows(holds)) == ["big", "small"]
+        assert [row["status"] for row in play.rows(decisions)] == ["failed"]
+
+
 async def scripted(folder: Path, url: str, script: list[Line], model: str = "small", **router: Any) -> tuple[Any, ...]:
     """(status, error code, models that were called) of one turn."""
     async with ScriptedProvider(script) as provider:
