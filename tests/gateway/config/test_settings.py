@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -23,6 +24,7 @@ from gateway.config.reader import SettingsError
 from gateway.config.settings import GeneralSettings, JudgeSettings, Settings, TextSettings
 from gateway.config.values import Secret
 from gateway.money import NANOUSD_PER_USD
+from gateway.schema.fields import KNOWN_FIELDS
 
 MASTER_KEY = "sk-Zq8rT2mLw5Vn9Kc3Xb7Hd1"
 MINIMAL = """
@@ -471,6 +473,12 @@ def test_nothing_that_litellm_keeps_to_itself_reaches_a_provider(write: Write) -
     types = importlib.import_module("litellm.types.router")
     built = importlib.import_module("litellm.litellm_core_utils.get_litellm_params").get_litellm_params
     names = {*kept, *inspect.signature(built).parameters, *types.ModelInfo.model_fields}
+    folder = Path(types.__file__).parents[1]
+    taken = re.findall(r'kwargs\.pop\("([a-z_]+)"', (folder / "router.py").read_text())
+    gated = (folder / "proxy/route_llm_request.py").read_text().partition("GATED_MOCK_PARAM_NAMES")[2]
+    mocked = re.findall(r'"([a-z_]+)"', gated.partition("\n)")[0])
+    assert {"mock_testing_fallbacks", "mock_delay"} <= {*mocked}
+    names |= {*taken, *mocked} - KNOWN_FIELDS
     names |= {*types.GenericLiteLLMParams.model_fields, "mode", "supports_vision", "max_output_tokens", "tier"}
     names |= {"health_check_model", "health_check_timeout", "health_check_params_of_tomorrow", "_some_mark"}
     priced = {name for name in names if "cost" in name or "pricing" in name}
