@@ -15,6 +15,8 @@ import orjson
 
 _PRELUDE = struct.Struct("!III")
 _CRC_BYTES = 4
+_EMPTY_BYTES = _PRELUDE.size + _CRC_BYTES
+"""A frame without headers and payload."""
 _MARK = b":message-type"
 _READ_BYTES = 2**16
 """The end that is read: an exception is the last frame."""
@@ -41,11 +43,13 @@ def last_exception(tail: bytes | bytearray) -> dict[str, Any] | None:
 def _frames(data: bytes) -> Iterator[tuple[Mapping[str, str], bytes]]:
     """Headers and payload of every complete frame."""
     start = 0
-    while start + _PRELUDE.size <= len(data):
+    while 0 <= start <= len(data) - _EMPTY_BYTES:
         length, header_length, checksum = _PRELUDE.unpack_from(data, start)
         end = start + length
-        if checksum != binascii.crc32(data[start : start + 8]) or end > len(data):
-            start += 1  # the beginning of the kept part may be in the middle of a frame
+        whole = _EMPTY_BYTES + header_length <= length <= len(data) - start
+        if not whole or checksum != binascii.crc32(data[start : start + 8]):
+            # The beginning of the kept part may be in the middle of a frame; the length of what fits starts with zeros.
+            start = data.find(b"\0\0", start + 1)
             continue
         payload_at = start + _PRELUDE.size + header_length
         yield _headers(data[start + _PRELUDE.size : payload_at]), data[payload_at : end - _CRC_BYTES]

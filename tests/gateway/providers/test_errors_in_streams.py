@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import binascii
 import json
+import struct
 from typing import Any
 
 import pytest
@@ -136,3 +138,24 @@ def test_an_exception_is_found_behind_a_frame_that_lost_its_beginning(cut: int, 
     found = last_exception(noise + frames[cut:] + thrown("throttlingException", "slow down"))
     assert found == {"type": "throttlingException", "message": "slow down"}
     assert last_exception(noise + frames[cut:]) is None
+
+
+@pytest.mark.parametrize(
+    ("length", "header_length"), [(0, 0), (8, 0), (15, 0), (16, 1), (16, 2**32 - 1), (40, 25), (2**32 - 1, 0)]
+)
+def test_a_frame_whose_lengths_cannot_be_is_none(
+    monkeypatch: pytest.MonkeyPatch, length: int, header_length: int
+) -> None:
+    """An end that is not behind the start was read for ever."""
+    lengths = struct.pack("!II", length, header_length)
+    odd = lengths + struct.pack("!I", binascii.crc32(lengths))
+    counted, checksums = binascii.crc32, iter(range(100))
+
+    def checksum(data: bytes) -> int:
+        assert next(checksums, None) is not None
+        return counted(data)
+
+    monkeypatch.setattr("gateway.dialects.amazon_frames.binascii.crc32", checksum)
+    assert last_exception(odd + b":message-type" + b"x" * 20) is None
+    found = last_exception(odd + thrown("throttlingException", "slow down"))
+    assert found == {"type": "throttlingException", "message": "slow down"}
