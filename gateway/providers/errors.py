@@ -20,6 +20,7 @@ numbers are used (`gateway.providers.reported_error`), because it may echo the r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
 from gateway.catalog.usage import ReportedUsage, Usage
@@ -31,6 +32,7 @@ from gateway.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
+from gateway.providers.meanings import QUOTA
 from gateway.providers.reported_error import NO_REPORT, ReportedError
 
 MAX_RETRY_AFTER_S = 86_400.0
@@ -151,7 +153,7 @@ class CredentialFault(UpstreamFault):
     dispatched, retryable, on_same_key = False, True, False
 
     def answer(self) -> GatewayError:
-        if self.code == "insufficient_quota":
+        if self.code == QUOTA:
             return _used_up(self)
         if self.code == "model_not_found":  # a model that the account may not use
             return _rejected(self, 404)
@@ -164,7 +166,7 @@ class ThrottledFault(UpstreamFault):
     dispatched, retryable = False, True
 
     def answer(self) -> GatewayError:
-        if self.code == "insufficient_quota":
+        if self.code == QUOTA:
             return _used_up(self)
         return RateLimited(self.message, headers={"Retry-After": "1"} | self._retry_headers())
 
@@ -253,6 +255,8 @@ def fault_from_status(
     """
     summary = f"the provider answered with status {status}"
     kind, why = _kind_of(status)
+    if kind is RejectedFault and reported.known == QUOTA and not reported.means:
+        reported = replace(reported, known="")  # words that the client may have written
     if kind is RejectedFault and not reported.known and reported.means:
         kind, why = _kind_of(reported.means)
     if reported.overflows and kind not in (CredentialFault, ThrottledFault):
@@ -262,10 +266,10 @@ def fault_from_status(
         why = ": it refused the request"
     elif kind is FailedFault and (status in OVERLOADED_STATUSES or reported.overloads):
         why = ": it is overloaded"
-    elif reported.known == "insufficient_quota" and kind is RejectedFault:
+    elif reported.known == QUOTA and kind is RejectedFault:
         kind, why = _kind_of(402)
     fault = kind(f"{summary}{why}", status=status, retry_after_s=retry_after_s, code=code, reported=reported)
-    if fault.code == "insufficient_quota":
+    if fault.code == QUOTA:
         fault.on_same_key = False
     elif kind is RejectedFault and not fault.code:
         fault.retryable = status in _PASSING or (status == _LOCKED and fault.retry_after_s is not None)

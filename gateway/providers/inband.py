@@ -92,8 +92,12 @@ def _meaning(error: object) -> meanings.Meaning:
     status = next((number for value in values if 400 <= (number := _number(value)) < 600), 0)
     # A generic type such as "BadRequestError" is less specific than a message about the length.
     by_message = meanings.of_words(words)
-    if by_message is not None and by_message[1] and (status or (known or (400, ""))[0]) in (400, 404, 413, 422):
-        return status or by_message[0], by_message[1]
+    refuses = (status or (known or (400, ""))[0]) in (400, 404, 413, 422)
+    code = "" if by_message is None else by_message[1]
+    if code == meanings.QUOTA and refuses and not meanings.of_account(words):
+        code = ""  # the words may be the client's, repeated
+    if by_message is not None and code and refuses:
+        return status or by_message[0], code
     if status:
         return status, known[1] if known is not None and known[0] == status else ""
     return known or by_message or (502, "")

@@ -86,10 +86,17 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
     ),
 )  # fmt: skip
 _MAX_WORDS = 2_000
-_REFUSED_KEY = re.compile(
-    r"(?:invalid|incorrect|expired|missing|wrong|unknown)(?: \w+)? api[ _-]?key"
-    r"|api[ _-]?key (?:is |was |has )?(?:been )?"
-    r"(?:not valid|not found|invalid|expired|missing|incorrect|revoked|disabled)"
+# Whole messages of providers that refuse a key or an account with a status of the request and without a name for it.
+_OF_ACCOUNT: tuple[tuple[str, int], ...] = (
+    (
+        r"incorrect api key provided(?:: \S*\*\S*)?(?:\.(?: you can obtain an api key from https://console\.x\.ai\.?)?)?",
+        401,
+    ),
+    (
+        r"your credit balance is too low to (?:access|use) the (?:anthropic )?api"
+        r"(?:\.(?: please go to plans & billing to upgrade or purchase credits\.?)?)?",
+        402,
+    ),
 )
 
 
@@ -104,9 +111,13 @@ def of_words(words: str) -> Meaning | None:
     return _matched(_BY_MESSAGE, words[:_MAX_WORDS].lower())
 
 
-def refuses_key(words: str) -> bool:
-    """True if an error message says that the key is wrong."""
-    return _REFUSED_KEY.search(words[:_MAX_WORDS].lower()) is not None
+def of_account(words: str) -> int:
+    """401 or 402 for a message that as a whole is about the gateway's key or account, else 0.
+
+    One that only mentions them may repeat a text of the client's, who would stop the deployment for everyone.
+    """
+    said = words[:_MAX_WORDS].strip().lower()
+    return next((status for pattern, status in _OF_ACCOUNT if re.fullmatch(pattern, said)), 0)
 
 
 def _matched(table: tuple[tuple[str, int, str], ...], text: str) -> Meaning | None:

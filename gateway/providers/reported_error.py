@@ -87,7 +87,7 @@ class ReportedError:
     param: str = ""
     known: str = ""
     means: int = 0
-    """The status of its kind where it names another failure than a wrong request: 401, 403, 429 or 503; else 0."""
+    """The status of its kind where it names another failure than a wrong request: 401, 402, 403, 429 or 503; else 0."""
     said: str = field(default="", repr=False)
     """The provider's words, for `gateway.turn.failures` alone, which removes keys and prompts from them."""
     limit_tokens: int | None = None
@@ -134,7 +134,8 @@ def report_of(document: object) -> ReportedError:
     codes = [name for each in objects for name in (_code(each.get("code")), _code(each.get("status")))]
     types = [_identifier(each.get("type")) for each in objects]
     params = [_identifier(each.get("param")) for each in objects]
-    text = " ".join(said for each in objects for said in _sentences(each))[:_MAX_SAID_CHARS]
+    sentences = [said for each in objects for said in _sentences(each)]
+    text = " ".join(sentences)[:_MAX_SAID_CHARS]
     names = [name for each in objects for name in _names(each)]
     known = _known(names, text)
     limit, asked = _numbers(objects, text) if known == meanings.CONTEXT else (None, None)
@@ -143,7 +144,7 @@ def report_of(document: object) -> ReportedError:
         code=next((name for name in codes if name), ""),
         param=next((name for name in params if name), ""),
         known=known,
-        means=_means(names, text),
+        means=_means(names, sentences),
         said=text,
         limit_tokens=limit,
         asked_tokens=asked,
@@ -194,13 +195,16 @@ def _names(error: Mapping[str, Any]) -> Iterator[object]:
     yield from (each.get("reason") for each in (details if isinstance(details, list) else ()) if isinstance(each, dict))
 
 
-def _means(names: list[object], text: str) -> int:
-    """The failure that is not the request's own: of the key, of a limit, of a provider with too much work."""
-    for name in (each for each in names if isinstance(each, str)):
+def _means(names: Iterable[object], sentences: Iterable[str]) -> int:
+    """The failure that is not the request's own: of the key, of a limit, of a provider with too much work.
+
+    The words of a message may be the client's, so that only identifiers and whole known messages count.
+    """
+    for name in filter(None, map(_identifier, names)):
         status = (meanings.of_name(name) or (0, ""))[0]
-        if status in (401, 403, 429) or (status == OVERLOADED and "overload" in name.lower()):
+        if status in (401, 402, 403, 429) or (status == OVERLOADED and "overload" in name.lower()):
             return status
-    return 401 if meanings.refuses_key(text) else 0
+    return next((status for said in sentences if (status := meanings.of_account(said))), 0)
 
 
 def _sentences(error: Mapping[str, Any]) -> Iterator[str]:

@@ -161,6 +161,44 @@ def test_a_refusal_that_is_not_about_the_request_is_what_its_error_says(
     assert fault.retryable is (kind is not RejectedFault)
 
 
+XAI_KEY = "Incorrect API key provided: xa***bc. You can obtain an API key from https://console.x.ai."
+ANTHROPIC_BALANCE = (
+    "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase "
+    "credits."
+)
+
+
+@pytest.mark.parametrize("said", [XAI_KEY, ANTHROPIC_BALANCE, "invalid api key", "insufficient balance"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"object": "error", "code": 400, "message": "[{'msg': \"Input should be 'low'\", 'input': '{0}'}]"},
+        {"error": {"message": "1 validation error: input_value='so: {0}, what now?'", "type": "BadRequest"}},
+        {"error": {"message": "Invalid value at 'tools[0]' (TYPE_STRING), \"{0}\"", "status": "INVALID_ARGUMENT"}},
+        {"type": "error", "error": {"type": "invalid_request_error", "message": "{0}: Extra inputs are not permitted"}},
+        {"error": "{0} is not one of ['auto', 'none']"}, {"error": "Unknown field: {0}"}, {"message": "tools: {0}"},
+        {"detail": [{"type": "literal_error", "loc": ["body", "{0}"], "msg": "Input should be 'low'", "input": "{0}"}]},
+        {"error": {"message": "no such tool", "code": "{0}", "type": "{0}"}},
+    ],
+)  # fmt: skip
+def test_a_text_of_the_client_s_that_an_error_repeats_blames_no_deployment(error: dict[str, Any], said: str) -> None:
+    """Its deployment would be left alone for everyone after a few of them."""
+    body = json.loads(json.dumps(error).replace("{0}", said))
+    for status in (400, 404, 422):
+        fault = fault_from_status(status, None, "", report_in(json.dumps(body).encode()))
+        assert (type(fault), fault.retryable, fault.code) == (RejectedFault, False, "")
+    within = fault_in({"error": {"code": 400, "message": said + ", what now?"}}, {})
+    assert within is not None
+    assert (type(within), within.code) == (RejectedFault, "")
+
+
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("said", [XAI_KEY, ANTHROPIC_BALANCE, "Incorrect API key provided"])
+def test_a_whole_message_about_the_key_or_the_account_blames_the_gateway(said: str, status: int) -> None:
+    error = {"code": "Client specified an invalid argument", "error": said}
+    assert isinstance(fault_from_status(status, None, "", report_in(json.dumps(error).encode())), CredentialFault)
+
+
 @pytest.mark.parametrize(
     ("status", "wait_s", "retried"),
     [(409, None, True), (425, None, True), (423, 1.0, True), (423, None, False), (400, 1.0, False), (422, 1.0, False)],
