@@ -91,30 +91,47 @@ class WithFallback:
         return decision
 
     def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
-        """`decide` of several turns, together where the policy can; one that fails is decided alone."""
+        """`decide` of several turns, together where the policy can; one that fails is decided alone.
+
+        The deadline is that of one decision for each turn. What comes later is used, because its time is spent, but
+        counts as a fault: the next turns are decided alone, and the policy rests if they are late too.
+        """
         policy = self._policy
         alike = len({len(observation.candidates) for observation, _ in turns}) == 1
         if len(turns) < 2 or self._in_a_row or not alike or not isinstance(policy, PolicyOfMany):
             return [self.decide(*turn) for turn in turns]
         started = self._clock()
         try:
-            decisions = policy.decide_together(turns)
-            for (observation, _), decision in zip(turns, decisions, strict=True):
-                check_decision(observation, decision)
+            found = policy.decide_together(turns)
+            pairs = list(zip(turns, found, strict=True))
         except Exception:  # noqa: BLE001 - `decide` finds the turn that fails, and counts its fault
             return [self.decide(*turn) for turn in turns]
-        self.last_decision_s = self._clock() - started
-        if self.last_decision_s > self._deadline_s:
-            return [self.decide(*turn) for turn in turns]
+        took_s = self._clock() - started
+        decisions = [each if _is_executable(turn[0], each) else self.decide(*turn) for turn, each in pairs]
+        self.last_decision_s = took_s
+        if took_s > self._deadline_s * len(turns):
+            self.faults.late += 1
+            self._count(TimeoutError())
         return decisions
 
     def _failed(self, observation: Observation, uniform: float, error: Exception) -> Decision:
+        self._count(error)
+        return self._fallback(observation, uniform)
+
+    def _count(self, error: Exception) -> None:
         self.faults.last = type(error).__name__
         self._in_a_row += 1
-        return self._fallback(observation, uniform)
 
     def _fallback(self, observation: Observation, uniform: float) -> Decision:
         return structs.replace(self._rule.decide(observation, uniform), reason="policy-fault")
+
+
+def _is_executable(observation: Observation, decision: Decision) -> bool:
+    try:
+        check_decision(observation, decision)
+    except Exception:  # noqa: BLE001 - a learned policy may return anything
+        return False
+    return True
 
 
 def check_decision(observation: Observation, decision: Decision) -> None:

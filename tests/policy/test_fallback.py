@@ -62,22 +62,48 @@ class ScriptedTogether(Scripted):
         return [self.answer() for _ in turns]
 
 
-@pytest.mark.parametrize(("took_s", "asked_alone"), [(0.01, 0), (0.5, 3)])
-def test_turns_that_are_late_together_are_decided_alone(took_s: float, asked_alone: int) -> None:
-    policy, times = ScriptedTogether(lambda: GOOD), iter([0.0, took_s, *[1.0] * 6])
+@pytest.mark.parametrize(("took_s", "late"), [(0.05, 0), (0.07, 1)])  # the deadline of three turns is 0.06 s
+def test_turns_that_were_decided_together_are_never_decided_again(took_s: float, late: int) -> None:
+    policy, times = ScriptedTogether(lambda: GOOD), iter([0.0, took_s])
     guard = WithFallback(policy, Cheapest("rule"), deadline_s=0.02, clock=times.__next__)
     assert guard.decide_together([(VIEW, 0.5)] * 3) == [GOOD] * 3
-    assert policy.asked == asked_alone
-    assert guard.faults.late == 0
+    assert policy.asked == 0
+    assert (guard.faults.late, guard.faults.last) == (late, "TimeoutError" * late)
+    assert guard.last_decision_s == took_s
 
 
-@pytest.mark.parametrize("wrong", [{"action": 2}, {"propensity": 0.3}])
-def test_a_wrong_decision_among_several_is_found_alone(wrong: dict[str, Any]) -> None:
-    answers = iter([GOOD, replace(GOOD, **wrong), GOOD, replace(GOOD, **wrong)])
+def test_a_policy_that_is_late_together_and_alone_rests() -> None:
+    clock = [0.0]
+
+    def slow() -> Decision:
+        clock[0] += 0.03
+        return GOOD
+
+    policy = ScriptedTogether(slow)
+    guard = WithFallback(policy, Cheapest("rule"), deadline_s=0.02, clock=lambda: clock[0], patience=3, rest=50)
+    reasons = [[each.reason for each in guard.decide_together([(VIEW, 0.5)] * 10)] for _ in range(3)]
+    assert reasons == [["policy"] * 10, ["policy-fault"] * 10, ["policy-fault"] * 10]
+    assert (policy.asked, guard.faults.late, guard.faults.rested) == (2, 3, 18)
+    assert clock[0] == pytest.approx(12 * 0.03)
+
+
+def test_a_policy_that_was_late_once_decides_together_again_after_a_turn_in_time() -> None:
+    times = iter([0.0, 1.0, 1.0, 1.01, 1.01, 1.02, 1.02, 1.03])
+    policy = ScriptedTogether(lambda: GOOD)
+    guard = WithFallback(policy, Cheapest("rule"), deadline_s=0.02, clock=times.__next__)
+    for asked_alone in (0, 2, 2):
+        assert guard.decide_together([(VIEW, 0.5)] * 2) == [GOOD] * 2
+        assert policy.asked == asked_alone
+
+
+@pytest.mark.parametrize("wrong", [replace(GOOD, action=2), replace(GOOD, propensity=0.3), None])
+def test_a_wrong_decision_among_several_is_decided_alone_and_the_others_stand(wrong: Any) -> None:
+    answers = iter([GOOD, wrong, GOOD, wrong])
     policy = ScriptedTogether(answers.__next__)
     guard = WithFallback(policy, Cheapest("rule"), deadline_s=0.02, clock=lambda: 0.0)
-    assert [decision.reason for decision in guard.decide_together([(VIEW, 0.5)] * 2)] == ["policy", "policy-fault"]
-    assert guard.faults.invalid == 1
+    reasons = [decision.reason for decision in guard.decide_together([(VIEW, 0.5)] * 3)]
+    assert reasons == ["policy", "policy-fault", "policy"]
+    assert policy.asked == 1
 
 
 @pytest.mark.parametrize(
