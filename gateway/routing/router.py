@@ -29,6 +29,9 @@ POLICY_FAULT = "policy-fault"
 RULE_PREFIX = "rule:"
 """Prefix of built-in policies' ids; ids of published ones contain no colon (policy/manifest.py)."""
 
+MAX_DECIDED_TOGETHER = 16
+"""Turns that one turn of the event loop decides: all others wait while it does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
@@ -114,7 +117,8 @@ class Router:
     ) -> Routed:
         """`decide`, together with the other turns that ask in this turn of the event loop.
 
-        Under load many do: their accounts were read together. One pass through the network serves all of them.
+        Under load many do: their accounts were read together. One pass through the network serves up to
+        MAX_DECIDED_TOGETHER of them; the others are decided in the loop's next turns, after what else is due.
         """
         loop = asyncio.get_running_loop()
         found: asyncio.Future[Routed] = loop.create_future()
@@ -124,32 +128,41 @@ class Router:
         return await found
 
     def _decide_waiting(self) -> None:
-        waiting, self._waiting = [each for each in self._waiting if not each[0].done()], []
+        waiting = [each for each in self._waiting if not each[0].done()]
+        deciding, self._waiting = waiting[:MAX_DECIDED_TOGETHER], waiting[MAX_DECIDED_TOGETHER:]
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._decide_waiting)
         try:
-            routed = self._decide_all([question for _, question in waiting])
-        except Exception as error:  # noqa: BLE001 - it belongs to the turns that wait
-            for found, _ in waiting:
-                found.set_exception(error)
+            routed = self._decide_all([question for _, question in deciding])
+        except Exception:  # noqa: BLE001 - one turn's error is no other's
+            for found, question in deciding:
+                self._decide_alone(found, question)
             return
-        for (found, _), each in zip(waiting, routed, strict=True):
+        for (found, _), each in zip(deciding, routed, strict=True):
             found.set_result(each)
+
+    def _decide_alone(self, found: asyncio.Future[Routed], question: _Undecided) -> None:
+        try:
+            found.set_result(self.decide(*question))
+        except Exception as error:  # noqa: BLE001 - it belongs to the turn that waits
+            found.set_exception(error)
 
     def _decide_all(self, questions: Sequence[_Undecided]) -> list[Routed]:
         lineup = self._lineup()
         found: list[Routed | None] = [None] * len(questions)
         by_policy: dict[int, tuple[LoadedPolicy, str | None, list[int]]] = {}
-        for place, (observation, _, requested, session_key) in enumerate(questions):
+        for index, (observation, _, requested, session_key) in enumerate(questions):
             if observation.mask.sum() == 1:
                 pinned = requested.pinned is not None
-                found[place] = Routed(forced(observation, "pinned" if pinned else forced_reason(observation)), None)
+                found[index] = Routed(forced(observation, "pinned" if pinned else forced_reason(observation)), None)
             else:
                 serving, reason = self._serving(lineup, session_key)
-                by_policy.setdefault(id(serving), (serving, reason, []))[2].append(place)
-        for serving, reason, places in by_policy.values():
-            decisions = self._decided(serving, [questions[place][:2] for place in places])
-            for place, decision in zip(places, decisions, strict=True):
-                observation, uniform = questions[place][:2]
-                found[place] = self._routed(lineup, serving, reason, observation, uniform, decision)
+                by_policy.setdefault(id(serving), (serving, reason, []))[2].append(index)
+        for serving, reason, indexes in by_policy.values():
+            decisions = self._decided(serving, [questions[index][:2] for index in indexes])
+            for index, decision in zip(indexes, decisions, strict=True):
+                observation, uniform = questions[index][:2]
+                found[index] = self._routed(lineup, serving, reason, observation, uniform, decision)
         return [each for each in found if each is not None]
 
     def _routed(

@@ -387,6 +387,31 @@ async def test_a_turn_that_leaves_before_its_decision_takes_none_from_the_others
     assert [routed.decision.policy_id for routed in found[1:] if isinstance(routed, Routed)] == ["champion"] * 2
 
 
+async def test_more_turns_than_one_pass_takes_let_the_loop_do_what_else_is_due() -> None:
+    policy, seen = Together(), list[list[int]]()
+    subject = router(ServingPolicies(served(policy)))
+    asked = [asyncio.ensure_future(subject.decide_soon(BOTH, 0.9, ANY, f"t/{k}")) for k in range(40)]
+    for _ in range(4):
+        await asyncio.sleep(0)
+        seen.append(list(policy.calls))
+    assert [routed.decision.policy_id for routed in await asyncio.gather(*asked)] == ["champion"] * 40
+    assert seen == [[], [16], [16, 16], [16, 16, 8]]
+
+
+async def test_an_unforeseen_error_of_one_turn_is_its_own() -> None:
+    class OfTwo(Cheapest):
+        def decide(self, observed: Observation, uniform: float) -> Decision:
+            if observed.lambda_per_usd == 2.0:
+                raise ValueError("no rule for this turn")
+            return super().decide(observed, uniform)
+
+    subject = router(ServingPolicies(served(Together(unreadable=2.0))), rule=served(OfTwo(policy_id="rule:behind")))
+    asked = (subject.decide_soon(priced(price), 0.9, ANY, "t/s") for price in (1.0, 2.0, 3.0))
+    first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(second, ValueError)
+    assert [each.decision.policy_id for each in (first, third) if isinstance(each, Routed)] == ["champion"] * 2
+
+
 async def test_an_error_reaches_every_turn_that_waits() -> None:
     def no_lineup() -> ServingPolicies:
         raise LookupError("no policies")
