@@ -42,6 +42,8 @@ SESSION_FIELDS = ("session_id", "litellm_session_id", "tensorzero::episode_id", 
 _CLAUDE_CODE_SESSION = re.compile(r"_session_([0-9a-f-]{36})$")
 _CALLED = ("function", "custom")
 _CHOICES = ("auto", "none", "required", *_CALLED, "allowed_tools")
+_MISTRAL_REQUIRED = "any"
+"""Mistral's word for `required`, which other providers refuse or lose."""
 _INSTEAD_OF_CONTENT = (
     "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content", "reasoning_details",
     "reasoning_items", "reasoning_text", "thinking_blocks", "encrypted_content", "images",
@@ -315,8 +317,8 @@ def _check_counts(params: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"{name}: expected a list of at most {most}", param=name)
 
 
-def _check_choices(params: Mapping[str, Any]) -> None:
-    """Check tools and tool choice: only functions and custom tools, which the client runs.
+def _check_choices(params: dict[str, Any]) -> None:
+    """Check tools and tool choice, written in OpenAI's words: only functions and custom tools, which the client runs.
 
     A hosted tool or an MCP server would be run, and billed, by the provider, beyond the reservation.
     """
@@ -331,6 +333,8 @@ def _check_choices(params: Mapping[str, Any]) -> None:
             where = f"tools[{index}].{kind}.name"
             raise InvalidRequest(f"{where}: expected a string", param=where)
     choice = params.get("tool_choice")
+    if choice == _MISTRAL_REQUIRED:
+        params["tool_choice"] = "required"
     if not isinstance(choice, dict):
         return
     kind = choice.get("type")

@@ -7,12 +7,15 @@ from typing import Any
 
 import orjson
 
-_PROBED = ("response_format", "parallel_tool_calls", "frequency_penalty", "presence_penalty", "temperature")
+_PROBED = (
+    "response_format", "tool_choice", "parallel_tool_calls", "frequency_penalty", "presence_penalty", "temperature",
+)  # fmt: skip
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},), "parallel_tool_calls": (True,), "frequency_penalty": (0,),
-    "presence_penalty": (0,), "temperature": (1,),
+    "response_format": ({"type": "text"},), "tool_choice": ("auto",), "parallel_tool_calls": (True,),
+    "frequency_penalty": (0,), "presence_penalty": (0,), "temperature": (1,),
 }  # fmt: skip
 """Values that mean the same as none."""
+_OF_TOOLS = ("tool_choice", "parallel_tool_calls")
 _TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
     for name in ("f", "g")
@@ -38,6 +41,8 @@ class LostParameters:
     def _is_lost(self, model: str, provider: str, name: str, value: Any) -> bool:
         if name == "response_format" and value.get("type") != "json_object":
             return False  # schemas are long, each is another, and LiteLLM writes them or refuses the call
+        if name == "tool_choice" and not isinstance(value, str):
+            return False  # a tool of the request by its name, which every provider has a form for or refuses
         written = orjson.dumps(value)
         key = (model, provider, name, written)
         if key not in self._known:
@@ -47,7 +52,7 @@ class LostParameters:
         return self._known[key]
 
     def _probe(self, model: str, provider: str, name: str, value: Any) -> bool:
-        tools = {"tools": _TOOLS} if name == "parallel_tool_calls" else {}
+        tools = {"tools": _TOOLS} if name in _OF_TOOLS else {}
         try:
             without, made = (self._mapped(model, provider, {**tools, **more}) for more in ({}, {name: value}))
         except Exception:  # noqa: BLE001 - each provider's code has errors of its own: the call will tell

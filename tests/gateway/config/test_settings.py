@@ -473,7 +473,7 @@ def test_nothing_that_litellm_keeps_to_itself_reaches_a_provider(write: Write) -
     types = importlib.import_module("litellm.types.router")
     built = importlib.import_module("litellm.litellm_core_utils.get_litellm_params").get_litellm_params
     names = {*kept, *inspect.signature(built).parameters, *types.ModelInfo.model_fields}
-    folder = Path(types.__file__).parents[1]
+    folder = Path(inspect.getfile(types)).parents[1]
     taken = re.findall(r'kwargs\.pop\("([a-z_]+)"', (folder / "router.py").read_text())
     gated = (folder / "proxy/route_llm_request.py").read_text().partition("GATED_MOCK_PARAM_NAMES")[2]
     mocked = re.findall(r'"([a-z_]+)"', gated.partition("\n)")[0])

@@ -213,6 +213,11 @@ def test_a_tool_that_a_provider_would_run_is_refused_by_name(kind: str) -> None:
     assert caught.value.param == "tools[1].type"
 
 
+def test_mistral_s_word_for_a_required_tool_is_openai_s() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert parsed(tools=tools, tool_choice="any").params["tool_choice"] == "required"
+
+
 def test_custom_tools_and_every_choice_of_tools_are_taken() -> None:
     tools = [
         {"type": "custom", "custom": {"name": "sql", "format": {"type": "text"}}},
