@@ -58,15 +58,15 @@ _SIGNED_ID = "__thought__"
 """LiteLLM's mark in a tool call id that contains a thought signature."""
 # Fields with arbitrary JSON: only these can nest deeper than the schema.
 _FREE_PARAMS = (
-    "tools", "functions", "response_format", "guided_json", "structured_outputs", "json_schema", "provider",
-    "metadata", "conversation", "session_id", "litellm_session_id", "tensorzero::episode_id",
+    "tools", "functions", "response_format", "guided_json", "structured_outputs", "json_schema", "format",
+    "provider", "metadata", "conversation", "session_id", "litellm_session_id", "tensorzero::episode_id",
 )  # fmt: skip
 _FREE_FIELDS = (
     "audio", "annotations", "images", "citations", "reasoning", "reasoning_details", "reasoning_items",
     "thinking_blocks", "thinking", "extra_content", "provider_specific_fields",
 )  # fmt: skip
 _PLAIN_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "cache_control"})
-_OTHER_REASONING = ("thinking", "thinking_budget", "enable_thinking", "chat_template_kwargs")
+_OTHER_REASONING = ("thinking", "thinking_budget", "enable_thinking", "think", "chat_template_kwargs")
 _PLAIN_CALL = frozenset({"id", "type", "index", "function", "custom"})
 _PLAIN_FUNCTION = frozenset({"name", "arguments"})
 

@@ -10,7 +10,7 @@ to providers that know them (`gateway.providers.parameters`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -140,7 +140,20 @@ class ChatParams(ChatFields, kw_only=True):
     num_ctx: Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)] | None = None
     keep_alive: str | int | float | None = None
     options: OllamaOptions | None = None
+    think: bool | str | None = None
+    format: str | dict[str, Any] | None = None
     search_parameters: SearchParameters | None = None
+    search_mode: Literal["academic", "sec", "web"] | None = None
+    search_domain_filter: list[str] | None = None
+    search_language_filter: list[str] | None = None
+    search_recency_filter: str | None = None
+    search_after_date_filter: str | None = None
+    search_before_date_filter: str | None = None
+    last_updated_after_filter: str | None = None
+    last_updated_before_filter: str | None = None
+    return_images: bool | None = None
+    do_sample: bool | None = None
+    tool_stream: bool | None = None
     safety_settings: list[SafetySetting] | None = None
 
 

@@ -97,6 +97,30 @@ async def test_ollama_takes_its_options_but_for_the_length_of_the_answer(upstrea
     assert left_out == set()
 
 
+@pytest.mark.parametrize(
+    ("model", "extras"),
+    [
+        ("ollama_chat/qwen", {"think": "low", "format": {"type": "object", "properties": {"a": {"type": "string"}}}}),
+        ("ollama_chat/qwen", {"think": False, "format": "json"}),
+        ("zai/glm-4.6", {"do_sample": False, "tool_stream": True}),
+        (
+            "perplexity/sonar",
+            {"search_mode": "academic", "search_domain_filter": ["a.example", "-b.example"], "return_images": True,
+             "search_recency_filter": "week", "search_language_filter": ["en"], "search_after_date_filter": "3/1/2026"},
+        ),
+    ],
+)  # fmt: skip
+async def test_parameters_of_one_provider_reach_it_alone(
+    upstream: Upstream, model: str, extras: dict[str, Any]
+) -> None:
+    body, left_out = await sent(upstream, model, extras=extras)
+    assert extras.items() <= body.items()
+    assert left_out == set()
+    elsewhere, left_out = await sent(upstream, "groq/llama-3.3-70b-versatile", extras=extras)
+    assert not extras.keys() & elsewhere.keys()
+    assert left_out == extras.keys()
+
+
 @pytest.mark.parametrize(("model", "takes"), [("openrouter/a/b", True), ("openai/qwen", False), ("groq/q", False)])
 async def test_openrouter_alone_is_told_which_provider_to_take(upstream: Upstream, model: str, takes: bool) -> None:
     extras = {"provider": {"order": ["a"], "api_base": "http://x"}, "transforms": ["middle-out"]}
