@@ -154,9 +154,10 @@ async def test_a_read_only_key_reads_and_changes_nothing(tmp_path: Path, databas
             for path in ("/v1/models", "/v1/models/auto", "/v1/sessions/s", f"/v1/decisions/{decision}"):
                 assert (await http.get(path)).status_code == 200
             before = await play.gateway.entries()
+            dry_run = await http.post("/v1/route", json={"model": "auto", "messages": HELLO})
+            assert dry_run.status_code == 200
             for path, body in (
                 ("/v1/chat/completions", {"model": "auto", "messages": HELLO}),
-                ("/v1/route", {"model": "auto", "messages": HELLO}),
                 ("/v1/feedback", {"decision_id": decision, "score": 1}),
                 ("/v1/sessions/s", {"budget_usd": "1"}),
             ):
