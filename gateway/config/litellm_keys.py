@@ -73,7 +73,7 @@ _UNHELD_IN_BODY: Mapping[str, str] = {
 }
 """The same, where a provider's request has its own parts."""
 _HELD: Mapping[str, tuple[object, ...]] = {
-    **dict.fromkeys(("n", "bestof", "candidatecount", "numreturnsequences", "numgenerations"), (1,)),
+    **dict.fromkeys(("n", "bestof", "candidatecount", "numreturnsequences", "numgenerations"), (1, "1")),
     **dict.fromkeys(("modalities", "responsemodalities"), ("text",)),
     **dict.fromkeys(("speed", "performanceconfig", "servicetier"), ("default", "standard", "standard_only")),
 }

@@ -287,12 +287,20 @@ def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]
 
 
 def _report_type(section: Section, key: str, value: Any, error: InvalidRequest) -> None:
-    """Report a request parameter of another type than the schema's, at its place within the value."""
-    inner, got = (error.param or key).removeprefix(key), value
-    for name in filter(None, inner.split(".")):
-        got = got.get(name) if isinstance(got, dict) else None
-    found = "" if got is None else f", got {shown(got)}"
-    section.findings.problem(section.path(key) + inner, str(error).partition(": ")[2] + found)
+    """Report a request parameter of another type than the schema's, at its place within the value as it is written."""
+    expected, place, got = str(error).partition(": expected ")[2], "", value
+    for step in re.findall(r"\.[^.\[]+|\[[^\]]*\]", (error.param or key).removeprefix(key)):
+        if step.startswith("."):
+            if got is not None and not isinstance(got, dict):
+                expected = f"an object whose {step[1:]} is {expected}"
+                break
+            got = None if got is None else got.get(step[1:])
+        else:
+            got = None  # one of several
+        place += step
+    alike = "a list" if isinstance(got, list) else "an object" if isinstance(got, dict) else None
+    found = "" if got is None or (alike is not None and alike in expected) else f", got {shown(got)}"
+    section.findings.problem(section.path(key) + place, f"expected {expected}{found}")
 
 
 def _refuse_or_ignore(section: Section, key: str) -> None:

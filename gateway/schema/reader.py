@@ -144,5 +144,16 @@ def _expected(kind: inspect.Type) -> str:
         return "one of " + ", ".join(str(value) for value in kind.values)
     if isinstance(kind, inspect.ListType):
         least = "at least one, " if kind.min_length else ""
-        return "a list" if kind.max_length is None else f"a list of {least}at most {kind.max_length}"
+        items = _plural(kind.item_type)
+        if kind.max_length is None:
+            return f"a list of {items}" if items else "a list"
+        return f"a list of {least}at most {kind.max_length} {items}".rstrip()
+    if isinstance(kind, inspect.DictType) and _plural(kind.value_type):
+        return f"an object of {_plural(kind.value_type)}"
     return "true or false" if isinstance(kind, inspect.BoolType) else "an object"
+
+
+def _plural(kind: inspect.Type) -> str:
+    """A description of plain values in a list or an object; empty for others."""
+    found = re.fullmatch(r"an? (string|integer|number)((?:(?! or ).)*)", _expected(kind))
+    return "" if found is None else f"{found[1]}s{found[2]}"

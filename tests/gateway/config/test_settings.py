@@ -497,7 +497,15 @@ def test_nothing_that_litellm_keeps_to_itself_reaches_a_provider(write: Write) -
         ("temperature: hot", 'temperature: expected a number from 0 to 2, got "hot"'),
         ("temperature: 3", "temperature: expected a number from 0 to 2, got 3"),
         ("top_p: [0.1]", "top_p: expected a number from 0 to 1, got a list"),
-        ("stop: 5", "stop: expected a string or a list of at most 1024, got 5"),
+        ("stop: 5", "stop: expected a string or a list of at most 1024 strings, got 5"),
+        ("stop: [1, 2]", "stop: expected a string or a list of at most 1024 strings"),
+        ("logit_bias: {100: 500}", "logit_bias: expected an object of numbers from -100 to 100"),
+        ("logit_bias: [5]", "logit_bias: expected an object of numbers from -100 to 100, got a list"),
+        (
+            "response_format: text",
+            'response_format: expected an object whose type is one of json_object, json_schema, text, got "text"',
+        ),
+        ("response_format: {}", "response_format.type: expected one of json_object, json_schema, text"),
         ("parallel_tool_calls: maybe", 'parallel_tool_calls: expected true or false, got "maybe"'),
         ("top_k: many", 'top_k: expected an integer from -1 to 2147483648, got "many"'),
         (
