@@ -19,12 +19,14 @@ from gateway.providers.cooldown import Breaker
 from gateway.routing.guard import (
     BUSY,
     NO_EFFORT,
+    NO_FORM,
     OTHER_EFFORT,
     Eligibility,
     RequestedModel,
     feasible,
     parse_model,
     refuse_when_none,
+    without_form,
     without_room,
     without_tool_loop,
 )
@@ -165,6 +167,15 @@ def test_a_model_outside_the_tool_loop_is_busy_only_once_the_loop_may_move() -> 
     )  # fmt: skip
     assert [option.why_not for option in options] == ["tool loop on another model", ""]
     assert [option.why_not for option in without_tool_loop(options)] == [BUSY, ""]
+
+
+def test_a_tool_loop_without_a_form_at_its_model_s_provider_may_move() -> None:
+    options = feasible(
+        chat(), ANY, catalog(model("a"), model("b"), model("c")), healthy_breaker(), IDLE, allow_lists=(),
+        bound_to="a", prompt_tokens=1,
+    )  # fmt: skip
+    assert [option.why_not for option in options] == ["", "tool loop on another model", "tool loop on another model"]
+    assert [option.why_not for option in without_form(options, ("a", "b"))] == [NO_FORM, NO_FORM, ""]
 
 
 # -- when none may -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from gateway.config.values import Secret
 from gateway.providers.errors import (
     CredentialFault,
     FailedFault,
+    MessagesRefused,
     RejectedFault,
     ThrottledFault,
     UpstreamFault,
@@ -113,3 +114,9 @@ def test_a_fallback_begins_its_retries_at_the_first() -> None:
     assert (failures.count, failures.on_model, failures.models) == (2, 2, [])
     failures.leave("small")
     assert (failures.count, failures.on_model, failures.models) == (2, 0, ["small"])
+
+
+def test_what_was_refused_in_the_gateway_is_none_of_the_turn_s_calls() -> None:
+    failures = Failures(0.0)
+    failures.note(ONE, MessagesRefused("x", status=400))
+    assert failures.count == 0
