@@ -161,7 +161,7 @@ def _score_network(policy: NetworkPolicy, batch: Batch) -> Scored:
     there = batch.model >= 0
     found = policy.values(
         Shown(
-            places=_places(policy.statistics.models, batch),
+            model_rows=_model_rows(policy.statistics.models, batch),
             prior=batch.prior,
             predicted=predict_quality(policy.quality, batch),
             average=average_quality(policy.quality, batch),
@@ -194,7 +194,7 @@ def _score_planner(policy: Planner, batch: Batch) -> Scored:
     weighed = cautious_usd(quantiles, policy.caution)
     later = later_value(policy.table, batch, np.maximum(budget_left - weighed, 0.0), later_turns)
     price = batch.lambda_per_usd[:, None, None]
-    answers = quality[..., None] * policy.table.answers[_places(policy.table.models, batch)]
+    answers = quality[..., None] * policy.table.answers[_model_rows(policy.table.models, batch)]
     worth = np.where(weighed <= budget_left, answers + later, -policy.starved_penalty)
     scores = (worth - price * np.minimum(quantiles, budget_left)) @ COST_MASSES.astype(np.float64)
     costs = np.where(batch.model >= 0, expected_cost_usd(quantiles), 0.0)
@@ -255,7 +255,7 @@ def predict_quality(model: QualityModel, batch: Batch) -> F32:
         exponent = model.exponent(difficulties(batch.stats, *_trouble(batch))).astype(np.float32)
         return np.asarray(average_quality(model, batch) ** exponent[:, None], np.float32)
     if isinstance(model, KernelQuality):
-        columns = _places(model.models, batch)
+        columns = _model_rows(model.models, batch)
         deviations = np.take_along_axis(model.deviations(batch.state, batch.route), columns, axis=1)
         return np.asarray(np.clip(_levels(model, batch, columns) + deviations, 0.0, 1.0), np.float32)
     raise TypeError(f"no batched form of {type(model).__name__}")
@@ -266,13 +266,13 @@ def average_quality(model: QualityModel, batch: Batch) -> F32:
     if isinstance(model, PriorQuality):
         return np.asarray(np.clip(batch.prior, 1e-3, 1.0), np.float32)
     if isinstance(model, KernelQuality):
-        return np.asarray(np.clip(_levels(model, batch, _places(model.models, batch)), 0.0, 1.0), np.float32)
+        return np.asarray(np.clip(_levels(model, batch, _model_rows(model.models, batch)), 0.0, 1.0), np.float32)
     raise TypeError(f"no batched form of {type(model).__name__}")
 
 
 def later_value(table: ValueTable, batch: Batch, after_usd: F64, turns: F64) -> F64:
     """`ValueTable.later` of every turn: (N, K, L) budgets and (N,) later turns -> (N, K, L)."""
-    rows = _places(table.models, batch)
+    rows = _model_rows(table.models, batch)
     scale = _price_scale(table, batch, rows)
     most = table.values.shape[3] - 1
     repeated = np.maximum(turns / most, 1.0)
@@ -329,11 +329,11 @@ def context_tokens_of(batch: Batch) -> F64:
     return np.asarray(np.maximum(batch.input_tokens.max(axis=1) - turn_tokens(batch.stats), 0.0))
 
 
-def _places(models: tuple[str, ...], batch: Batch) -> I64:
+def _model_rows(models: tuple[str, ...], batch: Batch) -> I64:
     """Index of every candidate in `models`, (N, K); unknown models and padding get the index past the end."""
     known = {name: k for k, name in enumerate(models)}
-    places = np.array([*(known.get(name, len(models)) for name in batch.models), len(models)], np.int64)
-    return places[batch.model]
+    model_rows = np.array([*(known.get(name, len(models)) for name in batch.models), len(models)], np.int64)
+    return model_rows[batch.model]
 
 
 def _sharing_caches(batch: Batch) -> Floats | None:

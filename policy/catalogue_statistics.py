@@ -73,14 +73,14 @@ class CatalogueStatistics:
         columns = (self.quality, self.spread, self.mean_usd, self.q95_usd, self.tails[:-1], self.list_usd)
         object.__setattr__(self, "numbers", tuple(zip(*(x.tolist() for x in columns), strict=True)))
 
-    def places(self, names: Sequence[str]) -> list[int]:
+    def model_rows(self, names: Sequence[str]) -> list[int]:
         """The row of every name; unknown names get the row after the last model."""
         unknown = len(self.models)
         return [self.index.get(name, unknown) for name in names]
 
     def rows(
         self,
-        places: NDArray[np.integer],
+        model_rows: NDArray[np.integer],
         average: NDArray[np.floating],
         list_usd: NDArray[np.floating],
         bills_usd: NDArray[np.floating],
@@ -92,14 +92,14 @@ class CatalogueStatistics:
         `average` is their predicted quality, `bills_usd` (..., K, L) this turn's cost distribution, of which reading
         the conversation is `read_usd`; `shown` is False for padding.
         """
-        tail = self.tails[places]
-        if self.models and bool((places < len(self.models)).all()):
-            price_ratio = self._price_ratio(places, list_usd)
+        tail = self.tails[model_rows]
+        if self.models and bool((model_rows < len(self.models)).all()):
+            price_ratio = self._price_ratio(model_rows, list_usd)
             return Rows(
-                self.quality[places],
-                self.spread[places],
-                self.mean_usd[places] * price_ratio,
-                self.q95_usd[places] * price_ratio,
+                self.quality[model_rows],
+                self.spread[model_rows],
+                self.mean_usd[model_rows] * price_ratio,
+                self.q95_usd[model_rows] * price_ratio,
                 tail,
             )
         mean = bills_usd @ COST_MASSES
@@ -112,7 +112,7 @@ class CatalogueStatistics:
         shown_spread = DIFFICULTY_SLOPE * np.abs(bent - middle)
         if not self.models:
             return Rows(average, shown_spread, shown_mean, shown_q95, tail)
-        known, at = places < len(self.models), np.minimum(places, len(self.models) - 1)
+        known, at = model_rows < len(self.models), np.minimum(model_rows, len(self.models) - 1)
         price_ratio = self._price_ratio(at, list_usd)
         return Rows(
             np.where(known, self.quality[at], average),
@@ -124,7 +124,7 @@ class CatalogueStatistics:
 
     def rows_of_turn(
         self,
-        places: list[int],
+        model_rows: list[int],
         average: list[float],
         list_usd: list[float],
         bills_usd: list[tuple[float, float]],
@@ -136,9 +136,9 @@ class CatalogueStatistics:
         `bills_usd` are the mean and the .95 quantile.
         """
         known, found = len(self.models), []
-        bent = [x * math.log(max(x, 1e-3)) for x in average] if max(places) == known else []
+        bent = [x * math.log(max(x, 1e-3)) for x in average] if max(model_rows) == known else []
         middle = sum(compress(bent, shown)) / max(sum(shown), 1)
-        for k, at in enumerate(places):
+        for k, at in enumerate(model_rows):
             if at < known:
                 quality, spread, mean, q95, tail, before = self.numbers[at]
                 ratio = list_usd[k] / max(before, 1e-9) if list_usd[k] > 0.0 < before else 1.0

@@ -42,7 +42,7 @@ class Shown(NamedTuple):
     `state` is that of `features.encode_state`, used only by a residual.
     """
 
-    places: Any
+    model_rows: Any
     prior: Any
     predicted: Any
     average: Any
@@ -104,9 +104,9 @@ class NetworkPolicy:
         if not (math.isfinite(price) and math.isfinite(money)):
             raise PolicyFault("money or lambda is not finite")
         left = turns_left(observation, self.horizon)
-        places = self.statistics.places([c.name for c in observation.candidates])
-        quality = self.quality_of_turn(observation, places, bills)
-        answers = quality[:, None] * self.statistics.answers[places]
+        model_rows = self.statistics.model_rows([c.name for c in observation.candidates])
+        quality = self.quality_of_turn(observation, model_rows, bills)
+        answers = quality[:, None] * self.statistics.answers[model_rows]
         context, turn = context_tokens(observation), observation.session.turn
         grown = float(self.statistics.grown_tokens[0])
         later = Later(
@@ -117,7 +117,7 @@ class NetworkPolicy:
             lambda_per_usd=price,
             penalty=self.starved_penalty,
         )
-        catalogue = self.catalogue_of_turn(observation, places, context)
+        catalogue = self.catalogue_of_turn(observation, model_rows, context)
         return _Prepared(OneTurn(catalogue, answers, bills, money, later), mask, quality, left)
 
     def _decided(self, observation: Observation, uniform: float, prepared: _Prepared, found: Backup) -> Decision:
@@ -138,22 +138,22 @@ class NetworkPolicy:
             info={"lambda_per_usd": price, "turns_left": prepared.turns_left},
         )
 
-    def quality_of_turn(self, observation: Observation, places: list[int], bills_usd: F32) -> F32:
+    def quality_of_turn(self, observation: Observation, model_rows: list[int], bills_usd: F32) -> F32:
         """`lower_quality` of one turn."""
         predicted = self.quality.predict(observation)
         if self.residual is None:
-            return self.lower_quality(predicted, places)
+            return self.lower_quality(predicted, model_rows)
         columns = [(c.quality_prior, c.input_usd_per_mtok + c.output_usd_per_mtok) for c in observation.candidates]
         prior, listed = np.array(columns, np.float32).T
         state = encode_state(observation)
         inputs = residual_inputs(state, predicted, prior, listed, bills_usd.mean(axis=-1))
-        return self.lower_quality(predicted + self.residual.of(inputs), places)
+        return self.lower_quality(predicted + self.residual.of(inputs), model_rows)
 
-    def lower_quality(self, predicted: F32, places: Any) -> F32:
+    def lower_quality(self, predicted: F32, model_rows: Any) -> F32:
         """The lower confidence bound, (..., K)."""
-        return np.asarray(np.minimum(np.maximum(predicted - self.statistics.margin[places], 0.0), 1.0), np.float32)
+        return np.asarray(np.minimum(np.maximum(predicted - self.statistics.margin[model_rows], 0.0), 1.0), np.float32)
 
-    def catalogue_of_turn(self, observation: Observation, places: list[int], context: float) -> Catalogue:
+    def catalogue_of_turn(self, observation: Observation, model_rows: list[int], context: float) -> Catalogue:
         """`catalogue` of one turn, in plain numbers."""
         listed, bills, read, inputs, cached, able = [], [], [], [], [], []
         for c, mean_usd in zip(observation.candidates, observation.means_usd, strict=True):
@@ -166,7 +166,7 @@ class NetworkPolicy:
             cached.append(usd_cached)
             able.append(able_later(c))
         average: list[float] = self.quality.average(observation).tolist()
-        rows = self.statistics.rows_of_turn(places, average, listed, bills, read, able)
+        rows = self.statistics.rows_of_turn(model_rows, average, listed, bills, read, able)
         return Catalogue(*rows, inputs, cached, able)
 
     def values(self, shown: Shown) -> tuple[F32, Backup]:
@@ -175,8 +175,8 @@ class NetworkPolicy:
         if self.residual is not None:
             listed, bill = shown.usd_in + shown.usd_out, shown.bills_usd.mean(axis=-1)
             quality = quality + self.residual.of(residual_inputs(shown.state, quality, shown.prior, listed, bill))
-        quality = self.lower_quality(quality, shown.places)
-        answers = quality[..., None] * self.statistics.answers[shown.places]
+        quality = self.lower_quality(quality, shown.model_rows)
+        answers = quality[..., None] * self.statistics.answers[shown.model_rows]
         price = np.asarray(shown.lambda_per_usd, np.float32)
         context, turn = np.asarray(shown.context_tokens, np.float64), np.asarray(shown.turn)
         grown = float(self.statistics.grown_tokens[0])
@@ -197,7 +197,7 @@ class NetworkPolicy:
         warm = np.minimum(shown.warm_tokens, context)
         read_usd = ((context - warm) * shown.usd_in + warm * shown.usd_cached) * 1e-6
         listed = shown.usd_in + shown.usd_out
-        rows = self.statistics.rows(shown.places, shown.average, listed, shown.bills_usd, read_usd, shown.able)
+        rows = self.statistics.rows(shown.model_rows, shown.average, listed, shown.bills_usd, read_usd, shown.able)
         columns = (*rows, shown.usd_in * 1e-6, shown.usd_cached * 1e-6)
         return Catalogue._make([*(np.asarray(x, np.float32) for x in columns), shown.able])
 

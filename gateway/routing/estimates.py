@@ -48,9 +48,10 @@ MARGIN_SHARE = 3
 """A foreign tokenizer may count a third more than ours, and what its template adds."""
 LEAST_ROOM_SHARE = 8
 """Near the end of the window, our limit is still an eighth of what our own count leaves."""
-WHOLE = COST_LEVELS.index(0.9)
-_LIKELY = COST_LEVELS.index(0.98)
-_MEDIAN = COST_LEVELS.index(0.5)
+LEVEL_90 = COST_LEVELS.index(0.9)
+"""Index of the length within which nine answers of ten end."""
+_LEVEL_98 = COST_LEVELS.index(0.98)
+_LEVEL_50 = COST_LEVELS.index(0.5)
 HOLD_SHARE = 4
 """A turn without concurrent ones may hold a quarter of what is left, however long the response."""
 CONTENDED_HOLD_SHARE = 16
@@ -130,10 +131,10 @@ def estimate(
     # Send the requested limit unchanged while it fits by our own count.
     limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))
     quantiles = forecast.quantiles(model.action, min(most, room), model.effort)
-    likely_tokens, whole_tokens = quantiles[_LIKELY], quantiles[WHOLE]
+    likely_tokens, whole_tokens = quantiles[_LEVEL_98], quantiles[LEVEL_90]
     if answer_tokens is not None:
         quantiles = tuple([min(tokens, float(min(most, room))) for tokens in answer_tokens])
-        likely_tokens, whole_tokens = max(likely_tokens, quantiles[_LIKELY]), max(whole_tokens, quantiles[WHOLE])
+        likely_tokens, whole_tokens = max(likely_tokens, quantiles[_LEVEL_98]), max(whole_tokens, quantiles[LEVEL_90])
     likely = min(limit, max(math.ceil(likely_tokens), LEAST_LIKELY_TOKENS))
     least = LEAST_OUTPUT_TOKENS if terms.least == "any" else LEAST_LIKELY_TOKENS
     least = min(limit, max(least, math.ceil(whole_tokens)) if terms.least == "whole" else least)
@@ -184,7 +185,7 @@ def estimate(
         max_tokens=max_tokens,
         clamped=limited and max_tokens < most,
         limited=limited,
-        likely_nanousd=min(hold_nanousd, math.ceil(costs[_MEDIAN] * NANOUSD_PER_USD)),
+        likely_nanousd=min(hold_nanousd, math.ceil(costs[_LEVEL_50] * NANOUSD_PER_USD)),
         matching_tokens=matching,
         matching_age_s=age_s,
         mark=terms.mark,

@@ -117,10 +117,10 @@ class Estimator:
         return Shortage(funds, least_nanousd, held, busy_s=min(waits_s, default=0))
 
 
-class _Question(NamedTuple):
-    """A turn about which the router can be asked; `since_s` is when its decision began."""
+class _PreparedTurn(NamedTuple):
+    """A turn with what the router is asked about it; `since_s` is when its decision began."""
 
-    question: tuple[Observation, float, RequestedModel, str]
+    asked: tuple[Observation, float, RequestedModel, str]
     estimates: list[Estimate]
     moved: bool
     since_s: float
@@ -153,7 +153,7 @@ class Decider:
         prepared = self._prepared(context, funds, patient=patient)
         if isinstance(prepared, Shortage):
             return prepared
-        return self._chosen(context, prepared, self._router.decide(*prepared.question))
+        return self._chosen(context, prepared, self._router.decide(*prepared.asked))
 
     async def decide_soon(
         self, context: TurnContext, funds: AvailableFunds, *, patient: bool
@@ -162,9 +162,9 @@ class Decider:
         prepared = self._prepared(context, funds, patient=patient)
         if isinstance(prepared, Shortage):
             return prepared
-        return self._chosen(context, prepared, await self._router.decide_soon(*prepared.question))
+        return self._chosen(context, prepared, await self._router.decide_soon(*prepared.asked))
 
-    def _prepared(self, context: TurnContext, funds: AvailableFunds, *, patient: bool) -> _Question | Shortage:
+    def _prepared(self, context: TurnContext, funds: AvailableFunds, *, patient: bool) -> _PreparedTurn | Shortage:
         """Observation and estimates of a turn, or why no model serves it."""
         started_s = self._clock()
         turn = self._observed(context, funds)
@@ -184,10 +184,10 @@ class Decider:
         views = tuple([e.view for e in estimates])
         observation = turn.with_candidates(views, self._exploring.wanted(turn, views))
         key = f"{context.caller.tenant_id}/{context.session_id}"
-        question = (observation, self._uniform(), context.requested, key)
-        return _Question(question, estimates, moved, since_s)
+        asked = (observation, self._uniform(), context.requested, key)
+        return _PreparedTurn(asked, estimates, moved, since_s)
 
-    def _chosen(self, context: TurnContext, prepared: _Question, routed: Routed) -> RoutingDecision:
+    def _chosen(self, context: TurnContext, prepared: _PreparedTurn, routed: Routed) -> RoutingDecision:
         """The decision of the router about a prepared turn."""
         (observation, uniform, _, _), estimates, moved, since_s = prepared
         if moved:
@@ -251,7 +251,7 @@ class Decider:
         prepared = self._prepared(left, left.funds, patient=False)
         if isinstance(prepared, Shortage):
             return None
-        observation, uniform, requested, key = prepared.question
+        observation, uniform, requested, key = prepared.asked
         routed = self._router.decide(structs.replace(observation, explore=False), uniform, requested, key)
         decision = structs.replace(choice.routed.decision, action=routed.decision.action, reason=FALLBACK)
         return structs.replace(

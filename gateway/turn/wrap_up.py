@@ -23,7 +23,7 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.call_cost import call_bounds
 from gateway.dialects.older_functions import calls_functions
 from gateway.dialects.request import ChatRequest
-from gateway.routing.estimates import LEAST_LIKELY_TOKENS, WHOLE
+from gateway.routing.estimates import LEAST_LIKELY_TOKENS, LEVEL_90
 from gateway.routing.guard import Eligibility
 
 WRAP_UP = "wrap-up"
@@ -96,7 +96,7 @@ def _closing(
     model = option.model
     lengths = forecast.quantiles(model.action, model.max_output_tokens, model.effort)
     most = min(chat.max_tokens or model.max_output_tokens, model.max_output_tokens)
-    answer, short = min(math.ceil(lengths[WHOLE]), most), min(LEAST_LIKELY_TOKENS, most)
+    answer, short = min(math.ceil(lengths[LEVEL_90]), most), min(LEAST_LIKELY_TOKENS, most)
     grown = prompt_tokens_bound + prompt_tokens_bound // _GROWTH_SHARE
     grown += _BOUND_PER_TOKEN * (chat.n * max(answer, short) + _NEXT_REQUEST_TOKENS)
     bounds = call_bounds(

@@ -119,10 +119,10 @@ def turns_of(
     reading = TEXT_DIM + STATS_DIM + SESSION_FEATURES.index("log_input_tokens")
     tokens = np.expm1(state[:, reading].astype(np.float64) * 12.0)
     quality = np.clip(grades[i, j], 0.0, 1.0).astype(np.float32)
-    places = np.where(model >= 0, model, len(policy.statistics.models))
+    model_rows = np.where(model >= 0, model, len(policy.statistics.models))
     brought = policy.values(
         Shown(
-            places=places,
+            model_rows=model_rows,
             prior=of_candidate("quality_prior"),
             predicted=quality,
             average=quality,
