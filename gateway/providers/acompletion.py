@@ -28,8 +28,8 @@ from gateway.providers.exchange import (
     Exchange,
     NoSecondTransport,
     RecordedStream,
-    wire_fault,
 )
+from gateway.providers.inband import broken_off
 from gateway.providers.litellm_clients import (
     HANDLERS,
     OPENAI_ADDRESS,
@@ -302,7 +302,7 @@ async def _begin(answer: RecordedStream, exchange: Exchange, idle_timeout_s: flo
     except TimeoutError:
         raise TimeoutFault("the provider stopped sending for too long") from None
     except httpx.HTTPError:
-        raise wire_fault(exchange) from None
+        raise broken_off(exchange) from None
     begun = [] if exchange.document else [begun_payload(head) or {}]
     if exchange.document:
         with suppress(ValueError):

@@ -75,6 +75,7 @@ class _BlockingBody(httpx.SyncByteStream):
                 if made := lines.feed(piece):
                     yield made
         except httpx.HTTPError as error:
+            lines.finish()  # recorded: it may be the error for which the provider broke off
             self._exchange.ended(type(error))
             raise
         if made := lines.finish():

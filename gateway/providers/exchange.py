@@ -290,6 +290,7 @@ class RecordedStream(httpx.AsyncByteStream):
                 if made := lines.feed(plain):
                     yield made
         except httpx.HTTPError as error:
+            lines.finish()  # recorded: it may be the error for which the provider broke off
             self._exchange.ended(type(error))
             raise
         if made := lines.finish():

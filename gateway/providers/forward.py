@@ -37,8 +37,8 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
-from gateway.providers.exchange import AnswerBody, Exchange, exchange_fault, wire_fault
-from gateway.providers.inband import fault_in
+from gateway.providers.exchange import AnswerBody, Exchange, exchange_fault
+from gateway.providers.inband import broken_off, fault_in
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.replies import Reply, chat_reply
 from gateway.providers.reported_error import NO_REPORT
@@ -259,7 +259,7 @@ class ForwardedSource:
         except EventTooLarge:
             raise BrokenFault("the provider sent an event too large to read") from None
         except (httpx.HTTPError, httpx.StreamError):
-            raise wire_fault(self._exchange) from None
+            raise broken_off(self._exchange, answered=self._answered) from None
 
     def _fed(self, piece: bytes) -> list[Event]:
         """The events that a piece completes; none before the end of what is no stream."""

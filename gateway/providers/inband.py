@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
+from gateway.dialects.raw_answer import last_error
 from gateway.providers import meanings
-from gateway.providers.errors import FailedFault, UpstreamFault, fault_from_status
-from gateway.providers.exchange import retry_after_s
+from gateway.providers.errors import BrokenMidAnswer, FailedFault, TimeoutFault, UpstreamFault, fault_from_status
+from gateway.providers.exchange import AnswerTooLarge, EncodingUnread, Exchange, retry_after_s, wire_fault
 from gateway.providers.reported_error import ReportedError, report_of
 
 # MiniMax always answers with 200 and its own number.
@@ -26,6 +29,7 @@ _ANSWERS = frozenset({"usage", "output", "outputs", "result", "response", "data"
 """Fields of payloads that are not errors although they have a message field."""
 _FINE = (None, "", 0, 200, "0", "200", "ok", "success")
 """Values of error fields that mean success."""
+_UNREAD = (AnswerTooLarge, EncodingUnread)
 
 
 def fault_in(
@@ -43,6 +47,32 @@ def fault_in(
         if _says_something(error):
             return _fault(*_meaning(error), headers, report_of({"error": error}))
     return None
+
+
+def reported_in(exchange: Exchange) -> UpstreamFault | None:
+    """The fault that an answer of status 200 reports, as a whole or in its stream's last event."""
+    try:
+        payload = orjson.loads(exchange.body)
+    except ValueError:
+        payload = last_error(exchange.body)
+    if isinstance(payload, list):
+        payload = next((each for each in payload if isinstance(each, dict) and each.get("error")), None)
+    if not isinstance(payload, dict):
+        return None
+    failed = payload.get("status") == "failed" or payload.get("type") == "error"
+    return fault_in(payload, exchange.headers, named_error=failed, alone=True)
+
+
+def broken_off(exchange: Exchange, *, answered: bool = False) -> UpstreamFault:
+    """The fault of a stream that broke off: its provider's last error, else the break.
+
+    `answered`: content had come before.
+    """
+    seen = wire_fault(exchange)
+    said = reported_in(exchange) if exchange.failure is None or not issubclass(exchange.failure, _UNREAD) else None
+    if said is None or isinstance(seen, TimeoutFault):
+        return seen
+    return BrokenMidAnswer(said) if answered else said
 
 
 def _errors(payload: Mapping[str, Any], named_error: bool, alone: bool) -> Iterator[object]:

@@ -11,16 +11,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from gateway.catalog.usage import usage_from_openai
-from gateway.dialects.raw_answer import last_error
 from gateway.providers.attachments import LOST
 from gateway.providers.call import Call
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import Exchange, exchange_fault
 from gateway.providers.history import broken_arguments
-from gateway.providers.inband import fault_in
+from gateway.providers.inband import broken_off, reported_in
 
 _log = logging.getLogger("seqroute.upstream")
 
@@ -50,10 +47,10 @@ def fault_of_call(
         return MessagesRefused.of(exchange.lost, LOST)
     seen = exchange_fault(exchange, code)
     if seen is not None:
-        return seen
+        return broken_off(exchange) if exchange.streaming and type(seen) is BrokenFault else seen
     if exchange.status:
         unread = BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
-        fault = _failed_response(exchange) or unread
+        fault = reported_in(exchange) or unread
         # Of a stream the report is joined with what came before (UpstreamStream).
         return fault if exchange.streaming else fault.billed(usage_from_openai(exchange.reported().report))
     missing = next((each.name for each in _chain(error) if isinstance(each, ModuleNotFoundError)), None)
@@ -79,20 +76,6 @@ def fault_of_call(
         return MessagesRefused(_UNTRANSLATED, status=400)
     _log.warning("call failed inside LiteLLM: %s", type(error).__name__)
     return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
-
-
-def _failed_response(exchange: Exchange) -> UpstreamFault | None:
-    """The fault that an answer of status 200 reports: a whole one, or the last event of a stream."""
-    try:
-        payload = orjson.loads(exchange.body)
-    except ValueError:
-        payload = last_error(exchange.body)
-    if isinstance(payload, list):
-        payload = next((each for each in payload if isinstance(each, dict) and each.get("error")), None)
-    if not isinstance(payload, dict):
-        return None
-    failed = payload.get("status") == "failed" or payload.get("type") == "error"
-    return fault_in(payload, exchange.headers, named_error=failed, alone=True)
 
 
 def _refused_name(error: BaseException, call: Call) -> str | None:

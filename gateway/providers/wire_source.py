@@ -29,8 +29,8 @@ from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.usage_report import has_usage, take_usage
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
-from gateway.providers.exchange import AnswerBody, Exchange, wire_fault
-from gateway.providers.inband import fault_in
+from gateway.providers.exchange import AnswerBody, Exchange
+from gateway.providers.inband import broken_off, fault_in
 from gateway.providers.waiting import Patience
 
 _HEARTBEATS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive", b"comment"})
@@ -121,7 +121,7 @@ class WireSource:
         except EventTooLarge:
             raise BrokenFault("the provider sent an event too large to read") from None
         except (httpx.HTTPError, httpx.StreamError):
-            raise wire_fault(self._exchange) from None
+            raise broken_off(self._exchange, answered=self._answered) from None
 
     def _feed(self, piece: bytes) -> None:
         if self._form == "events":

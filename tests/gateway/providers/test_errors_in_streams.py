@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import json
 import struct
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -93,6 +94,29 @@ async def test_an_error_event_of_a_claude_stream_means_what_it_says_in_every_for
     async with CannedProvider(raw_answer(body.encode(), "text/event-stream")) as provider:
         with pytest.raises(UpstreamFault) as caught:
             await read(upstream, call(provider, "anthropic/claude-sonnet-4-5", stream=True))
+    assert (type(caught.value), caught.value.status) == (BrokenMidAnswer if begun else FailedFault, 503)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("event", [f"data: {_ERROR}", "event: error\ndata: overloaded\n"])
+@pytest.mark.parametrize(
+    ("model", "before"),
+    [
+        ("anthropic/claude-sonnet-4-5", [CLAUDE_START, *CLAUDE_TEXT]), ("gemini/gemini-2.5-pro", [gemini("Hel")]),
+        ("groq/llama", [{"choices": [{"index": 0, "delta": {"content": "Hel"}}]}]),
+    ],
+)  # fmt: skip
+async def test_an_error_before_a_connection_breaks_is_read_although_its_line_has_no_end(
+    upstream: Upstream, model: str, before: list[dict[str, Any]], event: str, begun: bool
+) -> None:
+    answer = event_answer(*(before if begun else ()), whole=False)
+    async with CannedProvider(answer + f"{len(event):x}\r\n{event}\r\n".encode()) as provider:
+        with pytest.raises(UpstreamFault) as caught:
+            async with aclosing(
+                await upstream.open_stream(upstream.outgoing(call(provider, model, stream=True)))
+            ) as stream:
+                async for _ in stream:
+                    pass
     assert (type(caught.value), caught.value.status) == (BrokenMidAnswer if begun else FailedFault, 503)
 
 
