@@ -1,4 +1,4 @@
-"""End of a command whose reader has left, as `head` does."""
+"""Standard streams of a command: closed from the start, or no longer read, as by `head`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Callable
 UNREAD = 141
 """The exit status of a program that ends because no one reads it: 128 and the number of SIGPIPE."""
 _STREAMS = (1, 2)
+_NAMES = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
 def run_while_read(run: Callable[[], int]) -> int:
     """Run a command and return its exit status; UNREAD once its output is read no more."""
+    _open_closed()
     try:
         status = run()
         sys.stdout.flush()
@@ -25,6 +27,19 @@ def run_while_read(run: Callable[[], int]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         return UNREAD
     return status
+
+
+def _open_closed() -> None:
+    """Open streams that were closed (`>&-`) on nothing; a database would get their numbers, and what is printed."""
+    for number, (name, mode) in enumerate(_NAMES):
+        if getattr(sys, name) is not None:
+            continue
+        stream = open(os.devnull, mode)  # noqa: SIM115 - open until the end, as the stream that it is
+        setattr(sys, name, stream)
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(stream.fileno(), number)
 
 
 def _is_unread(descriptor: int) -> bool:

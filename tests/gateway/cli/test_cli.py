@@ -310,6 +310,25 @@ def test_a_command_whose_reader_left_ends_without_a_word(
     assert (ran.returncode, ran.stderr or b"") == (141, b"")
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments", "closed"),
+    [
+        ("gateway", ["check-config"], "<&- >&-"), ("gateway", ["--help"], ">&-"), ("gateway", ["--help"], "2>&-"),
+        ("train", ["nightly", "--help"], "<&- >&- 2>&-"),
+    ],
+)  # fmt: skip
+def test_a_command_whose_streams_are_closed_does_its_work(
+    migrated: Cli, program: str, arguments: list[str], config: Path, closed: str
+) -> None:
+    named = ["--config", str(config)] if arguments[-1] == "check-config" else []
+    command = [sys.executable, "-m", program, *arguments, *named]
+    ran = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command], capture_output=True, cwd=Path.cwd(), check=False
+    )
+    assert (ran.returncode, b"Traceback" in ran.stderr) == (0, False)
+    assert bool(ran.stdout) is (">&-" not in closed.replace("2>&-", ""))
+
+
 def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Every command without commands below it, by its whole name."""
     below = getattr(command, "commands", None)
