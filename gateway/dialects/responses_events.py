@@ -6,6 +6,7 @@ stream, its last event only, or items without deltas.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,44 @@ _TEXTS: Mapping[str, str] = {
 _CALLS: Mapping[str, str] = {
     "function_call": "function_call_arguments", "custom_tool_call": "custom_tool_call_input",
 }  # fmt: skip
+_SAID_BY: Mapping[str, str] = {
+    "output_text": "message", "refusal": "message",
+    "reasoning_text": "reasoning", "reasoning_summary_text": "reasoning",
+    **{text: call for call, text in _CALLS.items()},
+}  # fmt: skip
+"""The type of item that has each kind of text."""
+_WITH_PARTS: Mapping[str, tuple[str, ...]] = {"summary": ("reasoning",), "content": ("message", "reasoning")}
+_RECENT = 64
+"""How many items are compared with one whose id is new."""
+_Part = tuple[str, int | None]
+"""A kind of text and its place among those of its item; None where the server gives none."""
+
+
+class _Item:
+    """What a stream has said of one item."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.has_id = False
+        self.indexes: set[int] = set()
+        self.opened = False
+        self.ended = False
+        self.texts: defaultdict[_Part, list[str]] = defaultdict(list)
+
+    def is_told(self, name: str, place: int | None) -> bool:
+        """Whether a text was sent; one without a place may be any of its kind."""
+        return any(told == name and (None in (at, place) or at == place) for told, at in self.texts)
+
+    def may_be(self, item: Mapping[str, Any]) -> bool:
+        """Whether everything that was sent is in an item of another name."""
+        whole = "".join(text for _, _, text in _texts(item))
+        return all("".join(pieces) in whole for pieces in self.texts.values())
+
+    def tell(self, item: Mapping[str, Any]) -> None:
+        """Note that all texts of the whole item are sent."""
+        for name, place, text in _texts(item):
+            if not self.is_told(name, place):
+                self.texts[name, place].append(text)
 
 
 class ResponsesEvents:
@@ -26,8 +65,8 @@ class ResponsesEvents:
 
     def __init__(self) -> None:
         self._begun = False
-        self._known: set[object] = set()
-        self._told: set[object] = set()
+        self._items: list[_Item] = []
+        self._by_id: dict[tuple[str, str], _Item] = {}
         self._next = 0
         self._added = False
 
@@ -48,46 +87,96 @@ class ResponsesEvents:
     def _missing(self, event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         kind, response = str(event.get("type")), event.get("response")
         name, _, step = kind.removeprefix(_PREFIX).rpartition(".")
-        places = _places(event.get("output_index"), event.get("item_id"))
         if kind in ENDS and isinstance(response, Mapping):
-            if not (self._begun or self._known):
+            if not (self._begun or self._items):
                 yield from _beginning(response)
             output = response.get("output")
-            if not self._known and isinstance(output, list):
-                for index, item in enumerate(output):
-                    yield from _whole_item(index, item) if isinstance(item, Mapping) else ()
+            for index, item in enumerate(output if isinstance(output, list) else ()):
+                yield from self._last(index, item) if isinstance(item, Mapping) else ()
         elif isinstance(response, Mapping):
             self._begun = True
-        elif step == "delta":
-            self._tell(places)
-        elif step == "done" and name in _TEXTS:
-            text = event.get(_TEXTS[name])
-            if isinstance(text, str) and text and not self._is_told(places):
-                yield _delta(name, _position(event), text)
-            self._tell(places)
-        elif name == "output_item":
-            yield from self._item(step, event, places)
+        elif name in _TEXTS and step in ("delta", "done"):
+            yield from self._text(name, step, event)
+        elif name == "output_item" and isinstance(event.get("item"), Mapping):
+            yield from self._item(step, event.get("output_index"), event["item"])
 
-    def _item(self, step: str, event: Mapping[str, Any], places: set[object]) -> Iterator[dict[str, Any]]:
-        index, item = event.get("output_index"), event.get("item")
-        if not isinstance(item, Mapping):
+    def _text(self, name: str, step: str, event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        item = self._named(_SAID_BY[name], event.get("item_id"), event.get("output_index"))
+        index = event.get("summary_index" if "summary" in name else "content_index")
+        place = index if isinstance(index, int) else None
+        text = event.get("delta" if step == "delta" else _TEXTS[name])
+        if not isinstance(text, str) or not text:
             return
-        places |= _places(item.get("id"))
-        written = _CALLS.get(str(item.get("type")))
-        if step == "added" and written is not None and item.get(_TEXTS[written]):
-            self._tell(places)  # complete from the start
-        elif step == "done" and places and not self._is_told(places):
-            if not places & self._known:
-                yield _event("output_item.added", output_index=index, item=_empty(item))
-            yield from _content_events(index, item)
-        self._known |= places or {None}
+        if step == "done":
+            if item.is_told(name, place):
+                return
+            yield _delta(name, _position(event), text)
+        item.texts[name, place].append(text)
 
-    def _tell(self, places: set[object]) -> None:
-        self._known |= places or {None}
-        self._told |= places or {None}
+    def _item(self, step: str, index: object, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        found = self._named(str(item.get("type")), item.get("id"), index, item)
+        if step == "added":
+            found.opened = True
+            if found.kind in _CALLS:  # may be complete from the start
+                found.tell(item)
+        elif step == "done":
+            yield from _whole_item(index, item, found)
+            found.ended = True
 
-    def _is_told(self, places: set[object]) -> bool:
-        return None in self._told or bool(places & self._told)
+    def _last(self, index: int, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What is missing of an item of the last event."""
+        known = len(self._items)
+        found = self._named(str(item.get("type")), item.get("id"), index, item)
+        if not found.ended:
+            yield from _whole_item(index, item, found)
+        if len(self._items) > known:
+            yield _event("output_item.done", output_index=index, item=item)
+        found.ended = True
+
+    def _named(self, kind: str, item_id: object, index: object, item: Mapping[str, Any] | None = None) -> _Item:
+        """The item of an event: by its id, else by its place, else by what was said of it; a new one without any.
+
+        Some servers number every item 0, and some proxies give an item another id with every event.
+        """
+        found = self._by_id.get((kind, item_id)) if isinstance(item_id, str) else None
+        if found is None:
+            recent = [each for each in self._items[-_RECENT:] if each.kind == kind]
+            found = next((each for each in reversed(recent) if _fits(each, item_id, index, item)), None)
+        if found is None:
+            found = _Item(kind)
+            self._items.append(found)
+        if isinstance(item_id, str):
+            self._by_id[kind, item_id] = found
+            found.has_id = True
+        found.indexes |= {index} if isinstance(index, int) else set()
+        return found
+
+
+def _fits(each: _Item, item_id: object, index: object, item: Mapping[str, Any] | None) -> bool:
+    """Whether an item without this id is the one that an event is about."""
+    renamed = isinstance(item_id, str) and each.has_id
+    placed = isinstance(index, int) and bool(each.indexes)
+    if placed and index not in each.indexes:
+        return False
+    if not each.ended and (placed if item is None else placed and not renamed):
+        return True
+    if item is not None:
+        return each.may_be(item) and (placed or not (each.ended and (each.has_id or each.indexes)))
+    return not (renamed or each.ended)
+
+
+def _texts(item: Mapping[str, Any]) -> Iterator[tuple[str, int | None, str]]:
+    """The kinds, places and words of the texts of a whole item."""
+    kind = str(item.get("type"))
+    if kind in _CALLS:
+        listed: list[tuple[str, int | None, Mapping[str, Any]]] = [(_CALLS[kind], None, item)]
+    else:
+        listed = [("reasoning_summary_text", at, part) for at, part in enumerate(_parts(item, "summary"))]
+        listed += [(str(part.get("type")), at, part) for at, part in enumerate(_parts(item, "content"))]
+    for name, place, part in listed:
+        text = part.get(_TEXTS[name]) if name in _TEXTS else None
+        if isinstance(text, str) and text:
+            yield name, place, text
 
 
 def _beginning(response: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -96,10 +185,13 @@ def _beginning(response: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield _event("in_progress", response=begun)
 
 
-def _whole_item(index: int, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    yield _event("output_item.added", output_index=index, item=_empty(item))
-    yield from _content_events(index, item)
-    yield _event("output_item.done", output_index=index, item=item)
+def _whole_item(index: object, item: Mapping[str, Any], known: _Item) -> Iterator[dict[str, Any]]:
+    """The events of an item up to its end that were left out."""
+    if not known.opened and not known.texts:
+        yield _event("output_item.added", output_index=index, item=_empty(item))
+    known.opened = True
+    yield from _content_events(index, item, known)
+    known.tell(item)
 
 
 def _empty(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,21 +202,23 @@ def _empty(item: Mapping[str, Any]) -> dict[str, Any]:
     return begun | ({"status": "in_progress"} if "status" in item else {})
 
 
-def _content_events(index: object, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The events of an item between its beginning and its end."""
+def _content_events(index: object, item: Mapping[str, Any], known: _Item) -> Iterator[dict[str, Any]]:
+    """The events between the beginning and the end of an item for the texts that were not sent."""
     kind, at = str(item.get("type")), {"output_index": index, "item_id": item.get("id")}
     if kind in _CALLS:
-        name = _CALLS[kind]
-        text = item.get(_TEXTS[name])
-        if isinstance(text, str) and text:
-            yield _delta(name, at, text)
-            yield _event(f"{name}.done", **at, **{_TEXTS[name]: text})
+        for name, place, text in _texts(item):
+            if not known.is_told(name, place):
+                yield _delta(name, at, text)
+                yield _event(f"{name}.done", **at, **{_TEXTS[name]: text})
         return
-    for place, part in enumerate(_parts(item, "summary", kind == "reasoning")):
-        yield from _part_events("reasoning_summary_part", "reasoning_summary_text", at | {"summary_index": place}, part)
-    for place, part in enumerate(_parts(item, "content", kind in ("message", "reasoning"))):
+    for place, part in enumerate(_parts(item, "summary")):
+        if not known.is_told("reasoning_summary_text", place):
+            where = at | {"summary_index": place}
+            yield from _part_events("reasoning_summary_part", "reasoning_summary_text", where, part)
+    for place, part in enumerate(_parts(item, "content")):
         name = str(part.get("type"))
-        yield from _part_events("content_part", name, at | {"content_index": place}, part)
+        if not known.is_told(name, place):
+            yield from _part_events("content_part", name, at | {"content_index": place}, part)
 
 
 def _part_events(part_kind: str, name: str, at: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -143,13 +237,9 @@ def _part_events(part_kind: str, name: str, at: Mapping[str, Any], part: Mapping
     yield _event(f"{part_kind}.done", **at, part=part)
 
 
-def _parts(item: Mapping[str, Any], name: str, has_texts: bool) -> list[Mapping[str, Any]]:
-    listed = item.get(name) if has_texts else None
+def _parts(item: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    listed = item.get(name) if item.get("type") in _WITH_PARTS[name] else None
     return [part for part in listed if isinstance(part, Mapping)] if isinstance(listed, list) else []
-
-
-def _places(*names: object) -> set[object]:
-    return {name for name in names if isinstance(name, int | str)}
 
 
 def _position(event: Mapping[str, Any]) -> dict[str, Any]:

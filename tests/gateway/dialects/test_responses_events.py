@@ -93,3 +93,78 @@ def test_a_text_that_ends_without_deltas_is_one() -> None:
     assert made[0] | {"type": "", "sequence_number": 0} == {
         "type": "", "sequence_number": 0, **at, "delta": "Hello", "logprobs": [],
     }  # fmt: skip
+
+
+CREATED = {"type": "response.created", "response": response([], "in_progress")}
+TWO_PARTS = MESSAGE | {"content": [{"type": "output_text", "text": text} for text in ("one", "two")]}
+
+
+def delta(text: str, kind: str = "output_text", **at: Any) -> dict[str, Any]:
+    return {"type": f"response.{kind}.delta", **at, "delta": text}
+
+
+def ended(item: dict[str, Any], **at: Any) -> dict[str, Any]:
+    return {"type": "response.output_item.done", **at, "item": item}
+
+
+def last(*items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "response.completed", "response": response(list(items))}
+
+
+@pytest.mark.parametrize("end", [{"output_index": 0}, {}])
+@pytest.mark.parametrize(
+    "begun",
+    [
+        [delta("Hel", item_id="a"), delta("lo", item_id="a")], [delta("Hello", item_id="a", output_index=0)],
+        [delta("Hello", output_index=0)], [delta("Hel"), delta("lo")], [delta("lo", item_id="a")],
+        [delta("Hel", item_id="a", output_index=0), delta("lo", item_id="c", output_index=0)],
+        [delta("Hel", item_id="a"), {"type": "response.output_text.done", "item_id": "a", "text": "Hello"}],
+    ],
+)  # fmt: skip
+def test_a_text_under_another_name_is_not_said_again(begun: list[dict[str, Any]], end: dict[str, Any]) -> None:
+    said = "".join(each.get("delta", "") for each in begun)
+    assert deltas(completed([CREATED, *begun, ended(MESSAGE, **end), last(MESSAGE)]), "output_text") == said
+    assert deltas(completed([CREATED, *begun, last(MESSAGE)]), "output_text") == said
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [ended(THOUGHT, output_index=0), last(THOUGHT, MESSAGE)],
+        [ended(THOUGHT, output_index=0), ended(MESSAGE, output_index=0), last(THOUGHT, MESSAGE)],
+        [delta("so", "reasoning_text", item_id="rs_2", output_index=0), ended(MESSAGE, output_index=0), last(MESSAGE)],
+        [delta("so", "reasoning_text"), last(THOUGHT, MESSAGE)],
+        [ended(REFUSAL, output_index=0), ended(MESSAGE, output_index=0), last(REFUSAL, MESSAGE)],
+    ],
+)
+def test_an_item_is_completed_whatever_was_said_of_others(given: list[dict[str, Any]]) -> None:
+    made = completed([CREATED, *given])
+    assert deltas(made, "output_text") == "Hello"
+    assert deltas(made, "reasoning_text") in ("so", "")
+    opened = [event["item"]["id"] for event in made if event["type"] == "response.output_item.added"]
+    assert MESSAGE["id"] in opened
+    assert len(opened) == len(set(opened))
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_every_part_of_an_item_is_said_once(ends: bool) -> None:
+    at: dict[str, Any] = {"output_index": 0, "item_id": TWO_PARTS["id"]}
+    done = [
+        {"type": "response.output_text.done", **at, "content_index": place, "text": text}
+        for place, text in enumerate(("one", "two"))
+    ]
+    given = [CREATED, delta("one", **at, content_index=0), *(done if ends else ()), ended(TWO_PARTS, output_index=0)]
+    assert deltas(completed([*given, last(TWO_PARTS)]), "output_text") == "onetwo"
+
+
+def test_two_items_with_the_same_words_are_both_said() -> None:
+    again = MESSAGE | {"id": "msg_9"}
+    given = [delta("Hello", item_id=MESSAGE["id"], output_index=0), ended(MESSAGE, output_index=0)]
+    assert deltas(completed([CREATED, *given, last(MESSAGE, again)]), "output_text") == "HelloHello"
+
+
+@pytest.mark.parametrize("odd", [None, [], {}, 1.5])
+def test_names_of_any_type_are_passed_on(odd: Any) -> None:
+    at = {"item_id": odd, "output_index": odd, "content_index": odd}
+    given = [delta("Hello", **at), ended(MESSAGE | {"id": odd}, output_index=odd), last(MESSAGE)]
+    assert deltas(completed(given), "output_text") == "Hello"
