@@ -120,7 +120,9 @@ class ResponsesEvents:
             if found.kind in _CALLS:  # may be complete from the start
                 found.tell(item)
         elif step == "done":
-            yield from _whole_item(index, item, found)
+            named = isinstance(item.get("id"), str) or isinstance(index, int)
+            if named or any(_texts(item)):  # else an added event would say nothing of which item it is
+                yield from _whole_item(index, item, found)
             found.ended = True
 
     def _last(self, index: int, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -168,3 +168,12 @@ def test_names_of_any_type_are_passed_on(odd: Any) -> None:
     at = {"item_id": odd, "output_index": odd, "content_index": odd}
     given = [delta("Hello", **at), ended(MESSAGE | {"id": odd}, output_index=odd), last(MESSAGE)]
     assert deltas(completed(given), "output_text") == "Hello"
+
+
+def test_an_end_without_a_name_is_completed_for_its_text_alone() -> None:
+    nameless = [{name: value for name, value in item.items() if name != "id"} for item in (SEARCH, MESSAGE)]
+    made = completed([CREATED, *map(ended, nameless), last(*nameless)])
+    assert deltas(made, "output_text") == "Hello"
+    assert [event["type"] for event in made[:3]] == [
+        "response.created", "response.output_item.done", "response.output_item.added",
+    ]  # fmt: skip
