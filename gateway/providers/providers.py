@@ -265,7 +265,7 @@ class Upstream:
             return Outgoing(call, found, left_out=call.forwarded.dropped)
         if not call.is_chat:
             return Outgoing(call, found)
-        target = self._target(call, found)
+        target, written = self._target(call, found), call.params.keys() - call.allowed_params
         if PARAMETER in call.params or calls_functions(call.messages):
             call = self._with_tools(call, found, target)
         if not call.limited and call.max_tokens is not None and not target.needs_limit:
@@ -275,8 +275,7 @@ class Upstream:
             formed = at_responses(formed, call)
         left_out = formed.dropped
         if self._lost is not None:
-            asked = {name: value for name, value in formed.arguments.items() if name in call.params}
-            asked = {name: value for name, value in asked.items() if name not in call.allowed_params}
+            asked = {name: value for name, value in formed.arguments.items() if name in written}
             left_out = (*left_out, *self._lost.names(found.model, found.provider, asked))
         if not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages):
             left_out = (*left_out, "messages[].content[].thinking")
