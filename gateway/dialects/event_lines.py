@@ -9,8 +9,8 @@ from __future__ import annotations
 import orjson
 
 from gateway.dialects.documents import is_done
+from gateway.dialects.sse import BYTE_ORDER_MARK, LineFeeds
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _LINE_ENDS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 """Characters beyond ASCII at which Python ends a line, and how JSON writes them."""
@@ -20,7 +20,7 @@ def begins_events(content_type: str, start: bytes) -> bool:
     """True for an event stream by its label or its first bytes."""
     if "text/event-stream" in content_type.lower():
         return True
-    return start.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(_FIELDS[:2])
+    return start.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(_FIELDS[:2])
 
 
 class EventLines:
@@ -29,19 +29,19 @@ class EventLines:
     def __init__(self) -> None:
         self._open: list[bytes] = []
         self._data: list[bytes] = []
-        self._after_cr = False
+        self._line_feeds = LineFeeds()
         self._started = False
 
     def feed(self, piece: bytes) -> bytes:
         """Return what `piece` completed; data that is no value waits for the line behind it."""
-        text = self._normalised(piece)
+        text = self._line_feeds.of(piece)
         self._open.append(text)
         if b"\n" not in text:
             return b""
         *lines, rest = b"".join(self._open).split(b"\n")
         self._open = [rest] if rest else []
         if not self._started:
-            lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+            lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
             self._started = True
         made = b"".join(map(self._take, lines))
         return made if rest or not self._holds_value() else made + self._written()
@@ -50,19 +50,10 @@ class EventLines:
         """Return the rest of a stream that has ended."""
         rest = b"".join(self._open)
         if not self._started:
-            rest = rest.removeprefix(_BYTE_ORDER_MARK)
+            rest = rest.removeprefix(BYTE_ORDER_MARK)
         self._open = []
         last = self._take(rest) if self._data or rest.startswith(_FIELDS) else rest
         return last + self._written()
-
-    def _normalised(self, piece: bytes) -> bytes:
-        if self._after_cr and piece:
-            self._after_cr = False
-            piece = piece.removeprefix(b"\n")
-        if b"\r" not in piece:
-            return piece
-        self._after_cr = piece.endswith(b"\r")
-        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _take(self, line: bytes) -> bytes:
         if not line:

@@ -19,7 +19,7 @@ DONE_FRAME = b"data: [DONE]\n\n"
 _UNFINISHED = (b"{", b"[", b",")
 """Ends of a line on which no JSON ends."""
 _NO_DATA = (b"", b"event", b"id", b"retry")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,23 @@ class EventTooLarge(ValueError):
     """An event exceeds the reader's limit."""
 
 
+class LineFeeds:
+    """The line ends of a stream in pieces, as line feeds."""
+
+    def __init__(self) -> None:
+        self._after_cr = False
+
+    def of(self, piece: bytes) -> bytes:
+        """Convert CRLF and CR to LF, also when a piece ends between the two."""
+        if self._after_cr and piece:
+            self._after_cr = False
+            piece = piece.removeprefix(b"\n")
+        if b"\r" not in piece:
+            return piece
+        self._after_cr = piece.endswith(b"\r")
+        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
 class EventReader:
     """Incremental SSE parser; `lines` counts complete lines and comments, for idle timeouts."""
 
@@ -43,7 +60,7 @@ class EventReader:
         self._tail = b""
         self._open: list[bytes] = []
         self._open_bytes = 0
-        self._after_cr = False
+        self._line_feeds = LineFeeds()
         self._started = False
         self._name = b""
         self._data: list[bytes] = []
@@ -52,7 +69,7 @@ class EventReader:
 
     def feed(self, piece: bytes) -> list[Event]:
         """Events that `piece` completed. Raises EventTooLarge."""
-        text = self._normalised(piece)
+        text = self._line_feeds.of(piece)
         if self._started and b"\n" not in text:
             # A line of many pieces is joined once, at its end.
             self._open.append(text)
@@ -65,11 +82,11 @@ class EventReader:
         else:
             text = self._tail + text
         if not self._started:
-            if len(text) < 3 and _BYTE_ORDER_MARK.startswith(text):
+            if len(text) < 3 and BYTE_ORDER_MARK.startswith(text):
                 self._tail = text
                 return []
             self._started = True
-            text = text.removeprefix(_BYTE_ORDER_MARK)
+            text = text.removeprefix(BYTE_ORDER_MARK)
         *lines, self._tail = text.split(b"\n")
         self._check_size(len(self._tail))
         events: list[Event] = []
@@ -90,16 +107,6 @@ class EventReader:
                 events.append(event)
         self._tail = b""
         return events
-
-    def _normalised(self, piece: bytes) -> bytes:
-        """Convert CRLF and CR to LF, also when a piece ends between the two."""
-        if self._after_cr and piece:
-            self._after_cr = False
-            piece = piece.removeprefix(b"\n")
-        if b"\r" not in piece:
-            return piece
-        self._after_cr = piece.endswith(b"\r")
-        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _take(self, line: bytes) -> Event | None:
         self.lines += 1

@@ -65,7 +65,7 @@ def first_lost(pieces: Mapping[str, bytes], body: bytes) -> str | None:
 def _strings_with(piece: bytes, body: bytes, start: int) -> Iterator[int]:
     """The ends of the strings with a piece, except texts: LiteLLM prints parts into the prompts of some providers.
 
-    Every byte is read a few times at most, whatever a text repeats: the search goes on behind its end.
+    Every byte is read a few times at most, however often a text repeats a piece: the search goes on behind its end.
     """
     while start >= 0 and (at := body.find(piece, start)) >= 0:
         opening = body.rfind(b'"', start, at)

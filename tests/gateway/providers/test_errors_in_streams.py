@@ -170,7 +170,7 @@ def test_an_exception_is_found_behind_a_frame_that_lost_its_beginning(cut: int, 
 def test_a_frame_whose_lengths_cannot_be_is_none(
     monkeypatch: pytest.MonkeyPatch, length: int, header_length: int
 ) -> None:
-    """An end that is not behind the start was read for ever."""
+    """An end that is not behind the start was read without end."""
     lengths = struct.pack("!II", length, header_length)
     odd = lengths + struct.pack("!I", binascii.crc32(lengths))
     counted, checksums = binascii.crc32, iter(range(100))
