@@ -23,30 +23,21 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import ProgrammingError
 
 from gateway.accounts import tenants
-from gateway.accounts.auth import DEFAULT_TENANT, Authenticator
-from gateway.api.health import Lifecycle
+from gateway.accounts.auth import DEFAULT_TENANT
 from gateway.api.server import STATE_KEY, HttpLimits, Shedding
-from gateway.catalog.live import LiveConfiguration
-from gateway.catalog.tokens import TokenCounter
-from gateway.clock import Clock, Uniform, now_ms
-from gateway.config.settings import Settings
+from gateway.clock import now_ms
 from gateway.database import diagnosis
-from gateway.database.database import Database
 from gateway.database.partitions import make_partition, missing_months
 from gateway.decisions import response_store, rollups
-from gateway.decisions.refused_turns import RefusedTurns
+from gateway.decisions.forecasts import SessionForecasts
 from gateway.errors import LedgerUnavailable
-from gateway.ledger.leases import Leases, sweep_forever
-from gateway.ledger.ledger import Ledger
-from gateway.ledger.offline import OfflineLedger
-from gateway.metrics import Metrics
+from gateway.ledger.leases import sweep_forever
 from gateway.money import NANOUSD_PER_USD
-from gateway.policies.registry import PolicyRegistry
 from gateway.policies.trials import watch_forever
-from gateway.providers.providers import Upstream
 from gateway.routing import conversations
 from gateway.routing.exploration import ExplorationBudget
-from gateway.tasks import Background
+from gateway.services import Services
+from gateway.turn.dry_run import DryRuns
 from gateway.turn.endpoints import Endpoints
 from gateway.turn.judge import Judge
 from gateway.turn.second_answers import SecondAnswers
@@ -82,28 +73,15 @@ HARD_STOP_S = 5.0
 class Gateway:
     """The parts of a running gateway; tests access them here."""
 
-    settings: Settings
-    configuration: LiveConfiguration
-    database: Database
-    ledger: Ledger
-    outage: OfflineLedger
-    upstream: Upstream
-    authenticator: Authenticator
+    services: Services
     turns: Turns
     endpoints: Endpoints
-    leases: Leases
-    background: Background
-    policies: PolicyRegistry
+    dry_runs: DryRuns
+    forecasts: SessionForecasts
     exploring: ExplorationBudget
-    refused: RefusedTurns
     judge: Judge
     second_answers: SecondAnswers
     webhooks: Webhooks
-    lifecycle: Lifecycle
-    metrics: Metrics
-    tokens: TokenCounter
-    clock: Clock
-    uniform: Uniform
     shedding: Shedding | None = None
     send_spans: Callable[[], None] = lambda: None
     """Send the spans that are waiting, at the end; blocks for some seconds at most."""
@@ -116,87 +94,104 @@ class NotMigrated(Exception):
 
 
 @contextlib.asynccontextmanager
-async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
+async def running(gateway: Gateway) -> AsyncIterator[Mapping[str, Any]]:
     """Run the gateway; yields the limits for the server's connections."""
-    restore_signals = _on_stop_signals(parts)
-    await parts.database.start()
-    await parts.upstream.start()
-    await parts.tokens.start()
+    services = gateway.services
+    restore_signals = _on_stop_signals(services)
+    await services.database.start()
+    await services.upstream.start()
+    await services.tokens.start()
     loops = [
-        asyncio.create_task(_serve_when_ready(parts)),
-        asyncio.create_task(parts.configuration.follow()),
-        asyncio.create_task(_end_streams_in_time(parts)),
+        asyncio.create_task(_serve_when_ready(gateway)),
+        asyncio.create_task(services.configuration.follow()),
+        asyncio.create_task(_end_streams_in_time(gateway)),
     ]
     own_turns = [
-        asyncio.create_task(_run_forever(lambda: parts.judge.run(parts.turns.own_turn))),
-        asyncio.create_task(_run_forever(lambda: parts.second_answers.run(parts.turns.second_turn))),
+        asyncio.create_task(_run_forever(lambda: gateway.judge.run(gateway.turns.own_turn))),
+        asyncio.create_task(_run_forever(lambda: gateway.second_answers.run(gateway.turns.second_turn))),
     ]
-    restore = (restore_signals, parts.configuration.on_hangup())
-    parts.lifecycle.serving = True
+    restore = (restore_signals, services.configuration.on_hangup())
+    services.lifecycle.serving = True
     try:
         yield {
             STATE_KEY: HttpLimits(
-                parts.settings.limits.header_bytes, shedding=parts.shedding, on_refusal=parts.metrics.count_refusal
+                services.settings.limits.header_bytes,
+                shedding=gateway.shedding,
+                on_refusal=services.metrics.count_refusal,
             )
         }
     finally:
-        parts.lifecycle.drain()
+        services.lifecycle.drain()
         for undo in restore:
             undo()
-        left_s = parts.lifecycle.draining_since_s + parts.settings.timings.drain_s - time.monotonic()
+        left_s = services.lifecycle.draining_since_s + services.settings.timings.drain_s - time.monotonic()
         try:
             async with asyncio.timeout(max(CLOSING_S, left_s)):
-                await _close(parts, own_turns, loops)
+                await _close(gateway, own_turns, loops)
         except TimeoutError:
             _log.error("stopped before everything was closed; the sweeper will resolve open holds")
 
 
-async def _close(parts: Gateway, own_turns: list[asyncio.Task[None]], loops: list[asyncio.Task[None]]) -> None:
+async def _close(gateway: Gateway, own_turns: list[asyncio.Task[None]], loops: list[asyncio.Task[None]]) -> None:
+    services = gateway.services
     for task in own_turns:
         task.cancel()  # first: no client waits for these turns, and their cost is settled below
     await asyncio.gather(*own_turns, return_exceptions=True)
-    unfinished = await parts.background.drain(parts.settings.timings.drain_s)
+    unfinished = await services.background.drain(services.settings.timings.drain_s)
     if unfinished:
         _log.error("stopped with %d settlements unfinished; the sweeper will resolve them", unfinished)
-    if parts.lifecycle.started:
+    if services.lifecycle.started:
         with contextlib.suppress(LedgerUnavailable):
-            await parts.outage.post(parts.ledger, parts.database)
-            await parts.exploring.share(parts.database)
-            await parts.refused.share(parts.database)
+            await _share(gateway)
     for loop in loops:
         loop.cancel()
     await asyncio.gather(*loops, return_exceptions=True)
-    await parts.upstream.close()
-    await parts.tokens.close()
-    await asyncio.to_thread(parts.send_spans)
-    await parts.ledger.close()
-    await parts.database.close()
+    await services.upstream.close()
+    await services.tokens.close()
+    await asyncio.to_thread(gateway.send_spans)
+    await services.ledger.close()
+    await services.database.close()
+
+
+async def _share(gateway: Gateway) -> None:
+    """Write what this replica kept in memory for all of them."""
+    services = gateway.services
+    await services.outage.post(services.ledger, services.database)
+    await gateway.exploring.share(services.database)
+    await services.refused.share(services.database)
 
 
 # -- the start ---------------------------------------------------------------------------------------------------------
 
 
-async def _serve_when_ready(parts: Gateway) -> None:
+async def _serve_when_ready(gateway: Gateway) -> None:
     """Wait for the database, then run the loops that need it."""
-    await _bring_up(parts)
+    services = gateway.services
+    await _bring_up(gateway)
     loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
-        parts.leases.run,
-        lambda: _poll_policies(parts),
+        services.leases.run,
+        lambda: _poll_policies(gateway),
         lambda: watch_forever(
-            parts.database,
-            lambda: parts.configuration.current.settings.policy,
-            clock=parts.clock,
-            uniform=parts.uniform,
-            on_end=lambda action: parts.metrics.trials.labels(action).inc(),
-            ready=lambda: parts.lifecycle.ledger_up,
+            services.database,
+            lambda: services.current().settings.policy,
+            clock=services.clock,
+            uniform=services.uniform,
+            on_end=lambda action: services.metrics.trials.labels(action).inc(),
+            ready=lambda: services.lifecycle.ledger_up,
         ),
         lambda: sweep_forever(
-            parts.ledger, parts.leases, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
+            services.ledger,
+            services.leases,
+            uniform=services.uniform,
+            interval_s=services.settings.timings.sweep_s,
         ),
-        lambda: parts.webhooks.run(ready=lambda: parts.lifecycle.ledger_up, interval_s=WEBHOOK_S),
-        lambda: _forget_old(parts),
+        lambda: gateway.webhooks.run(ready=lambda: services.lifecycle.ledger_up, interval_s=WEBHOOK_S),
+        lambda: _forget_old(services),
         lambda: rollups.follow_forever(
-            parts.database, parts.clock, ready=lambda: parts.lifecycle.ledger_up, interval_s=ROLLUP_S
+            services.database,
+            services.clock,
+            ready=lambda: services.lifecycle.ledger_up,
+            interval_s=ROLLUP_S,
         ),
     ]
     async with asyncio.TaskGroup() as group:
@@ -215,41 +210,42 @@ async def _run_forever(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await asyncio.sleep(LOOP_PAUSE_S)
 
 
-async def _bring_up(parts: Gateway) -> None:
+async def _bring_up(gateway: Gateway) -> None:
     """Wait until the database is up and migrated, and start the ledger."""
+    services = gateway.services
     waiting = _Reminder()
-    migrate = f"run `seqroute migrate --config {parts.settings.path}`"
-    while not parts.lifecycle.started:
+    migrate = f"run `seqroute migrate --config {services.settings.path}`"
+    while not services.lifecycle.started:
         try:
-            await parts.ledger.start()
-            await _open_accounts(parts)
-            parts.on_started()
-            parts.lifecycle.started = parts.lifecycle.ledger_up = True
-            _log.info("ready: %d models, database %s", len(parts.configuration.current.catalog.models), _where(parts))
+            await services.ledger.start()
+            await _open_accounts(services)
+            gateway.on_started()
+            services.lifecycle.started = services.lifecycle.ledger_up = True
+            _log.info("ready: %d models, database %s", len(services.current().catalog.models), _where(services))
             return
         except NotMigrated:
-            waiting.say(f"the database {_where(parts)} lacks the tables of this version: {migrate}")
+            waiting.say(f"the database {_where(services)} lacks the tables of this version: {migrate}")
         except LedgerUnavailable as error:
-            waiting.say(diagnosis.outage(parts.database.url, error))
+            waiting.say(diagnosis.outage(services.database.url, error))
         except Exception as error:  # noqa: BLE001 - unexpected answers of a starting server are waited out too
-            if waiting.say(f"the database {_where(parts)} cannot be used: {type(error).__name__}; {migrate}"):
+            if waiting.say(f"the database {_where(services)} cannot be used: {type(error).__name__}; {migrate}"):
                 _log.debug("the start failed", exc_info=True)
         await asyncio.sleep(RETRY_S)
 
 
-async def _open_accounts(parts: Gateway) -> None:
-    await parts.database.read(_check_tables)
-    await parts.database.write(
+async def _open_accounts(services: Services) -> None:
+    await services.database.read(_check_tables)
+    await services.database.write(
         lambda c: tenants.ensure_tenant(
             c,
             DEFAULT_TENANT,
             DEFAULT_TENANT,
             budget_nanousd=DEFAULT_TENANT_BUDGET_NANOUSD,
             actor="start",
-            now_ms=now_ms(parts.clock),
+            now_ms=now_ms(services.clock),
         )
     )
-    await parts.policies.refresh()
+    await services.policies.refresh()
 
 
 def _check_tables(connection: Connection) -> None:
@@ -257,8 +253,8 @@ def _check_tables(connection: Connection) -> None:
         raise NotMigrated
 
 
-def _where(parts: Gateway) -> str:
-    return diagnosis.address(parts.database.url)
+def _where(services: Services) -> str:
+    return diagnosis.address(services.database.url)
 
 
 class _Reminder:
@@ -281,44 +277,45 @@ class _Reminder:
 # -- serving -----------------------------------------------------------------------------------------------------------
 
 
-async def _forget_old(parts: Gateway) -> None:
+async def _forget_old(services: Services) -> None:
     """Delete what is stored for a time, and prepare the log for the next months."""
     while True:
         await asyncio.sleep(FORGET_S)
         with contextlib.suppress(LedgerUnavailable):
-            await parts.database.write(lambda c: response_store.forget(c, now_ms(parts.clock)))
-            await forget_conversations(parts)
-            await _make_partitions(parts)  # last: while the log is in use it may fail
+            await services.database.write(lambda c: response_store.forget(c, now_ms(services.clock)))
+            await forget_conversations(services)
+            await _make_partitions(services)  # last: while the log is in use it may fail
 
 
-async def _make_partitions(parts: Gateway) -> None:
+async def _make_partitions(services: Services) -> None:
     """Make the log's next monthly partitions; without the right to, rows go to a partition for all others."""
     try:
-        for month in await parts.database.read(lambda c: missing_months(c, now_ms(parts.clock))):
-            await parts.database.write(partial(make_partition, month=month))
+        for month in await services.database.read(lambda c: missing_months(c, now_ms(services.clock))):
+            await services.database.write(partial(make_partition, month=month))
     except ProgrammingError:
         _log.warning("no right to make the log's next partition: run `seqroute migrate` as the tables' owner")
 
 
-async def forget_conversations(parts: Gateway) -> None:
+async def forget_conversations(services: Services) -> None:
     """Batch by batch, with room for turns between; a batch that is not full was the last."""
-    idle_s = parts.configuration.current.settings.session.idle_timeout_s
-    before_ms = now_ms(parts.clock) - int(max(CONVERSATIONS_KEPT_S, idle_s) * 1000)
+    idle_s = services.current().settings.session.idle_timeout_s
+    before_ms = now_ms(services.clock) - int(max(CONVERSATIONS_KEPT_S, idle_s) * 1000)
     while True:
-        gone = await parts.database.write(lambda c: conversations.forget(c, before_ms))
+        gone = await services.database.write(lambda c: conversations.forget(c, before_ms))
         if gone < conversations.FORGET_BATCH:
             return
 
 
-async def _poll_policies(parts: Gateway) -> None:
+async def _poll_policies(gateway: Gateway) -> None:
     """Load published policies within a second; also the database heartbeat for readiness."""
+    services = gateway.services
     failures = 0
     refresh: asyncio.Task[None] | None = None
     try:
         while True:
             await asyncio.sleep(POLICY_POLL_S)
             # A frozen database gives no answer at all, which counts as a failure. One query at a time.
-            refresh = refresh or asyncio.create_task(parts.policies.refresh())
+            refresh = refresh or asyncio.create_task(services.policies.refresh())
             await asyncio.wait({refresh}, timeout=HEARTBEAT_S)
             failures += 1
             if refresh.done():
@@ -326,37 +323,36 @@ async def _poll_policies(parts: Gateway) -> None:
                 with contextlib.suppress(LedgerUnavailable):
                     asked.result()
                     failures = 0
-                    await parts.outage.post(parts.ledger, parts.database)
-                    await parts.exploring.share(parts.database)
-                    await parts.refused.share(parts.database)
+                    await _share(gateway)
             # One slow answer is not an outage: flapping readiness would take out every replica at once.
-            parts.lifecycle.ledger_up = failures < 2
+            services.lifecycle.ledger_up = failures < 2
     finally:
         if refresh is not None:
             refresh.cancel()
 
 
-async def _end_streams_in_time(parts: Gateway) -> None:
+async def _end_streams_in_time(gateway: Gateway) -> None:
     """End and settle remaining streams with an error before the server cuts their connections."""
-    while not parts.lifecycle.draining:  # noqa: ASYNC110 - a signal handler sets it
+    services = gateway.services
+    while not services.lifecycle.draining:  # noqa: ASYNC110 - a signal handler sets it
         await asyncio.sleep(0.1)
-    await asyncio.sleep(parts.settings.timings.drain_s * STREAMS_END_SHARE)
-    for pump in list(parts.turns.live_streams):
+    await asyncio.sleep(services.settings.timings.drain_s * STREAMS_END_SHARE)
+    for pump in list(gateway.turns.live_streams):
         pump.stop()
 
 
-def _on_stop_signals(parts: Gateway) -> Callable[[], None]:
+def _on_stop_signals(services: Services) -> Callable[[], None]:
     """On SIGTERM or SIGINT turn readiness off, then run the server's handler; return the undo."""
     if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGTERM)):
         return lambda: None  # the program that embeds the gateway handles its signals
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def drain(number: int, frame: FrameType | None) -> None:
-        if not parts.lifecycle.serving:
+        if not services.lifecycle.serving:
             os._exit(0)  # no client is being served, and the imports may take longer than the drain time
-        if not parts.lifecycle.draining:
-            parts.lifecycle.drain()
-            exit_after(parts.settings.timings.drain_s + HARD_STOP_S)
+        if not services.lifecycle.draining:
+            services.lifecycle.drain()
+            exit_after(services.settings.timings.drain_s + HARD_STOP_S)
         handler = before[signal.Signals(number)]
         assert callable(handler)
         handler(number, frame)

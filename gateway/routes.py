@@ -1,8 +1,9 @@
-"""The routes of tenants and of health checks, and the answers to what they raise."""
+"""Every route of the gateway, and the answers to what they raise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -10,22 +11,74 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from gateway.api.admin import Admin
 from gateway.api.budget_tool import BudgetTool
 from gateway.api.charges import Charges
 from gateway.api.health import Health
+from gateway.api.openapi import OpenApi
 from gateway.api.planning import Planning
 from gateway.api.refusals import refusal
 from gateway.api.resources import Views
-from gateway.api.welcome import not_found
+from gateway.api.welcome import Welcome, not_found
+from gateway.decisions.forecasts import SessionForecasts
 from gateway.errors import GatewayError, InternalError, MethodNotAllowed, NotFound
-from gateway.turn.dry_run import DryRuns
-from gateway.turn.endpoints import Endpoints
+from gateway.lifespan import Gateway
+from gateway.money import NANOUSD_PER_USD
+from gateway.services import Services
+from gateway.ui.actions import Actions
+from gateway.ui.pages import Dashboard
+from gateway.ui.sign_in import SignIn
 
 
-def tenant_routes(
-    dry_runs: DryRuns, endpoints: Endpoints, views: Views, planning: Planning, charges: Charges, tool: BudgetTool
-) -> list[BaseRoute]:
+def all_routes(gateway: Gateway) -> list[BaseRoute]:
+    """Routes of tenants, operators, the dashboard and health checks, and their description."""
+    services = gateway.services
+    routes: list[BaseRoute] = [
+        *_tenant_routes(gateway),
+        *Admin(
+            configuration=services.current,
+            database=services.database,
+            authenticator=services.authenticator,
+            policies=services.policies,
+            clock=services.clock,
+            new_id=services.new_id,
+        ).routes(),
+        *_dashboard(services, gateway.forecasts).routes(),
+        Route("/", Welcome(version("seqroute")).root, methods=["GET"]),
+        *_health_routes(Health(services.lifecycle, services.metrics, lambda: _refresh_metrics(gateway))),
+    ]
+    routes.append(Route("/openapi.json", OpenApi(version("seqroute"), routes).openapi, methods=["GET"]))
+    return routes
+
+
+def _tenant_routes(gateway: Gateway) -> list[BaseRoute]:
     """Routes for tenants, with and without `/v1`."""
+    services = gateway.services
+    current, database, authenticator = services.current, services.database, services.authenticator
+    endpoints, dry_runs = gateway.endpoints, gateway.dry_runs
+    views = Views(
+        configuration=current,
+        database=database,
+        authenticator=authenticator,
+        metrics=services.metrics,
+        clock=services.clock,
+        new_id=services.new_id,
+    )
+    planning = Planning(
+        configuration=current,
+        database=database,
+        authenticator=authenticator,
+        clock=services.clock,
+        forecasts=gateway.forecasts,
+    )
+    charges = Charges(
+        configuration=current,
+        database=database,
+        ledger=services.ledger,
+        authenticator=authenticator,
+        new_id=services.new_id,
+    )
+    tool = BudgetTool(configuration=current, database=database, authenticator=authenticator)
     table: list[tuple[str, Callable[[Request], Any], str]] = [
         ("/chat/completions", endpoints.chat, "POST"),
         ("/messages", endpoints.messages, "POST"),
@@ -57,13 +110,51 @@ def tenant_routes(
     return [Route(prefix + path, endpoint, methods=[verb]) for prefix in ("/v1", "") for path, endpoint, verb in table]
 
 
-def health_routes(health: Health) -> list[BaseRoute]:
+def _health_routes(health: Health) -> list[BaseRoute]:
     """Health routes; those below `/health` match LiteLLM's proxy."""
     return [
         *(Route(path, health.livez) for path in ("/livez", "/health", "/health/liveliness", "/health/liveness")),
         *(Route(path, health.readyz) for path in ("/readyz", "/health/readiness")),
         Route("/metrics", health.metrics),
     ]
+
+
+def _dashboard(services: Services, forecasts: SessionForecasts) -> Dashboard:
+    master_key = services.settings.general.master_key
+    assert master_key is not None, "the caller provides a master key"
+    actions = Actions(
+        configuration=services.current,
+        database=services.database,
+        authenticator=services.authenticator,
+        policies=services.policies,
+        clock=services.clock,
+        new_id=services.new_id,
+    )
+    return Dashboard(
+        configuration=services.current,
+        database=services.database,
+        authenticator=services.authenticator,
+        policies=services.policies,
+        forecasts=forecasts,
+        actions=actions,
+        sign_in=SignIn(master_key, services.clock),
+        clock=services.clock,
+    )
+
+
+def _refresh_metrics(gateway: Gateway) -> None:
+    """Set the gauges that are read when Prometheus asks."""
+    services = gateway.services
+    metrics = services.metrics
+    metrics.live_holds.set(services.leases.count)
+    metrics.own_turns_queue.labels("judge").set(gateway.judge.waiting)
+    metrics.own_turns_queue.labels("second").set(gateway.second_answers.waiting)
+    metrics.price_change.clear()
+    for name, dated in reversed(services.current().catalog.coming):
+        metrics.price_change.labels(name).set(dated.valid_from_ms / 1000)
+    metrics.unresolved.set(services.ledger.unresolved)
+    metrics.exploration_today.set(gateway.exploring.today.extra_nanousd / NANOUSD_PER_USD)
+    metrics.exploring.set(gateway.exploring.allows())
 
 
 def error_handlers() -> dict[Any, Any]:
@@ -95,4 +186,4 @@ async def _answer_crash(request: Request, error: Exception) -> Response:
 
 
 def _count(request: Request, error: GatewayError) -> None:
-    request.app.state.parts.metrics.count_refusal(error.code)
+    request.app.state.parts.services.metrics.count_refusal(error.code)

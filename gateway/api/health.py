@@ -41,7 +41,7 @@ class Lifecycle:
 class Health:
     """Routes that need no key."""
 
-    def __init__(self, lifecycle: Lifecycle, metrics: Metrics, refresh: Callable[[Metrics], None]) -> None:
+    def __init__(self, lifecycle: Lifecycle, metrics: Metrics, refresh: Callable[[], None]) -> None:
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._refresh = refresh
@@ -60,5 +60,5 @@ class Health:
 
     async def metrics(self, request: Request) -> Response:
         """Metrics in the Prometheus text format."""
-        self._refresh(self._metrics)
+        self._refresh()
         return Response(generate_latest(self._metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -125,7 +125,7 @@ async def test_liveness_readiness_and_metrics(tmp_path: Path, sqlite_url: str) -
             assert (values["seqroute_added_seconds_count"], values["seqroute_turn_seconds_count"]) == (1, 1)
             assert values["seqroute_prompt_tokens_total"] > values["seqroute_cached_prompt_tokens_total"] == 0
             assert "nobody-s-business" not in text
-            play.gateway.parts.lifecycle.draining = True
+            play.gateway.parts.services.lifecycle.draining = True
             try:
                 assert (await http.get("/livez")).status_code == 200
                 ready = await http.get("/readyz")
@@ -134,7 +134,7 @@ async def test_liveness_readiness_and_metrics(tmp_path: Path, sqlite_url: str) -
                 assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
                 assert refused.headers["Retry-After"] == "1"
             finally:
-                play.gateway.parts.lifecycle.draining = False
+                play.gateway.parts.services.lifecycle.draining = False
 
 
 async def test_a_tenant_s_life_over_http_is_exact_in_money_and_leaves_a_trail(

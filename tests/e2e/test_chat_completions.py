@@ -274,7 +274,7 @@ async def test_whatever_ends_a_call_resolves_its_hold(stage: Stage, monkeypatch:
         async def complete(call: Any) -> Any:
             raise error
 
-        monkeypatch.setattr(stage.gateway.parts.upstream, "complete", complete)
+        monkeypatch.setattr(stage.gateway.parts.services.upstream, "complete", complete)
 
     ending(InvalidRequest("messages[0]: this provider takes pictures inline only", param="messages[0]"))
     with pytest.raises(openai.BadRequestError) as refused:

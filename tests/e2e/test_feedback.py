@@ -41,7 +41,7 @@ async def test_four_dialects_end_up_as_scores_of_the_same_turn(tmp_path: Path, d
                 ("verdict", 0.25),
             }
             assert {r["tenant_id"] for r in rows} == {tenant_id}
-            sample = play.gateway.parts.metrics.registry.get_sample_value
+            sample = play.gateway.parts.services.metrics.registry.get_sample_value
             assert (
                 sample("seqroute_quality_error_count") == 6
             )  # of the answer's scores; the session's has no prediction

@@ -60,7 +60,7 @@ class Slot:
 
 def promote(play: Play, act: Any) -> None:
     """Make a policy the running gateway's champion, past the table of policies."""
-    champion, board = Champion(act), play.gateway.parts.policies
+    champion, board = Champion(act), play.gateway.parts.services.policies
     served = LoadedPolicy(champion, CheckpointRef(champion.policy_id), {})
     board._slot = Slot(board.rule, ServingPolicies(served))  # type: ignore[assignment]
 

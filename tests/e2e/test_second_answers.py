@@ -50,7 +50,7 @@ async def turns(play: Play, key: str, count: int, **fields: Any) -> tuple[list[h
 
 
 def outcomes(play: Play, outcome: str) -> float:
-    value = play.gateway.parts.metrics.registry.get_sample_value
+    value = play.gateway.parts.services.metrics.registry.get_sample_value
     return value("seqroute_second_answers_total", {"outcome": outcome}) or 0.0
 
 

@@ -80,7 +80,7 @@ async def test_static_text_is_served_logged_trained_and_what_is_published_serves
         path = config(tmp_path / "hashed", provider.url, database_url=sqlite_url, policy={"directory": folder})
         async with serving(path) as gateway, gateway.http() as http:
             assert (await turn(http, "auto")).headers["x-seqroute-policy"] == PRETRAINED
-            (problem,) = gateway.parts.policies.problems
+            (problem,) = gateway.parts.services.policies.problems
             assert f'it reads "{space.version}", and policy_settings.text makes "hashed-ngrams-1"' in problem
 
 

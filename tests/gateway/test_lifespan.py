@@ -16,6 +16,7 @@ from gateway.app import app_parts, build
 from gateway.catalog.build import load
 from gateway.lifespan import Gateway, running
 from gateway.providers.providers import Upstream
+from gateway.services import Services
 from migrations.upgrade import upgrade
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import free_port
@@ -54,9 +55,9 @@ async def test_what_is_to_be_done_after_the_start_is_done_once_and_before_the_fi
     upgrade(f"sqlite:///{tmp_path}/g.db")
     parts = made(tmp_path, "sqlite:///g.db")
     seen: list[bool] = []
-    parts.on_started = lambda: seen.append(parts.lifecycle.started)
+    parts.on_started = lambda: seen.append(parts.services.lifecycle.started)
     async with started(parts, monkeypatch):
-        await until(lambda: parts.lifecycle.started)
+        await until(lambda: parts.services.lifecycle.started)
     assert seen == [False]
 
 
@@ -68,15 +69,15 @@ async def test_a_database_that_is_away_is_told_once_without_its_password_and_cos
     tries: list[int] = []
     opened = lifespan._open_accounts
 
-    async def counted(parts: Gateway) -> None:
+    async def counted(services: Services) -> None:
         tries.append(threading.active_count())
-        await opened(parts)
+        await opened(services)
 
     monkeypatch.setattr(lifespan, "_open_accounts", counted)
     with caplog.at_level(logging.WARNING, "seqroute.app"):
         async with started(parts, monkeypatch):
             await until(lambda: len(tries) >= 12)
-            assert not parts.lifecycle.started
+            assert not parts.services.lifecycle.started
     said = [record.getMessage() for record in caplog.records if record.name == "seqroute.app"]
     assert len(said) == 1, said
     assert f"postgresql://app@127.0.0.1:{port}/ledger cannot be reached" in said[0]
@@ -94,9 +95,9 @@ async def test_a_database_that_is_not_migrated_is_told_with_the_command_and_serv
     with caplog.at_level(logging.INFO, "seqroute.app"):
         async with started(parts, monkeypatch):
             await until(lambda: bool(caplog.records))
-            assert not parts.lifecycle.started
+            assert not parts.services.lifecycle.started
             await asyncio.to_thread(upgrade, url)
-            await until(lambda: parts.lifecycle.started)
+            await until(lambda: parts.services.lifecycle.started)
     said = [record.getMessage() for record in caplog.records if record.name == "seqroute.app"]
     assert len(said) == 2, said
     assert f"seqroute migrate --config {tmp_path}/gateway.yaml" in said[0]

@@ -79,7 +79,7 @@ class Served:
     async def settled(self) -> None:
         """Wait until no call is under way and every bill is posted."""
         for _ in range(400):
-            if self.parts.leases.count == 0 and await self.parts.background.drain(0.05) == 0:
+            if self.parts.services.leases.count == 0 and await self.parts.services.background.drain(0.05) == 0:
                 return
             await asyncio.sleep(0.02)
         raise AssertionError("calls are still under way")
@@ -178,7 +178,7 @@ async def serving(path: Path) -> AsyncIterator[Served]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         parts = app_parts(app)
-        while not parts.lifecycle.started:
+        while not parts.services.lifecycle.started:
             assert thread.is_alive(), "the gateway did not start"
             await asyncio.sleep(0.02)
         assert settings.general.master_key is not None

@@ -23,7 +23,7 @@ ASKED = Request({"type": "http", "method": "GET", "path": "/", "headers": []})
     ],
 )
 async def test_readiness_says_why_not(state: Lifecycle, status: int, reason: str) -> None:
-    health = Health(state, Metrics(), lambda _: None)
+    health = Health(state, Metrics(), lambda: None)
     answer = await health.readyz(ASKED)
     assert (answer.status_code, orjson.loads(bytes(answer.body))) == (status, {"status": reason})
     assert (answer.headers.get("Retry-After") == "1") == (status == 503)
@@ -33,7 +33,7 @@ async def test_readiness_says_why_not(state: Lifecycle, status: int, reason: str
 async def test_metrics_are_prometheus_text_refreshed_when_asked_for() -> None:
     metrics = Metrics()
     metrics.turns.labels("small", "completed").inc()
-    answer = await Health(Lifecycle(), metrics, lambda m: m.live_holds.set(3)).metrics(ASKED)
+    answer = await Health(Lifecycle(), metrics, lambda: metrics.live_holds.set(3)).metrics(ASKED)
     text = bytes(answer.body).decode()
     assert answer.headers["content-type"].startswith("text/plain")
     assert 'seqroute_turns_total{model="small",status="completed"} 1.0' in text
