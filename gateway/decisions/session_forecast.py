@@ -1,6 +1,7 @@
 """Forecast of a session's cost to go: quantiles from the tenant's finished sessions.
 
-A session of k turns is compared with the tenant's longer sessions: their turns after the k-th are possible futures.
+A session of k turns is compared with the tenant's newest longer sessions: their turns after the k-th are possible
+futures. Only the newest, because a new policy, budget or task changes what sessions cost.
 Each future is priced as billed and at every point of the lambda sweep, where the logged candidates are chosen again by
 `quality - lambda * cost`. The futures are scaled by the session's spend relative to its references at turn k, shrunk
 towards 1 when there are few turns.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -23,6 +25,8 @@ from gateway.wording import counted
 MAX_SESSIONS = 400
 MIN_SESSIONS = 8
 """With fewer references the forecast is empty and says why."""
+MAX_REFERENCES = 100
+"""The fewest with a P99 of their own. With 400 the forecast follows a change of costs four times later."""
 SHRINK_TURNS = 3.0
 QUANTILES = (0.5, 0.9, 0.99)
 
@@ -45,19 +49,21 @@ class Future:
 
 
 def past_sessions(connection: Connection, tenant_id: str, *, idle_before_ms: int) -> dict[str, list[PastTurn]]:
-    """The turns of the tenant's newest ended sessions, closed or idle since `idle_before_ms`."""
+    """Turns of the tenant's ended sessions, newest first: closed, or idle since `idle_before_ms`."""
     s, d = sessions.c, decisions.c
     newest = (
-        select(s.session_id)
+        select(s.session_id, s.updated_at_ms)
         .where(s.tenant_id == tenant_id, s.turns > 0)
         .where((s.state == "closed") | (s.updated_at_ms < idle_before_ms))
         .order_by(s.updated_at_ms.desc())
         .limit(MAX_SESSIONS)
+        .subquery()
     )
     rows = connection.execute(
         select(d.session_id, d.cost_nanousd, d.candidates)
-        .where(d.tenant_id == tenant_id, d.session_id.in_(newest.scalar_subquery()), d.cost_nanousd.is_not(None))
-        .order_by(d.session_id, d.turn)
+        .join(newest, newest.c.session_id == d.session_id)
+        .where(d.tenant_id == tenant_id, d.cost_nanousd.is_not(None))
+        .order_by(newest.c.updated_at_ms.desc(), d.session_id, d.turn)
         .limit(MAX_SESSIONS * 50)
     )
     found: dict[str, list[PastTurn]] = {}
@@ -80,11 +86,9 @@ def spent_turns(connection: Connection, tenant_id: str, session_id: str) -> tupl
 def futures(
     past: Iterable[Sequence[PastTurn]], turns: int, spent_nanousd: int, lambdas: Mapping[str, float]
 ) -> list[Future]:
-    """Possible futures of a session with `turns` turns for `spent_nanousd` behind it."""
+    """Possible futures after `turns` turns for `spent_nanousd`, from past sessions, newest first."""
     found = []
-    for session in past:
-        if len(session) <= turns:
-            continue
+    for session in islice((each for each in past if len(each) > turns), MAX_REFERENCES):
         before = sum(turn.cost_nanousd for turn in session[:turns])
         weight = turns / (turns + SHRINK_TURNS)
         scale = (spent_nanousd / before) ** weight if before > 0 and spent_nanousd > 0 else 1.0

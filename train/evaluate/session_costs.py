@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,21 @@ TARGET = (0.85, 0.95)
 def forecast_coverage(training: Episodes, untouched: Episodes) -> dict[str, Any]:
     """Share of held-back sessions whose rest cost at most its P90, by the turns before it.
 
-    The references are the tenant's own sessions of the training part, as `POST /v1/forecast` would have them.
+    The references are the tenant's own newest sessions, as `POST /v1/forecast` would have them: of the training part,
+    and of the held-back ones before.
     """
     return coverage(_costs_by_tenant(training), _costs_by_tenant(untouched))
 
 
 def coverage(past: Mapping[str, Sequence[Costs]], held_back: Mapping[str, Sequence[Costs]]) -> dict[str, Any]:
     """`forecast_coverage` of sessions by tenant, in the order of the log."""
-    past = {tenant: costs[-MAX_SESSIONS:] for tenant, costs in past.items()}
     found: dict[str, Any] = {}
     for asked_after in ASKED_AFTER:
         covered = [
             fits
             for tenant, sessions in held_back.items()
-            for session in sessions
-            if (fits := _covers(past.get(tenant, []), session, asked_after)) is not None
+            for before, session in _with_newest_before(past.get(tenant, []), sessions)
+            if (fits := _covers(before, session, asked_after)) is not None
         ]
         if covered:
             share = sum(covered) / len(covered)
@@ -59,12 +59,19 @@ def coverage_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _covers(past: Sequence[Costs], session: Costs, asked_after: int) -> bool | None:
+def _with_newest_before(past: Sequence[Costs], sessions: Sequence[Costs]) -> Iterator[tuple[Sequence[Costs], Costs]]:
+    """Every session with those before it, newest first, as many as a forecast reads."""
+    ordered = [*past, *sessions]
+    for place, session in enumerate(sessions, len(past)):
+        yield ordered[max(0, place - MAX_SESSIONS) : place][::-1], session
+
+
+def _covers(before: Sequence[Costs], session: Costs, asked_after: int) -> bool | None:
     """True if P90 covers the session's rest; None where it has none, or too few references went on."""
     if len(session) <= asked_after:
         return None
     spent_nanousd = sum(turn.cost_nanousd for turn in session[:asked_after])
-    costs = [future.cost_nanousd for future in futures(past, asked_after, spent_nanousd, {})]
+    costs = [future.cost_nanousd for future in futures(before, asked_after, spent_nanousd, {})]
     if len(costs) < MIN_SESSIONS:
         return None
     return sum(turn.cost_nanousd for turn in session[asked_after:]) <= quantile(costs, 0.9)

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
-from gateway.decisions.session_forecast import MIN_SESSIONS, PastTurn, futures, quantile, summarise
+from gateway.database.database import transaction
+from gateway.database.tables import decisions, sessions
+from gateway.decisions.session_forecast import (
+    MAX_REFERENCES,
+    MIN_SESSIONS,
+    PastTurn,
+    futures,
+    past_sessions,
+    quantile,
+    summarise,
+)
 
 LAMBDAS = {"best": 0.0, "cheap": 1_000.0}
 
@@ -29,6 +41,12 @@ def test_a_session_that_spends_twice_as_much_scales_its_references_by_a_shrunk_s
     past = [[turn(10), turn(10), turn(10), turn(100)]]
     (found,) = futures(past, 3, 60, {})
     assert found.cost_nanousd == 141
+
+
+def test_the_newest_sessions_that_went_on_are_the_references() -> None:
+    newest_first = [[turn(1)], *[[turn(1), turn(cost)] for cost in range(2 * MAX_REFERENCES)]]
+    found = futures(newest_first, 1, 1, {})
+    assert [future.cost_nanousd for future in found] == list(range(MAX_REFERENCES))
 
 
 def test_quantiles_are_conformal() -> None:
@@ -70,3 +88,35 @@ def test_p90_covers_nine_in_ten_of_the_sessions_kept_back(asked_after: int) -> N
         asked += 1
         covered += sum(each.cost_nanousd for each in session[asked_after:]) <= found["cost_to_go"]["p90_nano_usd"]
     assert 0.85 <= covered / asked <= 0.95
+
+
+def test_past_sessions_are_read_newest_first_with_their_turns_in_order(database_url: str) -> None:
+    ended_at_ms = {"a": 20, "b": 30, "c": 10, "running": 90}
+    billed: list[tuple[str, int, int]] = [("b", 1, 7), ("a", 0, 1), ("b", 0, 6), ("c", 0, 3), ("running", 0, 9)]
+    row: dict[str, Any] = {
+        "tenant_id": "t", "requested_model": "auto", "feature_version": 1, "features": b"", "candidate_features": b"",
+        "candidates": "[]", "lambda_per_usd": 1.0, "session_budget_nanousd": 1, "remaining_before_nanousd": 1,
+        "model": "small", "action": 0, "propensity": 1.0, "uniform": 0.5, "policy_id": "rule", "reason": "policy",
+        "reserved_nanousd": 1, "created_at_ms": 0,
+    }  # fmt: skip
+    with transaction(database_url) as connection:
+        connection.execute(
+            insert(sessions),
+            [
+                {"tenant_id": "t", "session_id": name, "turns": 1, "created_at_ms": 0, "updated_at_ms": ms}
+                for name, ms in ended_at_ms.items()
+            ],
+        )
+        connection.execute(
+            insert(decisions),
+            [
+                row | {"decision_id": f"dec_{name}{at}", "session_id": name, "turn": at, "cost_nanousd": cost}
+                for name, at, cost in billed
+            ],
+        )
+        found = past_sessions(connection, "t", idle_before_ms=50)
+    assert [(name, [each.cost_nanousd for each in turns]) for name, turns in found.items()] == [
+        ("b", [6, 7]),
+        ("a", [1]),
+        ("c", [3]),
+    ]

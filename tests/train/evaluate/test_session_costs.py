@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gateway.decisions.session_forecast import MIN_SESSIONS
 from train.evaluate.session_costs import coverage_lines, forecast_coverage
 from train.log.episodes import Episodes, blank_episodes
 from train.nightly.page import page
@@ -36,12 +37,15 @@ def test_a_calibrated_forecast_covers_nine_in_ten_and_says_so() -> None:
     assert len(coverage_lines(found)) == 3
 
 
-def test_sessions_that_cost_more_are_told_as_not_calibrated() -> None:
-    found = forecast_coverage(drawn(400, 1), drawn(200, 2, times=4.0))
-    assert found["after 0 turns"]["calibrated"] is False
+def test_sessions_that_cost_more_are_told_as_not_calibrated_until_they_are_the_references() -> None:
+    few, many = (
+        forecast_coverage(drawn(400, 1), drawn(number, 2, times=4.0))["after 0 turns"] for number in (100, 800)
+    )
+    assert (few["calibrated"], many["calibrated"]) == (False, True)
+    assert few["p90_coverage"] < 0.8
 
 
-@pytest.mark.parametrize("tenant", ["t", "another"])
-def test_a_tenant_is_forecast_from_its_own_sessions_alone(tenant: str) -> None:
+@pytest.mark.parametrize(("tenant", "forecast"), [("t", 50), ("another", 50 - MIN_SESSIONS)])
+def test_a_tenant_is_forecast_from_its_own_sessions_alone(tenant: str, forecast: int) -> None:
     found = forecast_coverage(drawn(50, 1), drawn(50, 2, tenant=tenant))
-    assert bool(found) is (tenant == "t")
+    assert found["after 0 turns"]["sessions"] == forecast
