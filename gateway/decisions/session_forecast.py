@@ -49,7 +49,7 @@ class Future:
 
 
 def past_sessions(connection: Connection, tenant_id: str, *, idle_before_ms: int) -> dict[str, list[PastTurn]]:
-    """Turns of the tenant's ended sessions, newest first: closed, or idle since `idle_before_ms`."""
+    """Turns of ended sessions, newest first: closed, or idle since `idle_before_ms`."""
     s, d = sessions.c, decisions.c
     newest = (
         select(s.session_id, s.updated_at_ms)
@@ -86,7 +86,7 @@ def spent_turns(connection: Connection, tenant_id: str, session_id: str) -> tupl
 def futures(
     past: Iterable[Sequence[PastTurn]], turns: int, spent_nanousd: int, lambdas: Mapping[str, float]
 ) -> list[Future]:
-    """Possible futures after `turns` turns for `spent_nanousd`, from past sessions, newest first."""
+    """Possible futures after `turns` turns for `spent_nanousd`; `past` is newest first."""
     found = []
     for session in islice((each for each in past if len(each) > turns), MAX_REFERENCES):
         before = sum(turn.cost_nanousd for turn in session[:turns])
