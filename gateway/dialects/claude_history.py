@@ -1,13 +1,14 @@
-"""The messages of a Messages request that goes to a Claude model as its client wrote it.
+"""The messages of a Messages request that goes to a model as its client wrote it.
 
-A conversation may have had answers of other models. Claude's servers refuse the thinking of those, the ids of their
-tool calls and texts without a word. The first is left out; a conversation with the others is translated.
+A conversation may have had answers of other models. What those sealed is left out for every server. Claude's servers
+also refuse thinking without a signature, which is left out, and the ids of other models' tool calls; a conversation
+with those is translated. Other servers of the dialect have thinking without signatures, and ids, of their own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.dialects import carried
@@ -18,12 +19,20 @@ _IDS: Mapping[str, str] = {"tool_use": "id", "tool_result": "tool_use_id"}
 _MARKS: Mapping[str, str] = {"thinking": "signature", "redacted_thinking": "data"}
 
 
+def own_messages(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages without what other providers sealed, and without empty texts.
+
+    Raises InvalidRequest for a message of which nothing is left.
+    """
+    return [_without(message, _says_nothing, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
 def claude_messages(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The messages without the thinking of other models.
+    """The messages without thinking that no Claude model signed.
 
     Raises InvalidRequest for what Claude's servers refuse.
     """
-    return [_fitted(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    return [_of_claude(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
 def has_system_turns(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -42,28 +51,31 @@ def lacks_thinking(messages: Sequence[Mapping[str, Any]]) -> bool:
     return called and blocks[0].get("type") not in _MARKS
 
 
-def _fitted(message: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    content = message.get("content")
-    if not content:
-        raise refused(f"{where}.content", "expected content")
-    if not isinstance(content, list):
-        return message
-    kept = [block for block in content if not _is_foreign(block)]
-    if not kept:
-        raise refused(f"{where}.content", "expected more than another model's thinking")
-    for block in kept:
+def _of_claude(message: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    kept = _without(message, lambda block: block.get("type") in _MARKS and not _mark(block), where)
+    for block in kept["content"] if isinstance(kept["content"], list) else ():
         kind = block.get("type")
-        if kind == "text" and not block.get("text"):
-            raise refused(f"{where}.content", "expected no empty text")
         if kind in _IDS and not _ID.fullmatch(str(block.get(_IDS[kind]))):
             raise refused(f"{where}.content", f"expected ids of {_ID.pattern}")
-    return message if len(kept) == len(content) else {**message, "content": kept}
+    return kept
 
 
-def _is_foreign(block: Mapping[str, Any]) -> bool:
-    """True for thinking that no Claude model signed."""
-    name = _MARKS.get(str(block.get("type")))
-    if name is None:
-        return False
-    mark = block.get(name)
-    return not mark or (isinstance(mark, str) and carried.unseal(mark) is not None)
+def _without(message: Mapping[str, Any], left_out: Callable[[Any], bool], where: str) -> Mapping[str, Any]:
+    content = message.get("content")
+    kept = [block for block in content if not left_out(block)] if isinstance(content, list) else content
+    if not kept:
+        raise refused(f"{where}.content", "expected content, and more than another model's thinking")
+    return message if not isinstance(content, list) or len(kept) == len(content) else {**message, "content": kept}
+
+
+def _says_nothing(block: Mapping[str, Any]) -> bool:
+    """True for another provider's sealed thinking, and for a text without a word."""
+    mark = _mark(block)
+    return (isinstance(mark, str) and carried.unseal(mark) is not None) or (
+        block.get("type") == "text" and not block.get("text")
+    )
+
+
+def _mark(block: Mapping[str, Any]) -> object:
+    """The signature of thinking, whose text may be redacted."""
+    return block.get(_MARKS.get(str(block.get("type")), ""))

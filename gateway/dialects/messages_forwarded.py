@@ -11,7 +11,7 @@ import orjson
 from gateway.catalog.hosted_tools import WEB_SEARCH, HostedTools, kind_of, run_by_provider
 from gateway.dialects import carried
 from gateway.dialects.claude_blocks import OpenBlock
-from gateway.dialects.claude_history import claude_messages, has_system_turns
+from gateway.dialects.claude_history import has_system_turns, own_messages
 from gateway.dialects.fields import objects, read, refused, unknown
 from gateway.dialects.forwarded import (
     FORWARDED,
@@ -191,7 +191,7 @@ def forwarded_request(
     if found:
         _check_signatures(fields)
     else:
-        body["messages"] = claude_messages(fields["messages"])
+        body["messages"] = own_messages(fields["messages"])
     body.pop("system", None)
     if system:
         body["system"] = system

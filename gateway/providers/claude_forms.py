@@ -1,8 +1,9 @@
-"""Messages requests in the form that the chosen Claude model takes.
+"""Messages requests in the form that the chosen model takes.
 
 Clients write such a request for the model that they have in mind, and the gateway chooses another. What the chosen one
 takes of thinking, effort and sampling goes to it unchanged; what it would refuse gets the form that it has, or is left
-out by name. LiteLLM knows the models; one that it does not know is sent everything.
+out by name. LiteLLM knows the Claude models; one that it does not know is sent everything, and so is a model of another
+name behind a server of the dialect.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.catalog.efforts import SCALE, nearest
-from gateway.dialects.claude_history import lacks_thinking
+from gateway.dialects.claude_history import claude_messages, lacks_thinking
 from gateway.dialects.forwarded import ForwardedRequest
+from gateway.errors import InvalidRequest
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.errors import CallRefused
 from gateway.providers.litellm_clients import key_for
@@ -59,8 +61,20 @@ class ClaudeForms:
         return self.adaptive or self.budgets
 
 
+_OTHER = ClaudeForms(
+    schemas=False,
+    by_effort={
+        effort: {"thinking": {"type": "enabled", "budget_tokens": tokens}}
+        for effort, tokens in zip(SCALE[2:], (1_024, 2_048, 4_096, 8_192, 16_384), strict=True)
+    },
+)
+"""Of another model behind a server of the dialect: an effort has the oldest form, which all of them know."""
+
+
 def claude_forms(litellm: Any, model: str) -> ClaudeForms:
     """The forms of a model, as LiteLLM knows them."""
+    if "claude" not in model.lower():
+        return _OTHER
     provider, config = "anthropic", litellm.AnthropicConfig
 
     def mapped(**asked: Any) -> Mapping[str, Any]:
@@ -100,17 +114,35 @@ def anthropic_key(call: Call, found: ProviderNames) -> str:
     return os.environ.get("ANTHROPIC_API_KEY", NO_KEY) if key == NO_KEY and not call.api_base else key
 
 
-def can_be_forwarded(call: Call, found: ProviderNames, forms: ClaudeForms) -> bool:
-    """True if a request that may be translated can go out as its client wrote it."""
+def as_written(call: Call, found: ProviderNames, forms: ClaudeForms) -> tuple[ForwardedRequest, tuple[str, ...]] | None:
+    """The request as the model takes it, and the names of what is left out.
+
+    None for one that is translated. Raises CallRefused where the operator forbids to leave something out.
+    """
     forwarded = call.forwarded
     assert forwarded is not None
-    body, names = forwarded.body, f"{found.model} {call.base_model or ''}".lower()
+    if forwarded.required:
+        return _fitted(call, forwarded, forms)
+    if not _can_be_forwarded(call, found, forms):
+        return None
+    if not is_claude(call, found):
+        return _fitted(call, forwarded, forms)
+    try:
+        messages = claude_messages(forwarded.body["messages"])
+    except InvalidRequest:
+        return None
+    return _fitted(call, replace(forwarded, body={**forwarded.body, "messages": messages}), forms)
+
+
+def _can_be_forwarded(call: Call, found: ProviderNames, forms: ClaudeForms) -> bool:
+    """True if a request that may be translated can go out as its client wrote it."""
+    assert call.forwarded is not None
+    body = call.forwarded.body
     shaped = body.get("output_format") or (body.get("output_config") or {}).get("format")
     given = call.params.keys() | call.extras.keys()
     key = anthropic_key(call, found)
     return (
         found.provider == "anthropic"
-        and "claude" in names
         and call.lane != "litellm"
         and call.options.keys() <= {"custom_llm_provider"}
         and call.defaults.keys() <= _PLACED
@@ -121,13 +153,12 @@ def can_be_forwarded(call: Call, found: ProviderNames, forms: ClaudeForms) -> bo
     )
 
 
-def fitted(call: Call, forms: ClaudeForms) -> tuple[ForwardedRequest, tuple[str, ...]]:
-    """The request as the model takes it, and the names of what is left out.
+def is_claude(call: Call, found: ProviderNames) -> bool:
+    """True for a model whose name says that Claude's rules apply to its history."""
+    return "claude" in f"{found.model} {call.base_model or ''}".lower()
 
-    Raises CallRefused where the operator forbids to leave something out.
-    """
-    forwarded = call.forwarded
-    assert forwarded is not None
+
+def _fitted(call: Call, forwarded: ForwardedRequest, forms: ClaudeForms) -> tuple[ForwardedRequest, tuple[str, ...]]:
     body: dict[str, Any] = dict(forwarded.body)
     blocked = [own for name in sorted(call.dropped_params) for own in _FIELDS.get(name, (name,)) if _remove(body, own)]
     allowed = {name: value for name, value in call.defaults.items() if name not in call.dropped_params}

@@ -27,7 +27,7 @@ from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.call import Call, Lane, Outgoing, PreparedCall, ProviderNames
-from gateway.providers.claude_forms import ClaudeForms, can_be_forwarded, claude_forms, fitted
+from gateway.providers.claude_forms import ClaudeForms, as_written, claude_forms
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
@@ -257,9 +257,9 @@ class Upstream:
         found = self._resolved(call)
         if call.forwarded is not None and call.forwarded.api == "messages_api":
             forms = self._forms_of(call.base_model or found.model)
-            if call.forwarded.required or can_be_forwarded(call, found, forms):
-                fitting, left_out = fitted(call, forms)
-                return Outgoing(structs.replace(call, forwarded=fitting), found, left_out=left_out)
+            sent = as_written(call, found, forms)
+            if sent is not None:
+                return Outgoing(structs.replace(call, forwarded=sent[0]), found, left_out=sent[1])
             call = structs.replace(call, forwarded=None)
         if call.forwarded is not None:
             return Outgoing(call, found, left_out=call.forwarded.dropped)

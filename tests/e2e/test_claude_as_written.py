@@ -119,6 +119,7 @@ async def scene(tmp_path_factory: Any) -> AsyncIterator[Scene]:
                 ("opus", "anthropic/claude-opus-4-7", "", {}),
                 ("sonnet", "anthropic/claude-sonnet-4-5", "", {}),
                 ("levels", "anthropic/claude-opus-4-6", "", levels),
+                ("glm", "anthropic/glm-4.6", "/api/anthropic", {"supports_vision": True}),
                 ("old", "anthropic/claude-3-haiku-20240307", "", {"supports_reasoning": True}),
                 ("vllm", "hosted_vllm/qwen", "/v1", {"supports_vision": True, "supports_reasoning": True}),
             )
@@ -167,6 +168,33 @@ async def test_a_conversation_with_tools_goes_to_claude_and_back_unchanged(scene
         assert (answer["stop_reason"], answer["stop_sequence"]) == ("stop_sequence", "END6")
         assert {name: answer["usage"][name] for name in USAGE} == USAGE
     assert await scene.billed(f"whole-{stream}") == [BILL]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_conversation_with_another_model_of_the_dialect_is_not_changed_either(
+    scene: Scene, stream: bool
+) -> None:
+    """Its thinking may have no signature, and its calls ids of its own."""
+    scene.stop.update({"stop_reason": "stop_sequence", "stop_sequence": "END6"})
+    unsigned = [{**block, "signature": ""} if block["type"] == "thinking" else block for block in BLOCKS[:3]]
+    called = {"type": "tool_use", "id": "functions.look:0", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "functions.look:0", "is_error": True, "content": [PICTURE]}
+    body: dict[str, Any] = {
+        "model": "glm", "tools": [LOOK | {"cache_control": {"type": "ephemeral"}}],
+        "thinking": {"type": "enabled", "budget_tokens": 2_000}, "stop_sequences": [f"END{n}" for n in range(7)],
+        "messages": [
+            QUESTION, {"role": "assistant", "content": [*unsigned, called]}, {"role": "user", "content": [result]}
+        ],
+    }  # fmt: skip
+    made = await scene.ask(body | {"stream": stream}, f"glm-{stream}")
+    assert scene.sent == body | {"model": "glm-4.6", "max_tokens": 4_000} | ({"stream": True} if stream else {})
+    assert scene.provider.asked[-1].path == "/api/anthropic/v1/messages"
+    assert "x-seqroute-dropped" not in made.headers
+    if stream:
+        assert heard(made.text)[2:-2] == streamed(scene.stop)[2:-2]
+    else:
+        assert (made.json()["content"], made.json()["stop_sequence"]) == (BLOCKS, "END6")
+    assert await scene.billed(f"glm-{stream}") == [BILL]
 
 
 async def test_an_unusual_end_keeps_its_reason(scene: Scene) -> None:

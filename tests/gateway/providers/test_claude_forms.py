@@ -19,6 +19,14 @@ CALLED: Any = [
     {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}]},
 ]
+
+
+def called(call_id: str, *blocks: Any) -> list[Any]:
+    said = [*blocks, {"type": "tool_use", "id": call_id, "name": "f", "input": {}}]
+    result = [{"type": "tool_result", "tool_use_id": call_id, "content": "x"}]
+    return [*HELLO, {"role": "assistant", "content": said}, {"role": "user", "content": result}]
+
+
 ADAPTIVE, BUDGET = {"type": "adaptive"}, {"type": "enabled", "budget_tokens": 16_000}
 SCHEMA = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
 
@@ -102,7 +110,9 @@ async def test_the_operator_s_parameters_are_defaults_and_blocks(upstream: Upstr
     ("model", "fields", "more"),
     [
         ("bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", {}, {}),
-        ("anthropic/kimi-k2", {}, {}),
+        ("anthropic/kimi-k2", {"output_config": SCHEMA}, {}),
+        ("anthropic/claude-opus-4-7", {"messages": called("functions.f:0")}, {}),
+        ("anthropic/sonnet", {"messages": called("functions.f:0")}, {"base_model": "claude-sonnet-4-5"}),
         ("anthropic/claude-opus-4-7", {}, {"lane": "litellm"}),
         ("anthropic/claude-opus-4-7", {}, {"defaults": {"extra_body": {"x": 1}}}),
         ("anthropic/claude-opus-4-7", {}, {"api_key": "sk-ant-oat01-x"}),
@@ -119,17 +129,32 @@ async def test_what_claude_s_servers_would_refuse_or_others_serve_is_translated(
     assert outgoing(upstream, model, fields, **more).call.forwarded is None
 
 
-async def test_a_conversation_with_another_provider_s_call_ids_is_translated() -> None:
-    def read(call_id: str, *blocks: Any) -> Any:
-        said = [*blocks, {"type": "tool_use", "id": call_id, "name": "f", "input": {}}]
-        result = [{"type": "tool_result", "tool_use_id": call_id, "content": "x"}]
-        messages = [*HELLO, {"role": "assistant", "content": said}, {"role": "user", "content": result}]
-        return messages_request.to_chat({"model": "m", "max_tokens": 9, "messages": messages}).forwarded
-
-    assert read("functions.f:0") is None
+@pytest.mark.parametrize(("model", "kept"), [("claude-opus-4-7", ["tool_use"]), ("glm-4.6", ["thinking", "tool_use"])])
+async def test_a_server_gets_the_thinking_that_its_models_can_have(
+    upstream: Upstream, model: str, kept: list[str]
+) -> None:
+    """Claude signs its own; of the other models behind the dialect some do not. What is sealed is no server's."""
     sealed = carried.seal({"reasoning_details": [{"type": "x"}]})
-    kept = read("toolu_1", {"type": "thinking", "thinking": "t", "signature": sealed}).body["messages"][1]["content"]
-    assert [block["type"] for block in kept] == ["tool_use"]
+    history = called(
+        "toolu_1", {"type": "thinking", "thinking": "a", "signature": sealed}, {"type": "text", "text": ""},
+        {"type": "thinking", "thinking": "b", "signature": ""},
+    )  # fmt: skip
+    sent = outgoing(upstream, f"anthropic/{model}", {"messages": history}).call.forwarded
+    assert sent is not None
+    assert [block["type"] for block in sent.body["messages"][1]["content"]] == kept
+
+
+async def test_a_model_of_another_name_is_sent_what_its_client_wrote(upstream: Upstream) -> None:
+    fields = {
+        "messages": called("functions.f:0", {"type": "thinking", "thinking": "b", "signature": ""}),
+        "thinking": ADAPTIVE, "output_config": {"effort": "max"}, "temperature": 0.5, "top_k": 3,
+        "stop_sequences": ["1", "2", "3", "4", "5"],
+    }  # fmt: skip
+    made = outgoing(upstream, "anthropic/kimi-k2", fields)
+    assert made.call.forwarded is not None
+    assert (made.call.forwarded.body.items() >= fields.items(), made.left_out) == (True, ())
+    made = outgoing(upstream, "anthropic/kimi-k2", {}, defaults={"reasoning_effort": "high"})
+    assert shown(made) == ({"type": "enabled", "budget_tokens": 4_096}, None, ())
 
 
 async def test_betas_decide_which_fields_are_sent() -> None:
