@@ -29,7 +29,7 @@ NOW: tuple[tuple[str, str], ...] = (
         r"|routing/session\.py:(home_of|matching_prefix)"
         r"|routing/estimates\.py:(cache_mark|_fresh_femtousd|level_of)"
         r"|catalog/(cache_hits|efforts|service_tiers|web_search|hosted_tools|call_cost)\.py"
-        r"|catalog/prices\.py:(of|tier_names)|catalog/usage\.py:(_fold|_tier|with_facts|_with_facts)"
+        r"|catalog/prices\.py:(of|tier_names)|catalog/usage(_reading|_names)?\.py:(_fold|_tier|with_facts|_with_facts)"
         r"|ledger/(sqlite_trees|records)\.py:(as_parent|chain_of|links_of|attach)|accounts/(trees|remaining)\.py"
         r"|ledger/types\.py:(free_nanousd|kept_from_now_on|spendable_nanousd)|webhooks/",
     ),

@@ -31,7 +31,7 @@ from policy.text import TextSpace
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The services of one gateway. `settings` are those of its start, `current()` those in force."""
+    """Services of one gateway; `settings` are those of its start, `current()` those in force."""
 
     settings: Settings
     configuration: LiveConfiguration

@@ -15,14 +15,8 @@ from typing import Any
 
 import orjson
 
-from gateway.catalog.usage import (
-    MAX_PLAUSIBLE_TOKENS,
-    ReportedUsage,
-    Usage,
-    is_count,
-    is_count_name,
-    tells_both_counts,
-)
+from gateway.catalog.usage import ReportedUsage, Usage
+from gateway.catalog.usage_names import MAX_PLAUSIBLE_TOKENS, is_count, is_count_name, tells_both_counts
 from gateway.dialects.forwarded import FORWARDED
 from gateway.schema.fields import KNOWN_FIELDS
 

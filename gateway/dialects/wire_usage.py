@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from gateway.catalog.usage import counts_output
+from gateway.catalog.usage_names import counts_output
 from gateway.dialects.documents import document_payloads, form_of
 from gateway.dialects.loose_json import read_json, read_loosely
 from gateway.dialects.sse import EventReader, EventTooLarge

@@ -16,15 +16,9 @@ from typing import Any, Protocol
 import httpx
 import orjson
 
-from gateway.catalog.usage import (
-    PartialUsage,
-    ReportedUsage,
-    Usage,
-    beside_words,
-    counts_output,
-    usage_from_openai,
-    with_facts,
-)
+from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, beside_words, with_facts
+from gateway.catalog.usage_names import counts_output
+from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.loose_json import SurrogateJoiner
 from gateway.dialects.older_functions import call_functions
 from gateway.dialects.repair import StreamRepair
@@ -87,7 +81,7 @@ class UpstreamStream:
         report, tier, outdated = self._report, self._tier, self._outdated
         if (wire := self._exchange.reports) is not None:
             report, tier, outdated = wire.report, wire.service_tier, wire.outdated
-        usage = with_facts(usage_from_openai(report), tier, self._searches)
+        usage = with_facts(read_usage(report), tier, self._searches)
         complete = self.finish_reason is not None and not self._unfinished
         if not isinstance(usage, Usage):
             return usage

@@ -16,7 +16,7 @@ import orjson
 from yarl import URL
 
 from gateway.catalog.price_map import RESPONSES_ROUTE
-from gateway.catalog.usage import usage_from_openai
+from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.assembly import Assembly, chunks_of
 from gateway.dialects.documents import Form, form_of, is_chunk
 from gateway.dialects.forwarded import ForwardedRequest
@@ -119,7 +119,7 @@ class ForwardedCall:
         if failed or ("output" not in payload and "content" not in payload):
             fault = fault_in(payload, exchange.headers, named_error=failed, alone=True)
             fault = fault or BrokenFault("the provider's answer was in another dialect", status=exchange.status)
-            raise fault.billed(usage_from_openai(take_usage(body)))
+            raise fault.billed(read_usage(take_usage(body)))
         return chat_reply(exchange, body)
 
     def _joined(self, exchange: Exchange) -> dict[str, Any]:
@@ -323,7 +323,7 @@ class ForwardedSource:
         if self._answered or any(isinstance(chunk, dict) and chunk["choices"] for chunk in self._chunks):
             fault = BrokenMidAnswer(fault)
         reported = [usage for chunk in chunks if (usage := take_usage(chunk)) is not None]
-        self._chunks.append(fault.billed(usage_from_openai(reported[0] if reported else None)))
+        self._chunks.append(fault.billed(read_usage(reported[0] if reported else None)))
 
 
 def _addressed(call: Call, found: ProviderNames) -> tuple[URL, Any]:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway.catalog.usage import usage_from_openai
+from gateway.catalog.usage_reading import read_usage
 from gateway.providers.attachments import LOST
 from gateway.providers.call import Call
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
@@ -52,7 +52,7 @@ def fault_of_call(
         unread = BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
         fault = reported_in(exchange) or unread
         # Of a stream the report is joined with what came before (UpstreamStream).
-        return fault if exchange.streaming else fault.billed(usage_from_openai(exchange.reported().report))
+        return fault if exchange.streaming else fault.billed(read_usage(exchange.reported().report))
     missing = next((each.name for each in _chain(error) if isinstance(each, ModuleNotFoundError)), None)
     if exchange.attempts == 0 and missing is not None:
         _log.error("a call needs the Python package %s, which is not installed beside the gateway", missing)

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 from msgspec import Struct, structs
 
-from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, beside_words, usage_from_openai, with_facts
+from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, beside_words, with_facts
+from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.documents import document_payloads, form_of, is_chunk
 from gateway.dialects.loose_json import strict_value
@@ -70,7 +71,7 @@ async def native_reply(exchange: Exchange) -> Reply:
         raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
     fault = fault_in(body, exchange.headers, alone=True)
     if fault is not None:
-        raise fault.billed(usage_from_openai(take_usage(body)))
+        raise fault.billed(read_usage(take_usage(body)))
     return await _assembled(exchange) if is_chunk(body) else chat_reply(exchange, body)
 
 
@@ -91,7 +92,7 @@ def embedding_reply(exchange: Exchange, response: Any, inputs: int) -> Reply:
     take_usage(body)  # LiteLLM's own estimate, where the provider reports nothing
     report = exchange.reported().report
     counted = None if report is None else {**report, "completion_tokens": 0}
-    usage = usage_from_openai(counted)
+    usage = read_usage(counted)
     data = body.get("data")
     if not isinstance(data, list) or len(data) != inputs:
         raise BrokenFault("the provider's response does not have one vector per input", status=exchange.status).billed(
@@ -112,7 +113,7 @@ def moderation_reply(exchange: Exchange) -> Reply:
         raise BrokenFault("the provider's answer was not a moderation", status=exchange.status)
     fault = fault_in(body, exchange.headers, alone=True)
     report = take_usage(body)
-    usage = usage_from_openai(None if report is None else {"completion_tokens": 0, **report})
+    usage = read_usage(None if report is None else {"completion_tokens": 0, **report})
     if fault is None and not isinstance(body.get("results"), list):
         fault = BrokenFault("the provider's answer was not a moderation", status=exchange.status)
     if fault is not None:
@@ -135,7 +136,7 @@ def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
     report, tier = take_usage(body), reported_tier(body)
     if exchange.reports is not None:
         report, tier = exchange.reports.report, exchange.reports.service_tier
-    usage = with_facts(usage_from_openai(report), tier, cited_searches(body.get("choices")))
+    usage = with_facts(read_usage(report), tier, cited_searches(body.get("choices")))
     repair_whole(body, lambda: exchange.new_id("call"))
     choices = body["choices"]
     if not choices:

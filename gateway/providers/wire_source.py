@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import orjson
 
-from gateway.catalog.usage import usage_from_openai
+from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.assembly import chunks_of
 from gateway.dialects.documents import AGAIN, Form, document_payloads, form_of, is_chunk, is_done
 from gateway.dialects.loose_json import (
@@ -235,7 +235,7 @@ class WireSource:
         repair_whole(body, lambda: self._exchange.new_id("call"))
         if not body["choices"]:
             fault = BrokenFault("the provider's answer was not a chat completion", status=self._exchange.status)
-            raise fault.billed(usage_from_openai(take_usage(body)))
+            raise fault.billed(read_usage(take_usage(body)))
         self._chunks += chunks_of(body)
 
     def _check(self, payload: dict[str, Any], name: bytes) -> None:
@@ -246,7 +246,7 @@ class WireSource:
         fault = fault or FailedFault("the provider reported an error instead of an answer", status=502)
         if self._answered:
             fault = BrokenMidAnswer(fault)
-        raise fault.billed(usage_from_openai(take_usage(payload)))
+        raise fault.billed(read_usage(take_usage(payload)))
 
 
 def _has_error(choices: Any) -> bool:

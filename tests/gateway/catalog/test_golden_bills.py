@@ -11,7 +11,8 @@ import pytest
 
 from gateway.catalog.cost import bill_nanousd
 from gateway.catalog.prices import Prices, PriceTier
-from gateway.catalog.usage import Usage, usage_from_openai
+from gateway.catalog.usage import Usage
+from gateway.catalog.usage_reading import read_usage
 from gateway.money import femtousd_from_usd
 
 
@@ -255,7 +256,7 @@ BILLS: dict[str, tuple[Prices, dict[str, Any], int]] = {
 @pytest.mark.parametrize("name", BILLS)
 def test_the_bill_is_the_invoice(name: str) -> None:
     prices, reported, invoice_nanousd = BILLS[name]
-    usage = usage_from_openai(reported)
+    usage = read_usage(reported)
     assert isinstance(usage, Usage)
     assert bill_nanousd(prices, usage) == invoice_nanousd
 

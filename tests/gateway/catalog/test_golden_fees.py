@@ -21,7 +21,8 @@ from gateway.catalog.cost import CostBounds, bill_nanousd, settlement
 from gateway.catalog.models import Catalog, Model
 from gateway.catalog.prices import Prices
 from gateway.catalog.service_tiers import PREMIUMS, TIERS
-from gateway.catalog.usage import PartialUsage, Usage, usage_from_openai, with_facts
+from gateway.catalog.usage import PartialUsage, Usage, with_facts
+from gateway.catalog.usage_reading import read_usage
 from gateway.catalog.web_search import SearchTerms
 from gateway.config.prices import PRICE_KEY, PRICE_NAMES
 from gateway.config.reader import SettingsError
@@ -57,7 +58,7 @@ def invoice(model: Model, reported: dict[str, Any], **params: Any) -> int:
     [deployment] = model.deployments
     bill = settlement(
         deployment.prices,
-        usage_from_openai(reported),
+        read_usage(reported),
         held_nanousd=10**12,
         prompt_tokens=7,
         output_tokens=7,
@@ -378,7 +379,7 @@ def test_a_hold_covers_as_many_searches_as_can_be_billed(
     ],
 )
 def test_searches_are_read_by_every_provider_s_name(reported: dict[str, Any]) -> None:
-    usage = usage_from_openai({"prompt_tokens": 1, "completion_tokens": 1} | reported)
+    usage = read_usage({"prompt_tokens": 1, "completion_tokens": 1} | reported)
     assert isinstance(usage, Usage)
     assert usage.web_searches == 2
 
@@ -516,7 +517,7 @@ def test_a_model_without_prices_is_billed_at_the_asked_one_s_with_an_alarm(catal
     reported = {"input_tokens": 5, "output_tokens": 5,
                 "iterations": [{"model": "unheard-of", "input_tokens": 10, "output_tokens": 1}]}  # fmt: skip
     bill = settlement(
-        deployment.prices, usage_from_openai(reported), held_nanousd=10**9, prompt_tokens=1, output_tokens=1,
+        deployment.prices, read_usage(reported), held_nanousd=10**9, prompt_tokens=1, output_tokens=1,
         prices_of=deployment.prices_of,
     )  # fmt: skip
     assert (bill.amount_nanousd, bill.usage_source, bill.alarm) == (45_000, "reported", "unpriced_model")
@@ -532,7 +533,7 @@ def test_a_model_without_prices_is_billed_at_the_asked_one_s_with_an_alarm(catal
 def test_absurd_counts_cost_our_own_estimate_with_an_alarm(catalog: Catalog, absurd: dict[str, Any]) -> None:
     [deployment] = catalog.models["claude-sonnet-4-5"].deployments
     bill = settlement(
-        deployment.prices, usage_from_openai({"input_tokens": 5, "output_tokens": 5} | absurd), held_nanousd=10**6,
+        deployment.prices, read_usage({"input_tokens": 5, "output_tokens": 5} | absurd), held_nanousd=10**6,
         prompt_tokens=1, output_tokens=1, prices_of=deployment.prices_of,
     )  # fmt: skip
     assert (bill.amount_nanousd, bill.usage_source, bill.alarm) == (3_000 + 15_000, "estimated", "implausible_usage")

@@ -13,7 +13,8 @@ from gateway.catalog.call_cost import call_bounds, hosted_calls
 from gateway.catalog.cost import bill_nanousd, settlement
 from gateway.catalog.hosted_tools import RESULT_TOKENS, Api, HostedTools, fees_of, kind_of, run_by_provider
 from gateway.catalog.prices import Prices
-from gateway.catalog.usage import PartialUsage, Usage, usage_from_openai
+from gateway.catalog.usage import PartialUsage, Usage
+from gateway.catalog.usage_reading import read_usage
 from tests.harness.models import deployment, model
 
 PRICES = Prices(input_femtousd=1_000_000_000, output_femtousd=2_000_000_000)
@@ -123,13 +124,13 @@ def test_a_call_that_may_use_no_tool_is_billed_none() -> None:
 
 
 def test_calls_heard_without_any_count_are_a_partial_report() -> None:
-    read = usage_from_openai({"heard_calls": {"web_search": 2, "steps": 2}})
+    read = read_usage({"heard_calls": {"web_search": 2, "steps": 2}})
     assert isinstance(read, PartialUsage)
     assert dict(read.known.heard_calls) == {"web_search": 2, "steps": 2}
 
 
 def test_a_report_counts_the_calls_of_every_kind_and_an_image_at_its_model() -> None:
-    usage = usage_from_openai({
+    usage = read_usage({
         "input_tokens": 10, "output_tokens": 2, "server_tool_use": {"web_search_requests": 2},
         "hosted_calls": {"file_search": 3},
         "iterations": [

@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.catalog.usage import PartialUsage, Usage, beside_words, usage_from_openai
+from gateway.catalog.usage import PartialUsage, Usage, beside_words
+from gateway.catalog.usage_reading import read_usage
 
 
 @pytest.mark.parametrize("reported", [None, {}, {"prompt_tokens": None}, {"total_tokens": None}])
 def test_missing_usage_is_none_and_not_zero(reported: dict[str, Any] | None) -> None:
-    assert usage_from_openai(reported) is None
+    assert read_usage(reported) is None
 
 
 def test_explicit_zero_is_zero() -> None:
-    assert usage_from_openai({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}) == Usage(0, 0)
+    assert read_usage({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}) == Usage(0, 0)
 
 
 NO_PROMPT = PartialUsage(Usage(0, 2), has_prompt=False, has_output=True)
@@ -32,23 +33,23 @@ UNREADABLE: list[tuple[object, str]] = [
 @pytest.mark.parametrize(("count", "why"), UNREADABLE)
 def test_a_count_that_cannot_be_read_is_a_missing_one_and_named(count: object, why: str) -> None:
     fault = f"prompt_tokens is {why}"
-    assert usage_from_openai({"prompt_tokens": count, "completion_tokens": 2}) == replace(NO_PROMPT, fault=fault)
-    assert usage_from_openai({"prompt_tokens": count, "input_tokens": 7, "completion_tokens": 2}) == Usage(7, 2)
-    assert usage_from_openai({"prompt_tokens": count, "completion_tokens": 2, "total_tokens": 9}) == Usage(7, 2)
+    assert read_usage({"prompt_tokens": count, "completion_tokens": 2}) == replace(NO_PROMPT, fault=fault)
+    assert read_usage({"prompt_tokens": count, "input_tokens": 7, "completion_tokens": 2}) == Usage(7, 2)
+    assert read_usage({"prompt_tokens": count, "completion_tokens": 2, "total_tokens": 9}) == Usage(7, 2)
     neither = PartialUsage(Usage(0, 0), has_prompt=False, has_output=False, fault=fault)
-    assert usage_from_openai({"prompt_tokens": count}) == neither
+    assert read_usage({"prompt_tokens": count}) == neither
 
 
 @pytest.mark.parametrize(("count", "why"), UNREADABLE)
 def test_a_detail_that_cannot_be_read_costs_only_itself(count: object, why: str) -> None:
     counts = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
     for name in ("cached_tokens", "audio_tokens", "cache_write_tokens"):
-        assert usage_from_openai({**counts, "prompt_tokens_details": {name: count}}) == Usage(10, 2)
+        assert read_usage({**counts, "prompt_tokens_details": {name: count}}) == Usage(10, 2)
     for name in ("reasoning_tokens", "audio_tokens"):
-        assert usage_from_openai({**counts, "completion_tokens_details": {name: count}}) == Usage(10, 2)
-    assert usage_from_openai({**counts, "total_tokens": count}) == Usage(10, 2)
+        assert read_usage({**counts, "completion_tokens_details": {name: count}}) == Usage(10, 2)
+    assert read_usage({**counts, "total_tokens": count}) == Usage(10, 2)
     details = {"cached_tokens": 4, "audio_tokens": count}
-    assert usage_from_openai({**counts, "prompt_tokens_details": details}) == Usage(10, 2, cached_tokens=4)
+    assert read_usage({**counts, "prompt_tokens_details": details}) == Usage(10, 2, cached_tokens=4)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +69,14 @@ def test_a_detail_that_cannot_be_read_costs_only_itself(count: object, why: str)
     ],
 )
 def test_a_part_larger_than_its_whole_is_dropped(reported: dict[str, Any], read: Usage) -> None:
-    assert usage_from_openai(reported) == read
+    assert read_usage(reported) == read
 
 
 @pytest.mark.parametrize(
     ("own", "completed"), [((13, 4), Usage(13, 1_037)), ((1_050, 4), Usage(1_050, 4)), ((2_000, 4), Usage(1_050, 4))]
 )
 def test_a_total_alone_is_our_prompt_and_the_rest(own: tuple[int, int], completed: Usage) -> None:
-    read = usage_from_openai({"total_tokens": 1_050})
+    read = read_usage({"total_tokens": 1_050})
     assert read == PartialUsage(Usage(0, 0), has_prompt=False, has_output=False, total=1_050)
     assert read.completed(*own) == completed
 
@@ -93,7 +94,7 @@ def test_a_total_alone_is_our_prompt_and_the_rest(own: tuple[int, int], complete
     ],
 )
 def test_a_negative_count_is_a_missing_one(reported: dict[str, Any], read: object) -> None:
-    assert usage_from_openai(reported) == read
+    assert read_usage(reported) == read
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_negative_count_is_a_missing_one(reported: dict[str, Any], read: objec
 )
 def test_the_total_tells_whether_a_cache_above_the_prompt_stands_beside_it(total: int | None, read: Usage) -> None:
     counts = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": total}
-    assert usage_from_openai({**counts, "prompt_tokens_details": {"cached_tokens": 150}}) == read
+    assert read_usage({**counts, "prompt_tokens_details": {"cached_tokens": 150}}) == read
 
 
 def test_a_prompt_without_output_beside_words_is_half_a_usage_and_zeros_are_none() -> None:
@@ -116,12 +117,12 @@ def test_a_prompt_without_output_beside_words_is_half_a_usage_and_zeros_are_none
 
 
 def test_whole_floats_count() -> None:
-    assert usage_from_openai({"prompt_tokens": 3.0, "completion_tokens": 4.0}) == Usage(3, 4)
+    assert read_usage({"prompt_tokens": 3.0, "completion_tokens": 4.0}) == Usage(3, 4)
 
 
 def test_writes_to_the_longer_lived_cache_are_read_in_the_details_too() -> None:
     details = {"cache_creation_tokens": 5, "cache_creation_token_details": {"ephemeral_1h_input_tokens": 4}}
-    read = usage_from_openai({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": details})
+    read = read_usage({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": details})
     assert read == Usage(9, 1, cache_write_tokens=5, cache_write_1h_tokens=4)
 
 
@@ -142,12 +143,12 @@ def test_writes_to_the_longer_lived_cache_are_read_in_the_details_too() -> None:
     ],
 )
 def test_a_cache_is_added_only_to_the_prompt_that_excludes_it(reported: dict[str, Any], read: Usage) -> None:
-    assert usage_from_openai(reported) == read
+    assert read_usage(reported) == read
 
 
 def test_details_that_are_null_are_absent() -> None:
     reported = {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": None}
-    assert usage_from_openai(reported) == Usage(3, 4)
+    assert read_usage(reported) == Usage(3, 4)
 
 
 numbers = st.one_of(st.none(), st.booleans(), st.integers(-10, 10**18), st.floats(), st.text(max_size=3))
@@ -165,7 +166,7 @@ NAMES = [
 
 @given(st.dictionaries(st.sampled_from(NAMES), details, max_size=8))
 def test_nothing_a_provider_sends_breaks_the_reader_or_yields_a_contradiction(reported: dict[str, Any]) -> None:
-    usage = usage_from_openai(reported)
+    usage = read_usage(reported)
     if isinstance(usage, Usage):
         assert 0 <= usage.cached_tokens + usage.cache_write_tokens <= usage.prompt_tokens
         assert 0 <= usage.cache_write_1h_tokens <= usage.cache_write_tokens

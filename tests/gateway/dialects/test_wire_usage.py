@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.catalog.usage import Usage, usage_from_openai
+from gateway.catalog.usage import Usage
+from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.wire_usage import WireUsage, with_plain_usage
 from tests.harness.dialects import as_frames
 
@@ -59,7 +60,7 @@ def test_a_report_is_read_in_any_form_and_in_any_pieces(name: str, size: int) ->
     for start in range(0, len(answer), size):
         made.feed(answer[start : start + size])
     made.finish()
-    assert usage_from_openai(made.report) == Usage(1_000, 50)
+    assert read_usage(made.report) == Usage(1_000, 50)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_report_is_read_in_any_form_and_in_any_pieces(name: str, size: int) ->
 )  # fmt: skip
 def test_what_a_model_wrote_is_no_report(answer: dict[str, Any]) -> None:
     for raw in (json.dumps(answer).encode(), events(answer), wrapped(answer)):
-        assert usage_from_openai(WireUsage.of(raw, {}).report) is None
+        assert read_usage(WireUsage.of(raw, {}).report) is None
 
 
 def test_counts_before_the_last_words_are_outdated_until_the_next() -> None:
@@ -89,15 +90,15 @@ def test_counts_before_the_last_words_are_outdated_until_the_next() -> None:
 
 def test_bedrock_s_headers_are_a_report() -> None:
     headers = {"x-amzn-bedrock-input-token-count": "1000", "x-amzn-bedrock-output-token-count": "50"}
-    assert usage_from_openai(WireUsage.of(b'{"outputText": "hi"}', headers).report) == Usage(1_000, 50)
+    assert read_usage(WireUsage.of(b'{"outputText": "hi"}', headers).report) == Usage(1_000, 50)
 
 
 def test_google_is_paid_for_a_search_and_not_for_what_it_found() -> None:
     counts = {"promptTokenCount": 10, "candidatesTokenCount": 5, "toolUsePromptTokenCount": 70, "totalTokenCount": 85}
     made = WireUsage.of(json.dumps({"usageMetadata": counts}).encode(), {})
-    assert usage_from_openai(made.report) == Usage(80, 5)
+    assert read_usage(made.report) == Usage(80, 5)
     made.note_searches({"prompt_tokens_details": {"web_search_requests": 2}})
-    assert usage_from_openai(made.report) == Usage(10, 5, web_searches=2)
+    assert read_usage(made.report) == Usage(10, 5, web_searches=2)
 
 
 def test_an_answer_for_litellm_keeps_all_but_its_usage() -> None:
