@@ -40,7 +40,7 @@ def _cold(candidate: CandidateView) -> CandidateView:
 
 @dataclass(frozen=True)
 class ListPrice:
-    """`policy` seeing the list price where writing costs `write_price` times it; bills stay."""
+    """`policy` seeing the list price where writing costs `write_price` times it, as if caches were written for free."""
 
     policy: Policy
     write_price: float
@@ -51,8 +51,18 @@ class ListPrice:
         return f"{self.policy.policy_id}-list-price"
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
-        """Decide as if a switch cost the list price of the prompt."""
-        listed = tuple(
-            replace(c, input_usd_per_mtok=c.input_usd_per_mtok / self.write_price) for c in observation.candidates
-        )
+        """Decide as if what is not cached cost the list price, at this turn and later."""
+        listed = tuple(_listed(candidate, self.write_price) for candidate in observation.candidates)
         return self.policy.decide(replace(observation, candidates=listed), uniform)
+
+
+def _listed(candidate: CandidateView, write_price: float) -> CandidateView:
+    list_usd_per_mtok = candidate.input_usd_per_mtok / write_price
+    written_tokens = candidate.input_tokens - candidate.warm_tokens
+    surcharge_usd = written_tokens * (candidate.input_usd_per_mtok - list_usd_per_mtok) * 1e-6
+    return replace(
+        candidate,
+        input_usd_per_mtok=list_usd_per_mtok,
+        cost_quantiles_usd=tuple(quantile - surcharge_usd for quantile in candidate.cost_quantiles_usd),
+        cost_max_usd=candidate.cost_max_usd - surcharge_usd,
+    )

@@ -183,6 +183,8 @@ def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[CellEntr
         rule_alone = ReSolving(horizon=contest.learned.horizon)
         installed = as_installed(contest, contest.test)
         yield _planned(contest, "ours-ungated-list-price", ListPrice(best, write_price), contest.test)
+        network = networks.at(boldest).serving
+        yield _planned(contest, "ours-network-list-price", ListPrice(network, write_price), contest.test)
         yield _planned(contest, f"{DEFAULT_RULE}-list-price", ListPrice(rule_alone, write_price), installed)
 
 

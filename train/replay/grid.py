@@ -51,6 +51,7 @@ POLICIES = (
         "ours-pretrained",
         "ours-blind",
         "ours-ungated-list-price",
+        "ours-network-list-price",
         "gateway-default-list-price",
         "ours-not-offered",
         "ours-trained",

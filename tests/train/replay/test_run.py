@@ -33,6 +33,7 @@ from train.replay.split import halves
 OF_SOME_CELLS = {
     "ours-blind",
     "ours-ungated-list-price",
+    "ours-network-list-price",
     "gateway-default-list-price",
     "ours-not-offered",
     "ours-trained",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from policy.mdp import Decision, Observation
 from policy.rules import Cheapest
@@ -50,15 +51,17 @@ class Listening:
         return Cheapest().decide(observation, uniform)
 
 
-def test_the_plan_without_writes_sees_the_list_price_and_the_same_bills() -> None:
+def test_a_policy_without_writes_sees_the_list_price_in_prices_and_forecasts() -> None:
     listening = Listening()
-    shown = observation([candidate("small", input_usd_per_mtok=1.25, cost_usd=0.01)])
-    blind = ListPrice(listening, 1.25)
-    blind.decide(shown, 0.0)
-    (candidate_,) = listening.seen[0].candidates
-    assert blind.policy_id == "listening-list-price"
-    assert candidate_.input_usd_per_mtok == pytest.approx(1.0)
-    assert candidate_.cost_quantiles_usd == shown.candidates[0].cost_quantiles_usd
+    one = candidate("small", input_usd_per_mtok=1.25, cost_usd=0.01)
+    one = replace(one, input_tokens=9_000, warm_tokens=1_000, cost_max_usd=0.05)
+    ListPrice(listening, 1.25).decide(observation([one]), 0.0)
+    (shown,) = listening.seen[0].candidates
+    assert ListPrice(listening, 1.25).policy_id == "listening-list-price"
+    assert shown.input_usd_per_mtok == pytest.approx(1.0)
+    # 8,000 tokens are written, each for .25 USD per million over the list price: .002 USD.
+    assert shown.cost_quantiles_usd == pytest.approx([quantile - 0.002 for quantile in one.cost_quantiles_usd])
+    assert shown.cost_max_usd == pytest.approx(0.048)
 
 
 def test_both_presets_have_cells_with_and_without_writes() -> None:
