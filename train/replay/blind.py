@@ -40,7 +40,7 @@ def _cold(candidate: CandidateView) -> CandidateView:
 
 @dataclass(frozen=True)
 class ListPrice:
-    """`policy` seeing the list price where writing costs `write_price` times it, as if caches were written for free."""
+    """`policy` seeing the list price where a token that is not cached costs more."""
 
     policy: Policy
     write_price: float
