@@ -32,6 +32,7 @@ from gateway.config.settings import NO_LIMITS, RateQuota
 from gateway.database.tables import tenants
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance
+from gateway.money import usd_string
 
 TENANT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 JUDGE_TENANT = "judge"
@@ -114,9 +115,9 @@ def create_tenant(
     if actor not in OWN_TENANTS:
         refuse_own(name, "name")
     checked_amount(budget_nanousd, "budget_usd")
-    taken = select(tenants.c.tenant_id).where((tenants.c.tenant_id == tenant_id) | (tenants.c.name == name))
-    if connection.execute(taken).first() is not None:
-        raise _name_taken(name)
+    _refuse_taken(connection, name, tenant_id)
+    if find_tenant(connection, tenant_id) is not None:
+        raise _name_taken(tenant_id)
     try:
         with connection.begin_nested():
             connection.execute(
@@ -213,8 +214,7 @@ def patch_tenant(
     if values.get("name", before.name) != before.name:
         if tenant_id not in OWN_TENANTS:
             refuse_own(values["name"], "name")
-        if find_tenant_by_name(connection, values["name"]) is not None:
-            raise _name_taken(values["name"])
+        _refuse_taken(connection, values["name"], tenant_id)
     if values:
         connection.execute(update(tenants).where(tenants.c.tenant_id == tenant_id).values(**values))
     if "budget_nanousd" in changes:
@@ -227,7 +227,14 @@ def patch_tenant(
 def grant_to_tenant(connection: Connection, tenant_id: str, change_nanousd: int, *, actor: str, now_ms: int) -> Tenant:
     """Add to the budget, or take back available money. Raises NotFound, InvalidRequest."""
     before = tenant_from_row(lock_tenant(connection, tenant_id))
-    wanted = checked_amount(before.balance.granted_nanousd + change_nanousd, "budget_usd")
+    granted = before.balance.granted_nanousd
+    if granted + change_nanousd < 0:
+        raise InvalidRequest(
+            f"budget: it is {usd_string(granted)} USD; expected to take back at most that, got "
+            f"{usd_string(-change_nanousd)} USD",
+            param="budget_usd",
+        )
+    wanted = checked_amount(granted + change_nanousd, "budget_usd")
     _set_budget(connection, before, wanted, actor, now_ms)
     after = get_tenant(connection, tenant_id)
     action = "tenant.grant" if change_nanousd >= 0 else "tenant.revoke"
@@ -293,6 +300,13 @@ def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> 
             raise InvalidRequest("wrap_up: expected true, false or null", param="wrap_up")
         columns["wrap_up"] = int(values["wrap_up"])
     return columns | checked_limits(values)
+
+
+def _refuse_taken(connection: Connection, name: str, tenant_id: str) -> None:
+    """Raise InvalidRequest if the name is another tenant's name or id: callers name a tenant by either."""
+    other = (tenants.c.name == name) | (tenants.c.tenant_id == name)
+    if connection.execute(select(tenants.c.name).where(other, tenants.c.tenant_id != tenant_id)).first() is not None:
+        raise _name_taken(name)
 
 
 def _name_taken(name: str) -> InvalidRequest:

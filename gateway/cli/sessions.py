@@ -80,7 +80,7 @@ def change_session(
     tenant: TenantOption = DEFAULT_TENANT,
     budget_usd: Annotated[str | None, typer.Option(help="The session's new budget.")] = None,
     expected_turns: Annotated[int | None, typer.Option(help="Expected number of turns, 1 to 10,000.")] = None,
-    state: Annotated[str | None, typer.Option(help="open or closed.")] = None,
+    state: Annotated[str | None, typer.Option(help="open, paused or closed.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:

@@ -249,7 +249,7 @@ def _comment(value: object) -> str | None:
 
 def _finite(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(f"{name}: expected a number, got {type(value).__name__}", param=name)
+        raise InvalidRequest(f"{name}: expected a number", param=name)
     if not -MAX_SCORE <= value <= MAX_SCORE:  # NaN fails too; so does a whole number that no float holds
         raise InvalidRequest(f"{name}: expected a finite number, at most {MAX_SCORE:.0f} either way", param=name)
     return float(value)

@@ -14,17 +14,22 @@ from gateway.dialects.arguments import check_addresses
 from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer, StreamRenderer
 from gateway.dialects.fields import read, refused
 from gateway.dialects.request import ChatRequest
-from gateway.errors import GatewayError, http_status
+from gateway.errors import GatewayError, ModelNotFound, http_status
 
 MAX_INPUTS = 2_048
-USUAL_MODEL = "omni-moderation-latest"
-"""OpenAI's default."""
 _KNOWN = frozenset({"model", "input", "user", "session_id"})
 
 
-def parse_moderations(fields: Mapping[str, Any], body: bytes, default_model: str) -> ChatRequest:
-    """A moderations body as a pinned request with the inputs as messages. Raises InvalidRequest."""
+def parse_moderations(fields: Mapping[str, Any], body: bytes, default_model: str | None) -> ChatRequest:
+    """A moderations body as a pinned request with the inputs as messages.
+
+    Raises InvalidRequest, ModelNotFound.
+    """
     model = read(fields, "model", str) or default_model
+    if model is None:
+        raise ModelNotFound(
+            "no moderation model is configured: the operator adds one with model_info.mode: moderation", param="model"
+        )
     if model.partition("@")[0] == "auto":
         raise refused("model", "expected the name of a moderation model: verdicts of two models cannot be compared")
     parts = _inputs(fields.get("input"))

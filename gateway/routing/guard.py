@@ -175,7 +175,7 @@ def refuse_when_none(options: Sequence[Eligibility], chat: ChatRequest, prompt_t
             "send file_data, or ask for a model whose operator sets supports_provider_files",
             param=chat.file_by_id,
         )
-    needs = sorted({reason for reason in decisive if reason}) or [f"it is not a {mode} model"]
+    needs = sorted({reason for reason in decisive if reason}) or [f"it is no {mode} model"]
     raise InvalidRequest(
         f"model: no model can serve this request: {'; '.join(needs)}{_hint(chat, decisive)}", param="model"
     )

@@ -29,7 +29,7 @@ from gateway.dialects.dialect import Dialect
 from gateway.dialects.embeddings import EmbeddingsDialect, parse_embeddings
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.messages import MessagesDialect
-from gateway.dialects.moderations import USUAL_MODEL, ModerationsDialect, parse_moderations
+from gateway.dialects.moderations import ModerationsDialect, parse_moderations
 from gateway.dialects.request import ChatRequest, chat_of, parse_chat, parse_object, with_forwarded
 from gateway.dialects.responses import ResponsesDialect, Store
 from gateway.dialects.responses_request import ResponsesRequest
@@ -102,7 +102,7 @@ class Endpoints:
 
     async def _read_moderations(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         configured = self._configuration().catalog.of_mode("moderation")
-        default = configured[0].name if configured else USUAL_MODEL
+        default = configured[0].name if configured else None
         return parse_moderations(parse_object(body, self._limits), body, default), ModerationsDialect()
 
     async def _read_messages(self, body: bytes, betas: str) -> tuple[ChatRequest, Dialect]:

@@ -87,6 +87,7 @@ async def test_without_such_a_model_there_is_none_and_a_chat_never_reaches_one(t
     async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
         missing = await moderate(http)
         assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+        assert missing.json()["error"]["message"].startswith("no moderation model is configured")
     async with playing(tmp_path, sqlite_url, modes={"watch": "ok"}, infos={"watch": PAID}) as play:
         async with play.gateway.http() as http:
             assert (await turn(http, "watch")).status_code == 400

@@ -29,7 +29,7 @@ FOR_CALLS = re.compile(
     r"|general_settings\.(master_key$|webhooks\[|jwt\.)"
 )
 """Key paths of what only a gateway uses: keys and addresses of providers, and its own secrets."""
-Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.yaml.")]
+Config = Annotated[Path, typer.Option("--config", envvar="SEQROUTE_CONFIG", help="The gateway's gateway.yaml.")]
 Training = Annotated[Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed of the split and the fit (default 0).")]
 LogFolder = Annotated[

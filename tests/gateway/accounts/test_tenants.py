@@ -146,17 +146,22 @@ async def test_budget_changes_race_with_turns_and_nothing_is_lost(database_url: 
 
 async def test_names_and_ids_are_taken_once(database_url: str) -> None:
     async with open_bench(database_url) as bench:
-        for tenant_id, name in (("acme", "new"), ("new", "acme"), ("no spaces", "x"), ("x" * 65, "x")):
+        await write(bench, tenants.patch_tenant, "acme", {"name": "Acme"}, **by())
+        taken = (("acme", "new"), ("new", "acme"), ("new", "Acme"))
+        for tenant_id, name in (*taken, ("no spaces", "x"), ("x" * 65, "x")):
             with pytest.raises(InvalidRequest):
                 await write(bench, tenants.create_tenant, tenant_id, name, budget_nanousd=1, **by())
         with pytest.raises(NotFound):
             await bench.show("nobody")
+        await write(bench, tenants.create_tenant, "other", "other", budget_nanousd=1, **by())
+        with pytest.raises(InvalidRequest, match='"acme" is taken'):
+            await write(bench, tenants.patch_tenant, "other", {"name": "acme"}, **by())
         made = await race(
             *(write(bench, tenants.ensure_tenant, "fresh", "fresh", budget_nanousd=5, **by()) for _ in range(10))
         )
         assert {tenant.balance for tenant in made} == {Balance(5, 0, 0)}
         listed = await bench.database.read(tenants.list_tenants)
-        assert [tenant.tenant_id for tenant in listed] == ["acme", "fresh"]
+        assert {tenant.tenant_id for tenant in listed} == {"acme", "fresh", "other"}
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------

@@ -201,6 +201,8 @@ def test_accounts_and_the_schema_need_none_of_the_provider_s_keys(
         (("tenants", "create", "b", "--budget-usd", "1_000"), "--budget-usd: expected a decimal number, got '1_000'"),
         (("tenants", "grant", "default", "-5"), "USD: expected an amount of at least 0, got -5; to remove money: "
                                                 "seqroute tenants grant default 5 --take-back"),
+        (("tenants", "grant", "default", "5000", "--take-back"),
+         "budget: it is 1 USD; expected to take back at most that, got 5000 USD"),
         (("keys", "create", "--models", "smal"),
          '--models: expected models of the configuration, got "smal", did you mean "small"?'),
         (("sessions", "show", "none"), 'session: tenant default has no session "none"; --tenant NAME looks in another'),

@@ -49,6 +49,15 @@ def test_a_database_that_is_not_there_is_named_and_not_made(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_the_environment_names_the_configuration(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEQROUTE_CONFIG", "elsewhere.yaml")
+    assert run_command(COMMANDS[command]) == 2
+    assert "elsewhere.yaml: expected a configuration file, found none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_database_of_another_revision_is_refused_with_the_command_that_migrates_it(
     command: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
