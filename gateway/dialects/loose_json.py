@@ -173,6 +173,9 @@ def _respelled(token: str) -> str:
     return token
 
 
+_EVENT_TEXTS = ("text", "thinking", "partial_json", "delta")
+
+
 class SurrogateJoiner:
     """Joins surrogate pairs that a provider split across two chunks of a stream."""
 
@@ -185,12 +188,21 @@ class SurrogateJoiner:
         return bool(self._held)
 
     def joined(self, chunk: Any) -> Any:
-        """`chunk`, any JSON value, without lone surrogates; a last half waits for the next chunk."""
+        """`chunk`, an event or another value, without lone surrogates; a last half waits."""
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
                 self._join(choice)
+        if isinstance(chunk, dict) and "delta" in chunk:
+            self._join_event(chunk)
         return strict_value(chunk)
+
+    def _join_event(self, event: dict[str, Any]) -> None:
+        """Join the texts in the delta of an event of Claude's or of a Responses stream."""
+        delta, place = event["delta"], event.get("index", event.get("output_index"))
+        owner = delta if isinstance(delta, dict) else event
+        for name in _EVENT_TEXTS:
+            self._carry((place if isinstance(place, int | float) else 0, name, 0), owner, name, finished=False)
 
     def _join(self, choice: dict[str, Any]) -> None:
         index, delta = choice.get("index"), choice.get("delta")

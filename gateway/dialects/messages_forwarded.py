@@ -86,6 +86,8 @@ class ForwardedMessages(ForwardedRequest):
 
     def chat_body(self, answer: dict[str, Any]) -> dict[str, Any]:
         """A complete message in chat format."""
+        if isinstance(answer.get("content"), str):
+            answer = {**answer, "content": [{"type": "text", "text": answer["content"]}]}
         texts, thoughts, calls = [], [], []
         for block in _blocks(answer):
             kind = block.get("type")
@@ -147,6 +149,8 @@ class MessagesReader:
             message = payload.get("message")
             message = message if isinstance(message, Mapping) else {}
             told = {name: message[name] for name in ("model", "usage") if message.get(name)}
+            if isinstance(told.get("usage"), Mapping):  # its output is not the answer's
+                told["usage"] = {name: count for name, count in told["usage"].items() if name != "output_tokens"}
             return [silent_chunk(), silent_chunk() | told]
         if kind == "message_delta":
             delta = payload.get("delta")

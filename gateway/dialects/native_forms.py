@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import orjson
 
-from gateway.dialects.documents import document_payloads, form_of
+from gateway.dialects.documents import document_payloads, form_of, is_done
 from gateway.dialects.loose_json import read_loosely, strict_value, without_list
 from gateway.dialects.responses_events import ENDS, ResponsesEvents
 from gateway.dialects.sse import EventReader, EventTooLarge, data_frame, event_frame
@@ -45,7 +45,7 @@ def payloads_of(data: bytes | bytearray) -> list[dict[str, Any]]:
         except EventTooLarge as error:
             raise ValueError(str(error)) from None
         texts = [without_list(event.data) for event in events]
-        values = [read_loosely(text) for text in texts if text[:1] in (b"{", b"[")]
+        values = [read_loosely(text) for text in texts if text[:1] in (b"{", b"[") and not is_done(text)]
     listed = [item for value in values for item in (value if isinstance(value, list) else [value])]
     return [item for item in listed if isinstance(item, dict)]
 
@@ -94,7 +94,7 @@ def _one_answer(dialect: NativeDialect, payloads: Sequence[dict[str, Any]]) -> d
     if failed is not None:
         return failed
     if dialect == "gemini":
-        return _joined_candidates(payloads)
+        return _joined_candidates(without_nulls(payloads))
     if dialect == "responses":
         ends = [payload.get("response") for payload in payloads if payload.get("type") in ENDS]
         return ends[-1] if ends and isinstance(ends[-1], dict) else None
@@ -186,6 +186,19 @@ def _add(block: dict[str, Any], delta: Mapping[str, Any], written: dict[Any, str
         written[index] = written.get(index, "") + str(delta["partial_json"])
     elif kind == "citations_delta":
         block["citations"] = [*(block.get("citations") or ()), delta.get("citation")]
+
+
+def without_nulls(value: Any) -> Any:
+    """Gemini's answer without null fields, which LiteLLM does not expect.
+
+    The arguments of a call stay as they are.
+    """
+    if isinstance(value, dict):
+        kept = {name: item for name, item in value.items() if item is not None}
+        return {name: item if name == "args" else without_nulls(item) for name, item in kept.items()}
+    if isinstance(value, list | tuple):
+        return [without_nulls(item) for item in value if item is not None]
+    return value
 
 
 def _joined_candidates(payloads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -313,14 +313,14 @@ def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """All texts of a thinking part: `{"thinking": "..."}` or `{"thinking": [{"text": "..."}]}`."""
+    """All texts of a thinking part, in any of its fields: `{"thinking": "..."}`, `{"summary": [{"text": "..."}]}`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
         for item in value:
             yield from _texts_in(item)
     elif isinstance(value, dict):
-        for name in ("thinking", "text", "reasoning", "content"):
+        for name in ("thinking", "text", "reasoning", "content", "summary"):
             if name in value:
                 yield from _texts_in(value[name])
                 return

@@ -41,13 +41,13 @@ from gateway.providers.litellm_clients import (
 )
 from gateway.providers.litellm_faults import fault_of_call
 from gateway.providers.parameters import NEEDED
-from gateway.providers.replies import WholeSource, translated_reply
+from gateway.providers.replies import Reply, WholeSource, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
 from gateway.providers.wire_source import WireSource
 
-# Providers with OpenAI's path but their own content format (lists of parts where text is expected).
-_TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
+# Providers with OpenAI's path but an answer of their own.
+_TRANSLATED = frozenset({"cohere", "cohere_chat"})
 _OWN_SCHEMAS = frozenset({"openai", "custom_openai", "azure"})
 _MAX_KNOWN = 1024
 _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "w"}}
@@ -256,9 +256,9 @@ class LitellmCall:
         exchange.streaming = self._arguments["stream"]
         exchange.reports = WireUsage() if exchange.streaming else None
         with self._lane.recorded(exchange):
-            response = await self._lane.acompletion(self._arguments)
             if not self._arguments["stream"]:
-                return WholeSource(translated_reply(exchange, response))
+                return WholeSource(await self._whole_reply(exchange))
+            response = await self._lane.acompletion(self._arguments)
             answer = exchange.answer
             if answer is not None and not answer.begun and self.is_native(exchange):
                 exchange.reports = None
@@ -266,19 +266,30 @@ class LitellmCall:
             source = LitellmSource(response, self._call.idle_timeout_s, deadline, self.fault, exchange)
             await source.open()
             answer = exchange.answer
-            if isinstance(answer, RecordedStream) and not answer.begun and native_dialect(exchange.path):
+            shows_form = exchange.shows_form or native_dialect(exchange.path) is not None
+            if isinstance(answer, RecordedStream) and not answer.begun and shows_form:
                 await _begin(answer, exchange, self._call.idle_timeout_s, deadline)
-                if exchange.openai_instead:
+                if self.is_native(exchange):
                     exchange.reports = None
                     return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
             return _RecordedSource(source, self._lane, exchange)
+
+    async def _whole_reply(self, exchange: Exchange) -> Reply:
+        """A complete response for a stream; one that LiteLLM cannot read may be in OpenAI's dialect."""
+        try:
+            response = await self._lane.acompletion(self._arguments)
+        except Exception:
+            if exchange.whole and exchange.speaks_openai:
+                return await native_reply(exchange)
+            raise
+        return translated_reply(exchange, response)
 
     def is_native(self, exchange: Exchange) -> bool:
         """False also where LiteLLM emulates schemas with tools, which only LiteLLM can reverse."""
         wanted = self._call.params.get("response_format") or {}
         emulated = wanted.get("type") == "json_schema" and self._provider not in _OWN_SCHEMAS
-        ordinary = self._provider not in _TRANSLATED and not emulated
-        return exchange.speaks_openai and (exchange.openai_instead or ordinary)
+        instead = exchange.openai_instead and native_dialect(exchange.path) is not None
+        return exchange.speaks_openai and (instead or (self._provider not in _TRANSLATED and not emulated))
 
     def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
         """The fault of a failed call, from the exchange, else from LiteLLM's exception."""

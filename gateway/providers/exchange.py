@@ -115,7 +115,7 @@ class Exchange(Struct):
     reports: WireUsage | None = None
     """What a stream that LiteLLM translates, or a whole answer, reported as its usage."""
     openai_instead: bool = False
-    """The response is a chat completion, or a stream of one, at an address of another dialect."""
+    """The response is a chat completion, or a stream of one, at another address than OpenAI's."""
 
     @property
     def address(self) -> str:
@@ -126,6 +126,11 @@ class Exchange(Struct):
     def speaks_openai(self) -> bool:
         """The response is a chat completion in OpenAI's dialect, read or not."""
         return 200 <= self.status < 300 and (self.openai_instead or self.path.rstrip("/").endswith("/chat/completions"))
+
+    @property
+    def shows_form(self) -> bool:
+        """A stream's response says what it is, so that its start can be awaited."""
+        return self.headers.get("content-type", "").startswith(("text/event-stream", "application/json"))
 
     @property
     def tail_only(self) -> bool:
@@ -345,15 +350,14 @@ class FormedStream(httpx.AsyncByteStream):
                 yield piece
             return
         data = b"".join([piece async for piece in self._recorded])
-        if self._dialect is None:
-            yield with_plain_usage(data)
-            return
         try:
-            payloads = payloads_of(data)
+            payloads = payloads_of(data) if self._dialect is not None or b'"choices"' in data else []
         except ValueError:
             payloads = []
         self._exchange.openai_instead = any(map(speaks_openai, payloads))
-        if not payloads or self._exchange.openai_instead:
+        if self._dialect is None:
+            yield with_plain_usage(data)
+        elif not payloads or self._exchange.openai_instead:
             yield data
         elif streaming:
             yield as_stream(self._dialect, payloads)

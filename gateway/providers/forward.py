@@ -20,7 +20,7 @@ from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.assembly import Assembly, chunks_of
 from gateway.dialects.documents import Form, form_of, is_chunk
 from gateway.dialects.forwarded import ForwardedRequest
-from gateway.dialects.loose_json import check_depth, read_json, without_list
+from gateway.dialects.loose_json import SurrogateJoiner, check_depth, read_loosely, without_list
 from gateway.dialects.native_forms import NativeDialect, as_stream, as_whole, payloads_of, speaks_openai
 from gateway.dialects.repair import StreamRepair, repair_whole
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
@@ -173,8 +173,9 @@ def _assembled(chunks: Iterable[dict[str, Any]], new_call_id: Callable[[], str])
 
 
 def _read_loosely(data: bytes) -> Any:
+    """A value that may have halves of surrogate pairs; None for what is no JSON."""
     try:
-        return read_json(data)
+        return read_loosely(data)
     except ValueError:
         return None
 
@@ -220,6 +221,7 @@ class ForwardedSource:
         self._idle_timeout_s = idle_timeout_s
         self._deadline = deadline
         self._events = EventReader()
+        self._joiner = SurrogateJoiner()
         self._chunks: deque[dict[str, Any] | UpstreamFault] = deque()
         self._answered = False
         self._ended = False
@@ -300,7 +302,9 @@ class ForwardedSource:
             data = without_list(data)
             if not named_error and (not data or WORDS.fullmatch(data)):
                 return  # a sign of life
-            payload = _read_loosely(data)
+            payload = self._joiner.joined(_read_loosely(data))
+        else:
+            payload = self._joiner.joined(payload) if self._joiner.holding else payload
         if named_error and not isinstance(payload, dict):
             payload = {"error": payload or data.decode("utf-8", "replace") or "error"}
         if not isinstance(payload, dict):

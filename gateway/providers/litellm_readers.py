@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Any
 
 from gateway.dialects.claude_blocks import OpenBlock
+from gateway.dialects.native_forms import without_nulls
 
 _NO_CHUNK = (":", "event:", "id:", "retry:")
 
@@ -47,9 +48,9 @@ def keep_service_tiers(config_class: Any) -> None:
     config_class.transform_response = transformed
 
 
-def skip_comments(parser_class: Any) -> None:
-    """Let LiteLLM's parser of Gemini's events skip comments and other fields."""
-    inner = parser_class._common_chunk_parsing_logic
+def read_gemini_events(parser_class: Any) -> None:
+    """Let LiteLLM's parser of Gemini's events skip comments, other fields than data, and nulls."""
+    inner, of_chunk = parser_class._common_chunk_parsing_logic, parser_class.chunk_parser
     if hasattr(inner, "__wrapped__"):
         return  # done before
 
@@ -57,7 +58,10 @@ def skip_comments(parser_class: Any) -> None:
     def parsed(self: Any, chunk: str) -> Any:
         return None if str(chunk).startswith(_NO_CHUNK) else inner(self, chunk)
 
-    parser_class._common_chunk_parsing_logic = parsed
+    def parsed_chunk(self: Any, chunk: dict[str, Any]) -> Any:
+        return of_chunk(self, without_nulls(chunk))
+
+    parser_class._common_chunk_parsing_logic, parser_class.chunk_parser = parsed, parsed_chunk
 
 
 def read_whole_blocks(parser_class: Any) -> None:
@@ -77,7 +81,11 @@ def read_whole_blocks(parser_class: Any) -> None:
         if not hasattr(self, "open_block"):
             self.open_block = OpenBlock()
         _drop_usage(chunk)
-        events = self.open_block.in_order(chunk)
+        kind = chunk.get("type")
+        if kind == "message_delta":
+            chunk["delta"] = chunk.get("delta") or {}
+        empty = kind == "content_block_delta" and not chunk.get("delta")
+        events = [] if empty else self.open_block.in_order(chunk)
         if not events:
             return inner(self, {"type": "ping"})
         # One event is one chunk: the other waits for the next one, where chunks are taken one by one.

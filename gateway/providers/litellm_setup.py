@@ -18,9 +18,9 @@ from gateway.providers.litellm_clients import CurrentHandler, handler_cache
 from gateway.providers.litellm_readers import (
     ignore_usage,
     keep_service_tiers,
+    read_gemini_events,
     read_whole_answers,
     read_whole_blocks,
-    skip_comments,
 )
 from gateway.providers.litellm_writers import keep_pictures
 
@@ -94,7 +94,7 @@ def import_litellm() -> Any:
     keep_service_tiers(importlib.import_module("litellm.llms.groq.chat.transformation").GroqChatConfig)
     read_whole_answers(importlib.import_module("litellm.llms.anthropic.chat.transformation").AnthropicConfig)
     google: Any = importlib.import_module("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini")
-    skip_comments(google.ModelResponseIterator)
+    read_gemini_events(google.ModelResponseIterator)
     for module, parser, method in _PARSERS:
         ignore_usage(getattr(importlib.import_module(f"litellm.{module}"), parser), method)
     keep_pictures()

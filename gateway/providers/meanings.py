@@ -30,8 +30,11 @@ _BY_NAME: tuple[tuple[str, int, str], ...] = (
     (r"insufficientquota|quotaexceeded|exceededquota|exceededcurrentquota|billinghardlimit", 429, QUOTA),
     (r"ratelimit|toomanyrequest|resourceexhausted|throttl|concurrency|^limitexceeded|qpsoverflow", 429, ""),
     (r"insufficientbalance|insufficientcredit|insufficientfund|billing|payment|arrear", 402, QUOTA),
-    (r"modelnotfound|nosuchmodel|modelnotexist|unknownmodel|deploymentnotfound|modeldecommissioned|invalidmodel", 404,
-     MODEL),
+    (
+        r"modelnotfound|nosuchmodel|modelnotexist|modelnotavailable|unknownmodel|deploymentnotfound"
+        r"|modeldecommissioned|invalidmodel",
+        404, MODEL,
+    ),
     (r"authentic|apikey|unauthor|invalidtoken|credential", 401, ""),
     (r"permission|forbidden|accessdenied", 403, ""),
     (r"requesttoolarge|payloadtoolarge", 413, ""),
@@ -74,7 +77,8 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
     ),
     (
         r"models?\b.{0,100}(?:does not exist|not exist|not found|decommissioned|is not available)|no such model"
-        r"|unknown model|^model: |not a valid model|invalid model|model identifier is invalid"
+        r"|unknown model|^no endpoints found for [^ ]+$|^model: |not a valid model|invalid model"
+        r"|model identifier is invalid"
         r"|not have access to (?:the )?model|n't have access to (?:the )?model",
         404, MODEL,
     ),

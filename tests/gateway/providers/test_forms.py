@@ -29,7 +29,10 @@ from tests.gateway.providers.test_provider_dialects import (
 from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer, raw_answer
 
 # LiteLLM's wrapper reads attributes that pydantic wants to give up.
-pytestmark = pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprecatedSince211.__name__}")
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprecatedSince211.__name__}"),
+    pytest.mark.filterwarnings("ignore::UserWarning:pydantic"),
+]
 
 CLAUDE, GEMINI = "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
@@ -66,6 +69,20 @@ def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict
 
 
 OPENAI_CHUNKS = chunk({"role": "assistant", "content": "Hel"}), chunk({"content": "lo"}, "stop", usage=OPENAI_USAGE)
+
+
+NULL_DELTA = {"type": "content_block_delta", "index": 0, "delta": None}
+GEMINI_NULLS: list[dict[str, Any]] = [
+    {"candidates": None},
+    {"candidates": [{"content": None, "index": 0}]},
+    {"candidates": [{"content": {"parts": None}, "index": 0}], "promptFeedback": None},
+]
+
+
+def with_done(*events: dict[str, Any]) -> bytes:
+    """Events with the end of OpenAI's dialect."""
+    frames = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    return raw_answer(frames + b"data: [DONE]\n\n", "text/event-stream")
 
 
 async def answered(upstream: Upstream, answer: bytes, model: str, *, stream: bool, **more: Any) -> tuple[Any, Any]:
@@ -121,6 +138,73 @@ async def test_an_answer_is_read_in_whatever_form_it_comes(
 ) -> None:
     body, usage = await answered(upstream, answer, model, stream=stream)
     assert (said(body), usage) == (("Hello", "stop"), bill)
+
+
+ODD_CHUNKS: list[dict[str, Any]] = [
+    {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hel"}}], "id": 5, "created": "1"},
+    {"choices": [{"index": 0, "delta": None}]},
+    {"choices": None},
+    {"choices": [{"index": 0, "message": {"content": [{"type": "text", "text": "l"}]}}], "model": None},
+    {"choices": [{"index": 0, "text": "o", "finish_reason": "stop"}]},
+    {"choices": [], "usage": OPENAI_USAGE},
+]
+PARTS = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+IN_PARTS = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": PARTS}}
+
+
+@pytest.mark.parametrize("model", ["mistral/m", "databricks/m", "datarobot/m", "ollama_chat/m"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json_answer(OPENAI),
+        json_answer({**OPENAI, "choices": [IN_PARTS]}),
+        event_answer(*OPENAI_CHUNKS),
+        event_answer(*ODD_CHUNKS),
+    ],
+)
+async def test_openai_s_form_is_read_tolerantly_whoever_the_provider_is(
+    upstream: Upstream, model: str, stream: bool, answer: bytes
+) -> None:
+    body, usage = await answered(upstream, answer, model, stream=stream)
+    assert (said(body), usage) == (("Hello", "stop"), Usage(12, 3))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_openai_s_form_is_read_where_streams_are_made_of_whole_answers(upstream: Upstream, stream: bool) -> None:
+    async with CannedProvider(json_answer(OPENAI)) as provider:
+        wanted = call(provider, "cohere_chat/m", stream=stream, api_base=f"{provider.address}/cohere/v2/chat")
+        outgoing = upstream.outgoing(wanted)
+        if stream:
+            received = await upstream.open_stream(outgoing)
+            assert [each["usage"] async for each in received if not each["choices"]] == [OPENAI_USAGE]
+        else:
+            assert said((await upstream.complete(outgoing)).body) == ("Hello", "stop")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("model", "answer", "bill"),
+    [
+        (CLAUDE, with_done(*CLAUDE_EVENTS), CLAUDE_BILL),
+        (CLAUDE, event_answer(*CLAUDE_EVENTS[:2], NULL_DELTA, *CLAUDE_EVENTS[2:]), CLAUDE_BILL),
+        (GEMINI, with_done(gemini("Hel"), gemini("lo", "STOP", GEMINI_USAGE)), GEMINI_BILL),
+        (GEMINI, event_answer(*GEMINI_NULLS, gemini("Hello", "STOP", GEMINI_USAGE)), GEMINI_BILL),
+    ],
+)
+async def test_nulls_and_the_end_of_another_dialect_do_not_end_a_reading(
+    upstream: Upstream, model: str, answer: bytes, bill: Usage, stream: bool
+) -> None:
+    body, usage = await answered(upstream, answer, model, stream=stream)
+    assert (said(body), usage) == (("Hello", "stop"), bill)
+
+
+async def test_a_null_among_gemini_s_arguments_stays(upstream: Upstream) -> None:
+    part = {"functionCall": {"name": "weather", "args": {"city": None}}}
+    answer = {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}], "usageMetadata": GEMINI_USAGE}
+    body, _ = await answered(upstream, event_answer(answer), GEMINI, stream=True, params={"tools": [TOOL]})
+    [made] = body["choices"][0]["message"]["tool_calls"]
+    assert json.loads(made["function"]["arguments"]) == {"city": None}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway.catalog.usage import Usage
+from gateway.catalog.usage import PartialUsage, Usage
 from gateway.dialects import carried, messages_request, responses_request
 from gateway.dialects.dialect import AnswerIdentity
 from gateway.dialects.forwarded import FORWARDED
@@ -24,7 +24,7 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
-from gateway.providers.providers import Call, Upstream
+from gateway.providers.providers import Call, Upstream, UpstreamStream
 from gateway.turn.fallback import cause_of
 from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, CLAUDE_END, CLAUDE_START, CLAUDE_TEXT
 from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer, raw_answer
@@ -226,6 +226,41 @@ async def test_odd_events_of_a_forwarded_stream_are_read(upstream: Upstream) -> 
     assert sent == ["response.output_text.delta", "response.completed"]
     assert isinstance(opened.usage, Usage)
     assert opened.usage.output_tokens == 9
+
+
+async def claude_stream(upstream: Upstream, *events: str) -> tuple[list[dict[str, Any]], UpstreamStream]:
+    """The events that a client gets of a forwarded stream."""
+    body = "".join(f"data: {event}\n\n" for event in events)
+    forwarded = messages_request.to_chat(MESSAGES).forwarded
+    async with CannedProvider(raw_answer(body.encode(), "text/event-stream")) as canned:
+        asked = Call("anthropic/m", [], api_base=canned.address, api_key="k", forwarded=forwarded, max_tokens=64)
+        opened = await upstream.open_stream(upstream.outgoing(asked))
+        return [chunk[FORWARDED] async for chunk in opened if FORWARDED in chunk], opened
+
+
+async def test_half_characters_of_a_forwarded_stream_are_joined_over_events(upstream: Upstream) -> None:
+    halves = [json.dumps({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": half}})
+              for half in ("Hi\ud83d", "\ude00")]  # fmt: skip
+    begun, ended = json.dumps(CLAUDE_EVENTS[0]), [json.dumps(event) for event in CLAUDE_END]
+    told, _ = await claude_stream(upstream, begun, *halves, *ended)
+    said = "".join(event["delta"]["text"] for event in told if event["type"] == "content_block_delta")
+    assert said == "Hi\N{GRINNING FACE}"
+
+
+async def test_the_output_at_the_start_of_a_forwarded_stream_is_no_count_of_the_answer(upstream: Upstream) -> None:
+    ends = [{name: value for name, value in event.items() if name != "usage"} for event in CLAUDE_END]
+    _, opened = await claude_stream(upstream, *map(json.dumps, [CLAUDE_EVENTS[0], *CLAUDE_TEXT, *ends]))
+    assert isinstance(opened.usage, PartialUsage)
+    assert (opened.usage.has_prompt, opened.usage.has_output) == (True, False)
+
+
+async def test_a_forwarded_answer_whose_content_is_a_text_has_it_as_a_block(upstream: Upstream) -> None:
+    forwarded = messages_request.to_chat(MESSAGES).forwarded
+    async with CannedProvider(json_answer({**OF_CLAUDE, "content": "Hello"})) as canned:
+        asked = Call("anthropic/m", [], api_base=canned.address, api_key="k", forwarded=forwarded, max_tokens=64)
+        reply = await upstream.complete(upstream.outgoing(asked))
+    assert reply.body[FORWARDED]["content"] == [{"type": "text", "text": "Hello"}]
+    assert reply.body["choices"][0]["message"]["content"] == "Hello"
 
 
 @pytest.mark.parametrize(

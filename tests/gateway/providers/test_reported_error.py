@@ -95,6 +95,8 @@ def test_a_prompt_that_is_too_long_is_told_with_its_numbers(body: Any, limit: in
          400, "content_filter", 400),
         ({"error": {"message": "Request blocked due to safety settings"}}, 400, "content_filter", 400),
         ({"error": {"message": "x/y is not a valid model ID", "code": 400}}, 400, "model_not_found", 400),
+        ({"error": {"message": "No endpoints found for x/y.", "code": 404}}, 404, "model_not_found", 404),
+        ({"error": {"message": "no access", "code": "model_not_available"}}, 404, "model_not_found", 404),
         ({"message": "The provided model identifier is invalid."}, 400, "model_not_found", 400),
         ({"message": "You don't have access to the model with the specified model ID."}, 403, "model_not_found", 404),
         ({"error": {"code": "permission_denied", "message": "the key may not call this API"}},
