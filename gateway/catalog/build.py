@@ -33,7 +33,13 @@ from gateway.catalog.cache_hits import CacheTerms
 from gateway.catalog.efforts import quality_prior
 from gateway.catalog.hosted_tools import WEB_SEARCH, searching
 from gateway.catalog.models import Catalog, Deployment, Model
-from gateway.catalog.own_api import calls_functions_in_own_api, own_api, runs_tools, states_api
+from gateway.catalog.own_api import (
+    calls_functions_in_own_api,
+    capabilities_of,
+    own_api,
+    runs_tools,
+    states_api,
+)
 from gateway.catalog.price_map import RESPONSES_ROUTE, PriceMap, is_entry_of
 from gateway.catalog.price_reading import (
     DatedPrices,
@@ -241,8 +247,7 @@ def _model(
     if provider_of(entry, known) in CUSTOM_TOOLED:
         claimed.add("custom_tools")
     own = own_api(entry, known)
-    if own is not None:
-        claimed |= {own, searching(own)}
+    claimed |= capabilities_of(entry, known)
     if own is not None and WEB_SEARCH in denied:
         denied.add(searching(own))
     window, longest = _stated_limits(entry, known)
@@ -292,7 +297,7 @@ def _model(
                 own_api_only=own == "responses_api" and (mode == "responses" or RESPONSES_ROUTE in params.model),
                 functions_in_own_api=own == "responses_api"
                 and calls_functions_in_own_api(info.base_model or params.model),
-                runs_tools=own is not None and runs_tools(entry, own),
+                runs_tools=own is not None and runs_tools(entry, own, known),
             ),
         ),
     )

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.catalog.addresses import is_anthropic_address, is_openai_address, provider_of
-from gateway.catalog.hosted_tools import WEB_SEARCH, Api
+from gateway.catalog.claude_hosts import ClaudeHost, claude_host, tools_of
+from gateway.catalog.hosted_tools import WEB_SEARCH, Api, searching
 from gateway.config.model_entry import ModelEntry
 
 _VERSION = re.compile(r"\bgpt-([3-9](?=\d)|\d+)(?:\.?(\d+))?(?![\d.])(?!.*search)")
@@ -19,12 +20,12 @@ _FUNCTIONS_ELSEWHERE = (5, 4)
 def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
     """The dialect of its own that the entry's provider serves; None: chat completions only.
 
-    Anthropic's provider always does. OpenAI's Responses are at OpenAI's address, behind an address at which a model of
+    The hosts of Claude's Messages do. OpenAI's Responses are at OpenAI's address, behind an address at which a model of
     OpenAI's name is served, and where the operator says so: `supported_endpoints`, mode `responses`, or a hosted tool
     among the capabilities.
     """
     provider, info = provider_of(entry, known), entry.info
-    if provider == "anthropic":
+    if host_of(entry, known) is not None:
         return "messages_api"
     if provider != "openai":
         return None
@@ -34,18 +35,34 @@ def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
     return "responses_api" if states_api(entry) or ours or is_openai_address(entry.params.api_base) else None
 
 
+def host_of(entry: ModelEntry, known: Mapping[str, Any]) -> ClaudeHost | None:
+    """The host at which the entry's model takes Messages."""
+    return claude_host(provider_of(entry, known), entry.params.model, entry.info.base_model)
+
+
+def capabilities_of(entry: ModelEntry, known: Mapping[str, Any]) -> frozenset[str]:
+    """The capabilities that the provider's own dialect means."""
+    own, host = own_api(entry, known), host_of(entry, known)
+    if own is None:
+        return frozenset()
+    return frozenset({own}) | ({searching(own)} if host is None else tools_of(host))
+
+
 def calls_functions_in_own_api(model: str) -> bool:
     """True for a model that, while it reasons, calls functions only in OpenAI's Responses."""
     version = _VERSION.search(model)
     return version is not None and (int(version[1]), int(version[2] or 0)) >= _FUNCTIONS_ELSEWHERE
 
 
-def runs_tools(entry: ModelEntry, own: Api) -> bool:
+def runs_tools(entry: ModelEntry, own: Api, known: Mapping[str, Any]) -> bool:
     """True if the server surely runs hosted tools; others may have the dialect alone.
 
-    It does at the provider's own address, and where the operator says that it searches the web.
+    It does at the provider's own address and at Claude's other hosts, and where the operator says that it searches the
+    web.
     """
     base = entry.params.api_base
+    if own == "messages_api" and provider_of(entry, known) != "anthropic":
+        return True
     at_home = is_openai_address(base) if own == "responses_api" else is_anthropic_address(base)
     return at_home or bool(entry.info.capabilities.get(WEB_SEARCH))
 

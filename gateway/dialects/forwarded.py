@@ -64,6 +64,8 @@ class ForwardedRequest(ABC):
     betas: tuple[str, ...] = ()
     reference: str | None = None
     """Where it names an object of the operator's account at the provider: a file, a store, a container."""
+    features: frozenset[str] = frozenset()
+    """Capabilities that it needs of a server beside the dialect."""
 
     @property
     def plain(self) -> bool:
@@ -79,7 +81,7 @@ class ForwardedRequest(ABC):
     def needs(self) -> frozenset[str]:
         """The capabilities of a model to which it can go."""
         needed = {self.api, *([] if SEARCHES.isdisjoint(self.tools.kinds) else [searching(self.api)])}
-        return frozenset(needed | ({PROVIDER_FILES} if self.reference is not None else set()))
+        return self.features.union(needed, {PROVIDER_FILES} if self.reference is not None else ())
 
     def refusal(self) -> InvalidRequest:
         """The error where no model that may answer has the dialect, the tool or the object."""

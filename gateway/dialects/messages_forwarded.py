@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from gateway.catalog.claude_hosts import CLIENT_TOOLS, SEARCH_RESULTS, SERVER_TOOLS
 from gateway.catalog.hosted_tools import WEB_SEARCH, HostedTools, kind_of, run_by_provider
 from gateway.dialects import carried
 from gateway.dialects.claude_blocks import OpenBlock
@@ -41,6 +42,13 @@ _BETAS = (
 _FINISH: Mapping[str, str] = {
     "max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls",
     "refusal": "content_filter",
+}  # fmt: skip
+_OF_SEARCHES = ("server_tool_use", f"{WEB_SEARCH}_tool_result")
+"""The blocks of an answer that searched; other tools have other results."""
+_METRICS = "amazon-bedrock-invocationMetrics"
+_COUNTS: Mapping[str, str] = {
+    "inputTokenCount": "input_tokens", "outputTokenCount": "output_tokens",
+    "cacheReadInputTokenCount": "cache_read_input_tokens", "cacheWriteInputTokenCount": "cache_creation_input_tokens",
 }  # fmt: skip
 _MOST_BETAS = 32
 _OWN_EDITS = "clear_"
@@ -119,6 +127,7 @@ class MessagesReader:
     _open: OpenBlock = field(default_factory=OpenBlock)
     _heard: dict[str, int] = field(default_factory=dict)
     _steps: int = 0
+    _told: set[str] = field(default_factory=set)
 
     def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
         """The chat chunks of an event, the first of them with it; before them a block's missing end."""
@@ -151,12 +160,25 @@ class MessagesReader:
             told = {name: message[name] for name in ("model", "usage") if message.get(name)}
             if isinstance(told.get("usage"), Mapping):  # its output is not the answer's
                 told["usage"] = {name: count for name, count in told["usage"].items() if name != "output_tokens"}
+                self._told |= told["usage"].keys()
             return [silent_chunk(), silent_chunk() | told]
         if kind == "message_delta":
             delta = payload.get("delta")
             usage = {"usage": dict(payload["usage"])} if isinstance(payload.get("usage"), Mapping) else {}
+            self._told |= usage.get("usage", {}).keys()
             return [chunk_of({}, _finish_reason(delta if isinstance(delta, Mapping) else {})), silent_chunk() | usage]
+        if kind == "message_stop":
+            return [silent_chunk(), *self._counted_late(payload)]
         return [silent_chunk()]
+
+    def _counted_late(self, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What Bedrock counts behind an answer, and its event did not say."""
+        metrics, usage = payload.get(_METRICS), payload.get("usage")
+        counts = metrics if isinstance(metrics, Mapping) else {}
+        late = {own: counts[name] for name, own in _COUNTS.items() if name in counts}
+        late = {name: count for name, count in late.items() if name not in self._told}
+        late |= dict(usage) if isinstance(usage, Mapping) else {}
+        return [silent_chunk() | {"usage": late}] if late else []
 
     def _result(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """Count the result of a server's tool; a failed search costs nothing."""
@@ -221,7 +243,20 @@ def forwarded_request(
     limited = HostedTools(served, most)
     reference = next(_references(fields), None)
     first = found[0] if found else HostedTool("model", "this model")
-    return ForwardedMessages("messages_api", body, limited, first, bool(found), tuple(dropped), lost, kept, reference)
+    features = frozenset(each for tool in found if (each := _feature(tool)))
+    return ForwardedMessages(
+        "messages_api", body, limited, first, bool(found), tuple(dropped), lost, kept, reference, features
+    )
+
+
+def _feature(tool: HostedTool) -> str | None:
+    """What a server needs for a tool or for an earlier one's block; None for a search, which has a need of its own."""
+    kind = kind_of(tool.kind, "messages_api")
+    if kind == WEB_SEARCH:
+        return None
+    if tool.kind in _OF_SEARCHES:
+        return SEARCH_RESULTS
+    return SERVER_TOOLS if kind is None or run_by_provider({kind}, "messages_api") else CLIENT_TOOLS
 
 
 def _fit_betas(body: dict[str, Any], betas: Sequence[str]) -> list[str]:

@@ -114,16 +114,19 @@ def anthropic_key(call: Call, found: ProviderNames) -> str:
     return os.environ.get("ANTHROPIC_API_KEY", NO_KEY) if key == NO_KEY and not call.api_base else key
 
 
-def as_written(call: Call, found: ProviderNames, forms: ClaudeForms) -> tuple[ForwardedRequest, tuple[str, ...]] | None:
+def as_written(
+    call: Call, found: ProviderNames, forms: ClaudeForms, *, by_host: bool
+) -> tuple[ForwardedRequest, tuple[str, ...]] | None:
     """The request as the model takes it, and the names of what is left out.
 
-    None for one that is translated. Raises CallRefused where the operator forbids to leave something out.
+    None for one that is translated; without `by_host` its deployment has all of them translated. Raises CallRefused
+    where the operator forbids to leave something out.
     """
     forwarded = call.forwarded
     assert forwarded is not None
     if forwarded.required:
         return _fitted(call, forwarded, forms)
-    if not _can_be_forwarded(call, found, forms):
+    if not (by_host and _can_be_forwarded(call, found, forms)):
         return None
     if not is_claude(call, found):
         return _fitted(call, forwarded, forms)
@@ -140,12 +143,11 @@ def _can_be_forwarded(call: Call, found: ProviderNames, forms: ClaudeForms) -> b
     body = call.forwarded.body
     shaped = body.get("output_format") or (body.get("output_config") or {}).get("format")
     given = call.params.keys() | call.extras.keys()
-    key = anthropic_key(call, found)
+    ours = found.provider == "anthropic"
+    key = anthropic_key(call, found) if ours else ""
     return (
-        found.provider == "anthropic"
-        and call.lane != "litellm"
-        and call.options.keys() <= {"custom_llm_provider"}
-        and call.defaults.keys() <= _PLACED
+        call.lane != "litellm"
+        and call.defaults.keys() <= (_PLACED if ours else _PLACED - {"service_tier"})
         and call.dropped_params & given <= _FIELDS.keys()
         and (forms.schemas or not shaped)
         and key != NO_KEY

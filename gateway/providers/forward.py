@@ -25,9 +25,12 @@ from gateway.dialects.native_forms import NativeDialect, as_stream, as_whole, pa
 from gateway.dialects.repair import StreamRepair, repair_whole
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.usage_report import take_usage
+from gateway.dialects.wire_usage import WireUsage
+from gateway.providers.amazon_stream import UnframedEvents, is_framed
 from gateway.providers.answers import ChunkSource
 from gateway.providers.call import Call, ProviderNames
 from gateway.providers.claude_forms import anthropic_key
+from gateway.providers.claude_hosts import ClaudeHosts
 from gateway.providers.direct import OPENAI_ADDRESS, request_headers
 from gateway.providers.errors import (
     BrokenFault,
@@ -42,7 +45,7 @@ from gateway.providers.inband import broken_off, fault_in
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.replies import Reply, chat_reply
 from gateway.providers.reported_error import NO_REPORT
-from gateway.providers.transport import Connections, DirectRequest, send
+from gateway.providers.transport import Connections, DirectRequest, PoolAnswer, send
 from gateway.providers.waiting import Patience
 from gateway.providers.wire_source import WORDS
 
@@ -60,7 +63,7 @@ _DIALECTS: Mapping[str, NativeDialect] = {"messages_api": "claude", "responses_a
 class ForwardedCall:
     """One call."""
 
-    def __init__(self, call: Call, found: ProviderNames, connections: Connections) -> None:
+    def __init__(self, call: Call, found: ProviderNames, connections: Connections, claude: ClaudeHosts) -> None:
         assert call.forwarded is not None
         self._call = call
         self._forwarded: ForwardedRequest = call.forwarded
@@ -69,18 +72,17 @@ class ForwardedCall:
         body = self._forwarded.outgoing(model, limit, call.tool_calls, stream=call.stream, notes=call.notes)
         if self._forwarded.api == "responses_api":  # a Messages request has them already
             _add_operators(body, call)
-        url, headers = _addressed(call, found)
-        self._request = DirectRequest(url, headers, orjson.dumps(body))
-        self._connections = connections
+        self._body, self._found, self._connections, self._claude = body, found, connections, claude
+        self._host = None if self._forwarded.api == "responses_api" else claude.host_of(call, found)
 
     async def whole(self, exchange: Exchange) -> None:
         """Receive the complete response into the exchange."""
-        await (await send(self._connections, self._request, exchange)).read()
+        await (await self._sent(exchange)).read()
         self._check(exchange)
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
         """Start a stream."""
-        sent = await send(self._connections, self._request, exchange)
+        sent = await self._sent(exchange)
         unlikely = not self._call.api_stated and exchange.headers.get("content-type", "").startswith("text/html")
         if unlikely or not 200 <= exchange.status < 300:
             streaming, exchange.streaming = exchange.streaming, False  # keep all of it
@@ -89,7 +91,17 @@ class ForwardedCall:
             self._check(exchange)
         # A body that was read holds events under a wrong label.
         answer: AnswerBody = _ReadBody(bytes(exchange.body)) if unlikely else sent
+        if is_framed(exchange.headers.get("content-type", "")):
+            answer = UnframedEvents(answer)
         return ForwardedSource(answer, exchange, self._forwarded, self._call.idle_timeout_s, deadline)
+
+    async def _sent(self, exchange: Exchange) -> PoolAnswer:
+        if self._host is None or self._host == "anthropic":
+            url, headers = _addressed(self._call, self._found)
+            request = DirectRequest(url, headers, orjson.dumps(self._body))
+        else:
+            request = await self._claude.request(self._host, self._call, self._found, self._body)
+        return await send(self._connections, request, exchange)
 
     def is_native(self, exchange: Exchange) -> bool:
         """False: the provider's body is not a chat completion."""
@@ -116,6 +128,8 @@ class ForwardedCall:
             return chat_reply(exchange, payload)
         failed = payload.get("status") == "failed" or payload.get("type") == "error"
         body = self._forwarded.chat_body(payload)
+        if not body.get("usage") and (counted := WireUsage.of(b"", exchange.headers).report):
+            body["usage"] = counted  # Bedrock's headers
         if failed or ("output" not in payload and "content" not in payload):
             fault = fault_in(payload, exchange.headers, named_error=failed, alone=True)
             fault = fault or BrokenFault("the provider's answer was in another dialect", status=exchange.status)

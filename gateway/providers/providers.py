@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from inspect import signature
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from gateway.providers.acompletion import LitellmClient
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.call import Call, Lane, Outgoing, PreparedCall, ProviderNames
 from gateway.providers.claude_forms import ClaudeForms, as_written, claude_forms
+from gateway.providers.claude_hosts import ClaudeHosts, own_name
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
@@ -68,6 +70,7 @@ class Upstream:
         self._connections = (max_connections, max_connections_per_host, connect_timeout_s)
         self._litellm: Any = None
         self._direct: DirectClient | None = None
+        self._claude: ClaudeHosts | None = None
         self._lost: LostParameters | None = None
         self._acompletion: LitellmClient | None = None
         self._open: Connections | None = None
@@ -83,6 +86,7 @@ class Upstream:
             self._litellm = await asyncio.to_thread(import_litellm)
             self._lost = LostParameters(self._litellm)
             self._direct = await asyncio.to_thread(DirectClient, self._litellm)
+            self._claude = ClaudeHosts(self._litellm)
             own = {*self._litellm.types.utils.all_litellm_params, *signature(self._litellm.acompletion).parameters}
             self._steering = frozenset(own) - CHAT_FIELDS - VENDOR_FIELDS
         self._open = Connections.open(*self._connections)
@@ -236,7 +240,8 @@ class Upstream:
     def _forwarding(self, outgoing: Outgoing) -> ForwardedCall:
         if self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
-        prepared = ForwardedCall(outgoing.call, outgoing.names, self._open)
+        assert self._claude is not None
+        prepared = ForwardedCall(outgoing.call, outgoing.names, self._open, self._claude)
         self.on_call("thin")
         return prepared
 
@@ -256,10 +261,9 @@ class Upstream:
     def _outgoing(self, call: Call) -> Outgoing:
         found = self._resolved(call)
         if call.forwarded is not None and call.forwarded.api == "messages_api":
-            forms = self._forms_of(call.base_model or found.model)
-            sent = as_written(call, found, forms)
-            if sent is not None:
-                return Outgoing(structs.replace(call, forwarded=sent[0]), found, left_out=sent[1])
+            made = self._as_written(call, found)
+            if made is not None:
+                return made
             call = structs.replace(call, forwarded=None)
         if call.forwarded is not None:
             return Outgoing(call, found, left_out=call.forwarded.dropped)
@@ -282,6 +286,32 @@ class Upstream:
         if loses_names(found.provider, call.messages):
             left_out = (*left_out, "messages[].name")
         return Outgoing(call, found, formed.arguments, left_out)
+
+    def _as_written(self, call: Call, found: ProviderNames) -> Outgoing | None:
+        """A Messages request in its own dialect; None for one that is translated."""
+        assert self._claude is not None
+        assert call.forwarded is not None
+        host, model = self._claude.host_of(call, found), call.base_model or found.model
+        if host is None:
+            if call.forwarded.required:
+                raise call.forwarded.refusal()
+            return None
+        forms = self._forms_of(model if host == "anthropic" else own_name(model))
+        if not self._claude.takes_schemas(host, call, found):
+            forms = replace(forms, schemas=False)
+        written = as_written(call, found, forms, by_host=self._claude.follows_options(host, call, found))
+        if written is None:
+            return None
+        fitted, left_out = written
+        try:
+            at_host, changed = self._claude.fitted(host, call, found, fitted)
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
+            _log.debug("a request cannot be written for %s: %s", host, type(error).__name__)
+            if fitted.required:
+                raise CallRefused("the model's provider has no form for this request", status=400) from None
+            return None
+        names = tuple(dict.fromkeys((*left_out, *changed)))
+        return Outgoing(structs.replace(call, forwarded=at_host), found, left_out=names)
 
     def _forms_of(self, model: str) -> ClaudeForms:
         forms = self._forms.get(model)

@@ -1,4 +1,4 @@
-"""A Messages request to a Claude model reaches Anthropic as it was written, and the answer its client."""
+"""A Messages request to a Claude model reaches its host as it was written, and the answer its client."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from tests.harness.dialects import Asked, DialectProvider, Spoken, as_events, as_json
+from tests.harness.dialects import Asked, DialectProvider, Spoken, as_events, as_json, invoked, spoken
 from tests.harness.gateway import Served, config, serving
+from tests.harness.provider_cases import AWS, google_account
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 INFO = {
@@ -95,10 +96,14 @@ async def scene(tmp_path_factory: Any) -> AsyncIterator[Scene]:
     stop: dict[str, Any] = {}
 
     def answer(asked: Asked) -> Spoken:
-        if not asked.path.endswith("/messages"):
+        if asked.path.endswith("/token"):
+            return spoken(asked)
+        if asked.path.endswith("/chat/completions"):
             message = {"role": "assistant", "content": "Well.", "reasoning_content": "Hm."}
             choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
             return as_json({"id": "x", "object": "chat.completion", "choices": choices, "usage": CHAT_USAGE})
+        if asked.path.endswith("/invoke-with-response-stream"):
+            return invoked(streamed(stop))
         if asked.streamed:
             return as_events(*streamed(stop))
         whole = {"id": "msg_p", "type": "message", "role": "assistant", "model": "claude", "content": BLOCKS}
@@ -109,7 +114,16 @@ async def scene(tmp_path_factory: Any) -> AsyncIterator[Scene]:
         path = config(folder, provider.address, session={"max_budget_usd": 1000, "default_budget_usd": 100})
         tree: dict[str, Any] = yaml.safe_load(path.read_text())
         levels = {"efforts": {"low": 0.3, "high": 0.9}}
+        google = {"vertex_project": "p", "vertex_location": "us-east5", "vertex_credentials": google_account(provider)}
+        elsewhere = {
+            "bedrock": {"model": "bedrock/us.anthropic.claude-opus-4-7", "api_base": provider.address} | AWS,
+            "vertex": {"model": "vertex_ai/claude-opus-4-7", "api_base": provider.address} | google,
+            "azure": {"model": "azure_ai/claude-opus-4-7", "api_base": provider.address, "api_key": "sk-x"},
+        }  # fmt: skip
         tree["model_list"] = [
+            {"model_name": name, "litellm_params": params, "model_info": INFO} for name, params in elsewhere.items()
+        ]
+        tree["model_list"] += [
             {
                 "model_name": name,
                 "litellm_params": {"model": model, "api_base": provider.address + base, "api_key": "sk-x"},
@@ -135,39 +149,66 @@ def heard(text: str) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
 
 
+KEPT_BETAS = ["context-management-2025-06-27", "interleaved-thinking-2025-05-14"]
+"""Of the three, those without a price of their own."""
+MODEL_PATH = "/v1/projects/p/locations/us-east5/publishers/anthropic/models/claude-opus-4-7"
+
+
+def at_host(host: str, body: dict[str, Any], stream: bool) -> tuple[str, dict[str, Any], list[str]]:
+    """The path and body that reach a host, and the betas beside them."""
+    told = {"stream": True} if stream else {}
+    if host in ("opus", "azure"):
+        path = "/v1/messages" if host == "opus" else "/anthropic/v1/messages"
+        return path, body | {"model": "claude-opus-4-7"} | told, KEPT_BETAS
+    *earlier, last = body["messages"]
+    *results, result = last["content"]
+    marked = {**last, "content": [*results, {**result, "cache_control": body["cache_control"]}]}
+    body = {name: value for name, value in body.items() if name not in ("model", "cache_control")}
+    body["messages"] = [*earlier, marked]
+    if host == "vertex":
+        path = f"{MODEL_PATH}:streamRawPredict?alt=sse" if stream else f"{MODEL_PATH}:rawPredict"
+        return path, body | {"anthropic_version": "vertex-2023-10-16"} | told, KEPT_BETAS
+    betas = [KEPT_BETAS[0], "fine-grained-tool-streaming-2025-05-14"]  # eager_input_streaming is a beta there
+    version = {"anthropic_version": "bedrock-2023-05-31", "anthropic_beta": betas, "tools": [LOOK]}
+    path = f"/model/us.anthropic.claude-opus-4-7/invoke{'-with-response-stream' if stream else ''}"
+    return path, body | version, []
+
+
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_conversation_with_tools_goes_to_claude_and_back_unchanged(scene: Scene, stream: bool) -> None:
+@pytest.mark.parametrize("host", ["opus", "bedrock", "vertex", "azure"])
+async def test_a_conversation_with_tools_goes_to_claude_and_back_unchanged(
+    scene: Scene, host: str, stream: bool
+) -> None:
     scene.stop.update({"stop_reason": "stop_sequence", "stop_sequence": "END6"})
     answered = [
         {"type": "tool_result", "tool_use_id": "toolu_1", "is_error": True,
          "content": [{"type": "text", "text": "boom"}, PICTURE]},
     ]  # fmt: skip
     body: dict[str, Any] = {
-        "model": "opus", "cache_control": {"type": "ephemeral"}, "tools": [LOOK | {"eager_input_streaming": True}],
+        "model": host, "cache_control": {"type": "ephemeral"}, "tools": [LOOK | {"eager_input_streaming": True}],
         "thinking": {"type": "adaptive"}, "output_config": {"effort": "max"},
-        "stop_sequences": ["END1", "END2", "END3", "END4", "END5", "END6"],
+        "stop_sequences": ["END1", "END2", "END3", "END4", "END5", "END6"], "max_tokens": 4_000,
         "context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]},
         "messages": [QUESTION, {"role": "assistant", "content": BLOCKS}, {"role": "user", "content": answered}],
     }  # fmt: skip
-    made = await scene.ask(body | {"stream": stream}, f"whole-{stream}", **BETAS)
-    expected = body | {"model": "claude-opus-4-7", "max_tokens": 4_000} | ({"stream": True} if stream else {})
-    assert scene.sent == expected
-    assert scene.provider.asked[-1].headers["anthropic-beta"] == (
-        "interleaved-thinking-2025-05-14,context-management-2025-06-27"
-    )
+    made = await scene.ask(body | {"stream": stream}, f"{host}-{stream}", **BETAS)
+    path, expected, betas = at_host(host, body, stream)
+    asked = scene.provider.asked[-1]
+    assert (asked.path, asked.body) == (path, expected)
+    assert sorted(filter(None, asked.headers.get("anthropic-beta", "").split(","))) == betas
     assert made.headers["x-seqroute-dropped"] == "anthropic-beta"
     if stream:
         events = heard(made.text)
         wanted = streamed(scene.stop)
         assert [event["type"] for event in events] == [event["type"] for event in wanted]
         assert events[2:-2] == wanted[2:-2]
-        assert (events[-2]["delta"], events[0]["message"]["model"]) == (scene.stop, "opus")
+        assert (events[-2]["delta"], events[0]["message"]["model"]) == (scene.stop, host)
     else:
         answer = made.json()
-        assert (answer["content"], answer["model"]) == (BLOCKS, "opus")
+        assert (answer["content"], answer["model"]) == (BLOCKS, host)
         assert (answer["stop_reason"], answer["stop_sequence"]) == ("stop_sequence", "END6")
         assert {name: answer["usage"][name] for name in USAGE} == USAGE
-    assert await scene.billed(f"whole-{stream}") == [BILL]
+    assert await scene.billed(f"{host}-{stream}") == [BILL]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -11,6 +11,7 @@ import pytest
 from litellm.llms.vertex_ai.vertex_llm_base import VertexBase
 
 from gateway.catalog.build import bundled_price_map, draft, load
+from gateway.catalog.claude_hosts import tools_of
 from gateway.catalog.models import Catalog
 from gateway.catalog.prices import Prices, PriceTier
 from gateway.config.reader import SettingsError
@@ -119,7 +120,7 @@ def test_prices_in_the_file_replace_the_map_s_whole_list(tmp_path: Path) -> None
     model = catalog_of(tmp_path, text).models["a"]
     assert model.prices == Prices(input_femtousd=1_000_000_000, output_femtousd=2_000_000_000)
     assert (model.max_input_tokens, model.max_output_tokens) == (9, 64_000)
-    assert model.capabilities == {"vision", "messages_api", "messages_api.web_search", "image_addresses"}
+    assert model.capabilities == {"vision", "messages_api", "image_addresses"} | tools_of("anthropic")
 
 
 def test_a_single_special_price_in_the_file_amends_the_map(tmp_path: Path) -> None:

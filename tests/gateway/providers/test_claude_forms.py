@@ -109,7 +109,16 @@ async def test_the_operator_s_parameters_are_defaults_and_blocks(upstream: Upstr
 @pytest.mark.parametrize(
     ("model", "fields", "more"),
     [
-        ("bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", {}, {}),
+        ("bedrock/converse/anthropic.claude-sonnet-4-5-20250929-v1:0", {}, {}),
+        ("bedrock/us-east-1/anthropic.claude-sonnet-4-5-20250929-v1:0", {}, {}),
+        ("bedrock/arn:aws:bedrock:us-east-1:1:application-inference-profile/a", {}, {}),
+        ("bedrock/us.amazon.nova-pro-v1:0", {}, {}),
+        ("bedrock/anthropic.claude-3-haiku-20240307-v1:0", {"output_config": SCHEMA}, {}),
+        ("bedrock/anthropic.claude-opus-4-6-v1", {}, {"options": {"region_name": "us-east-1"}}),
+        ("bedrock/anthropic.claude-opus-4-6-v1", {}, {"defaults": {"service_tier": "priority"}}),
+        ("vertex_ai/gemini-2.5-pro", {}, {}),
+        ("azure_ai/claude-opus-4-6", {}, {"api_key": None}),
+        ("azure_ai/claude-opus-4-6", {}, {"options": {"tenant_id": "t"}}),
         ("anthropic/kimi-k2", {"output_config": SCHEMA}, {}),
         ("anthropic/claude-opus-4-7", {"messages": called("functions.f:0")}, {}),
         ("anthropic/sonnet", {"messages": called("functions.f:0")}, {"base_model": "claude-sonnet-4-5"}),
