@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from msgspec import structs
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 
@@ -62,13 +63,16 @@ def change_session(
     budget_nanousd: int | None = None,
     expected_turns: int | None = None,
     state: str | None = None,
+    by_header: bool = False,
     actor: str,
     now_ms: int,
 ) -> SessionRow:
     """Open a new session or change an existing one; `max_nanousd` is the gateway's budget limit.
 
     A budget below what is spent and reserved is raised to that amount: the session can spend no more. A child's is
-    lowered to what the sessions above it have. `state="open"` reopens a closed session and resumes a paused one.
+    lowered to what the sessions above it have. `by_header`: the budget is that of a turn's X-Session-Budget-USD; any
+    other holds until that header has another value, since agents send the same one with every turn. `state="open"`
+    reopens a closed session and resumes a paused one.
     Raises NotFound for the tenant, InvalidRequest for other arguments.
     """
     _check_terms(state, expected_turns)
@@ -86,6 +90,7 @@ def change_session(
     values: dict[str, Any] = {"updated_at_ms": now_ms}
     if budget_nanousd is not None:
         values["own_limit"] = 1
+        values["memory"] = _memory_with_budget(row, budget_nanousd, by_header)
     if expected_turns is not None:
         values["expected_turns"] = expected_turns
     if state is not None:
@@ -102,6 +107,17 @@ def change_session(
         now_ms,
     )
     return after
+
+
+def _memory_with_budget(row: Row[Any] | None, budget_nanousd: int, by_header: bool) -> str:
+    """The session's memory with what its client's header asked for, and whether that is overruled now."""
+    memory: dict[str, Any] = {} if row is None else orjson.loads(row.memory)
+    if by_header:
+        memory |= {"asked_nanousd": budget_nanousd, "overruled_nanousd": None}
+    elif row is not None and memory.get("overruled_nanousd") is None:
+        first_under_way = row.turns > 0 and "last_model" not in memory  # its header is remembered with its bill
+        memory["overruled_nanousd"] = row.granted_nanousd if first_under_way else memory.get("asked_nanousd")
+    return orjson.dumps(memory).decode()
 
 
 def _check_terms(state: str | None, expected_turns: int | None) -> None:

@@ -180,9 +180,10 @@ class Conversations:
     async def keep_budget(
         self, tenant_id: str, session_id: str, place: Place | None, *, budget_nanousd: int, expected_turns: int | None
     ) -> None:
-        """Open the session of a refused first turn with the budget that it asked for.
+        """Give the session of a refused turn the budget that it asked for.
 
-        Raises LedgerUnavailable, and InvalidRequest when the tenant's limit was lowered meanwhile.
+        A first turn opens it, at its `place` among the conversations. Raises LedgerUnavailable, and InvalidRequest
+        when the tenant's limit was lowered meanwhile.
         """
         at_ms = now_ms(self._clock)
 
@@ -194,6 +195,7 @@ class Conversations:
                 default_nanousd=budget_nanousd,
                 budget_nanousd=budget_nanousd,
                 expected_turns=expected_turns,
+                by_header=True,
                 actor="client",
                 now_ms=at_ms,
             )

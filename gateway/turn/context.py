@@ -108,18 +108,19 @@ class TurnContext(Struct, frozen=True):
 
     @property
     def budget_nanousd(self) -> int:
-        """The session's ceiling, including this turn's header."""
-        row, chain = self.row, self.chain
+        """The session's ceiling, including this turn's header; as the ledger will grant it."""
+        row, chain, ceiling = self.row, self.chain, self.terms.ceiling_nanousd
+        if row is None:
+            if chain is None:
+                return self.terms.default_nanousd if ceiling is None else ceiling
+            return chain.granted_nanousd if ceiling is None else min(ceiling, max(0, chain.available_nanousd))
+        granted, used = row.balance.granted_nanousd, row.balance.reserved_nanousd + row.balance.spent_nanousd
+        if ceiling is None:
+            return granted if chain is None or row.own_limit else max(granted, chain.granted_nanousd)
         if chain is not None:
-            own_limit = row is not None and bool(row.own_limit)
-            if self.terms.ceiling_nanousd is None:
-                return row.balance.granted_nanousd if row is not None and own_limit else chain.granted_nanousd
-            used = 0 if row is None else row.balance.reserved_nanousd + row.balance.spent_nanousd
-            before = row.balance.granted_nanousd if row is not None and own_limit else 0
-            return min(self.terms.ceiling_nanousd, max(before, used + max(0, chain.available_nanousd)))
-        if self.terms.ceiling_nanousd is not None:
-            return self.terms.ceiling_nanousd
-        return self.terms.default_nanousd if self.row is None else self.row.balance.granted_nanousd
+            before = granted if row.own_limit else 0
+            ceiling = min(ceiling, max(before, used + max(0, chain.available_nanousd)))
+        return max(ceiling, min(granted, used))
 
     @property
     def session_left_nanousd(self) -> int:
@@ -250,7 +251,8 @@ class Attempt(Struct, frozen=True):
     @property
     def _granted_less(self) -> int | None:
         """The session's budget, when it is less than what its client asked for."""
-        asked, granted = self.context.terms.ceiling_nanousd, self.session.granted_nanousd
+        asked = self.context.terms.ceiling_nanousd or self.context.asked.session_budget_nanousd
+        granted = self.session.granted_nanousd
         return granted if asked is not None and granted < asked and self.context.outage is None else None
 
     @property

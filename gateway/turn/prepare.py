@@ -126,7 +126,7 @@ class Preparation:
             tenant=accounts.tenant,
             prompt=prompt,
             options=self._options(caller, chat, requested, bound_to, prompt.estimate),
-            terms=self._terms(caller, asked, chain),
+            terms=self._terms(caller, asked, chain, memory),
             idempotency=claim,
             started_ms=now_ms(self._clock),
             outage=outage,
@@ -188,17 +188,19 @@ class Preparation:
         return structs.replace(context, notes=(*context.notes, note), prompt=prompt, options=options)
 
     async def keep_budget(self, context: TurnContext) -> bool:
-        """Keep the budget of a first turn that money refuses, for its next turn; True if kept."""
-        wanted_nanousd = context.asked.session_budget_nanousd
-        if context.row is not None or context.outage is not None or wanted_nanousd is None:
+        """Keep the budget that a refused turn asked for, for its session's next; True if kept."""
+        row, wanted_nanousd = context.row, context.asked.session_budget_nanousd
+        if context.outage is not None or wanted_nanousd is None or context.terms.ceiling_nanousd is None:
             return False
-        if context.parent_session_id is not None:  # the first turn that is served puts it below its parent
+        if row is None and context.parent_session_id is not None:  # the first served turn puts it below its parent
+            return False
+        if row is not None and row.balance.granted_nanousd == context.budget_nanousd:
             return False
         try:
             await self._conversations.keep_budget(
                 context.caller.tenant_id,
                 context.session_id,
-                context.place,
+                context.place if row is None else None,
                 budget_nanousd=wanted_nanousd,
                 expected_turns=context.asked.expected_turns,
             )
@@ -276,7 +278,9 @@ class Preparation:
                     raise
         return AccountSnapshot(self._outage.balance, None, now_ms(self._clock)), self._outage
 
-    def _terms(self, caller: Caller, asked: TurnHeaders, chain: Chain | None) -> SessionTerms:
+    def _terms(
+        self, caller: Caller, asked: TurnHeaders, chain: Chain | None, memory: sessions.SessionMemory
+    ) -> SessionTerms:
         """The session's budget terms. Raises InvalidRequest above the tenant's limit, and for a share of nothing."""
         settings = self._configuration().settings.session
         most = settings.max_budget_nanousd
@@ -288,6 +292,8 @@ class Preparation:
                 f"X-Session-Budget-USD: expected at most {usd_string(most)}, the tenant's limit for a session",
                 param="X-Session-Budget-USD",
             )
+        if wanted is not None and wanted == memory.overruled_nanousd:
+            wanted = None
         if asked.budget_share_percent is not None:
             if chain is None:
                 raise InvalidRequest(
