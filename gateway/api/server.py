@@ -203,9 +203,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the framing, then start the request unless it is refused."""
-        refused = framing.why_refused(self.parser.get_http_version(), self._method(), self.headers)
+        version = self.parser.get_http_version()
+        refused = framing.why_refused(version, self._method(), self.headers)
         if refused is not None:
             self._stop(refused)
+        if version == "1.0":
+            self.expect_100_continue = False  # to be ignored there (RFC 9110, 10.1.1)
         if self.parser.should_upgrade():
             self._upgrade_ignored = True
             return

@@ -242,7 +242,7 @@ def _model(
     claimed = {name for key, name in CAPABILITY_KEYS.items() if known.get(key) is True}
     claimed |= {name for name, has in info.capabilities.items() if has}
     denied = {name for name, has in info.capabilities.items() if not has}
-    if "vision" in claimed - denied:
+    if not {"vision", "video"}.isdisjoint(claimed - denied):
         claimed |= {ADDRESS_CAPABILITIES[each] for each in fetched_addresses(provider_of(entry, known))}
     if provider_of(entry, known) in CUSTOM_TOOLED:
         claimed.add("custom_tools")

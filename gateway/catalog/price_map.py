@@ -46,7 +46,7 @@ class PriceMap:
             exact = self._entry(model)
             if exact is not None:
                 return exact
-            provider, separator, model = model.partition("/")
+            provider, separator, model = ("openai", "/", model) if model.startswith("ft:") else model.partition("/")
             if not separator:
                 return {}
         else:

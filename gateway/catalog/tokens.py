@@ -73,6 +73,7 @@ IMAGE = PromptTokens(1_000, 6_000)
 _IMAGE_LOW = PromptTokens(85, 3_000)
 _FILE_BY_ID = PromptTokens(5_000, 100_000)
 _FILE_AT_LEAST = PromptTokens(1_500, 5_000)
+_VIDEO = PromptTokens(300, 2_000)
 _AUDIO_AT_LEAST = PromptTokens(20, 100)
 
 
@@ -238,6 +239,11 @@ def _part(part: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
         # At 8 kbit/s a second is 1,300 base64 characters; providers bill 10 to 32 tokens for it.
         size = _size(inner, "data")
         yield PromptTokens(max(size // 2_000, _AUDIO_AT_LEAST.estimate), size // 25 + _AUDIO_AT_LEAST.bound)
+    elif kind == "video_url":
+        # Providers bill 70 to 1,500 tokens for a second, which is 15,000 to 700,000 base64 characters.
+        size = _size(inner, "url")
+        inline = isinstance(inner, Mapping) and str(inner.get("url")).startswith("data:")
+        yield PromptTokens(size // 650 + _VIDEO.estimate, size // 12 + _VIDEO.bound) if inline else _FILE_BY_ID
     elif kind == "file":
         size = _size(inner, "file_data")
         if size:

@@ -26,6 +26,7 @@ CAPABILITY_KEYS: Mapping[str, str] = {
     "supports_audio_input": "audio",
     "supports_audio_output": "audio_output",
     "supports_pdf_input": "pdf",
+    "supports_video_input": "video",
     "supports_reasoning": "reasoning",
     "supports_prompt_caching": "prompt_caching",
     "supports_task_budget": "task_budget",

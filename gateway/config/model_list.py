@@ -6,6 +6,7 @@ entry omits (prices, limits, capabilities).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -336,7 +337,7 @@ def _read_params(section: Section) -> ModelParams | None:
     model = section.text("model")
     if model is None and not section.has("model"):
         section.findings.problem(section.path("model"), 'expected "provider/model", got nothing')
-    found = {key: section.secret(key) for key in _CREDENTIAL_KEYS if key != "organization"}
+    found = {key: _read_credential(section, key) for key in _CREDENTIAL_KEYS if key != "organization"}
     values = {key: value for key, value in found.items() if value is not None}
     weight = section.decimal("weight")
     provider = _plain(values.get("custom_llm_provider")) or (model or "").partition("/")[0]
@@ -363,6 +364,13 @@ def _read_params(section: Section) -> ModelParams | None:
         dropped_params=frozenset(section.texts("additional_drop_params")),
     )
     return None if model is None else params
+
+
+def _read_credential(section: Section, key: str) -> Secret | None:
+    """A credential; a Google key file's content may be an object, as LiteLLM reads it."""
+    if key == "vertex_credentials" and section.has(key) and isinstance(section.entries[key].raw, dict):
+        return Secret(json.dumps(section.json(key)))
+    return section.secret(key)
 
 
 def _plain(value: Secret | None) -> str | None:

@@ -64,7 +64,7 @@ def outgoing_messages(
 def check_addresses(
     messages: Iterable[tuple[int, Mapping[str, Any]]], *, by_reference: tuple[str, ...]
 ) -> frozenset[str]:
-    """Require images inline or by a URL that the provider fetches, files inline or by id.
+    """Require images and videos inline or by a URL for the provider, files inline or by id.
 
     `messages` are those whose content is a list of parts, with their positions. Returns the beginnings of
     `by_reference` that occur. Raises InvalidRequest.
@@ -72,7 +72,7 @@ def check_addresses(
     found = set()
     for index, message in messages:
         for position, part in enumerate(message["content"]):
-            for kind in ("image_url", "file"):
+            for kind in ("image_url", "video_url", "file"):
                 if kind in part:
                     url = _checked_address(part[kind], f"messages[{index}].content[{position}].{kind}", by_reference)
                     found |= {beginning for beginning in by_reference if url.startswith(beginning)}

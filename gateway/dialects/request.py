@@ -41,9 +41,11 @@ SESSION_FIELDS = ("session_id", "litellm_session_id", "tensorzero::episode_id", 
 # How Claude Code wrote `metadata.user_id` before it became JSON.
 _CLAUDE_CODE_SESSION = re.compile(r"_session_([0-9a-f-]{36})$")
 _CALLED = ("function", "custom")
-_CHOICES = ("auto", "none", "required", *_CALLED, "allowed_tools")
-_MISTRAL_REQUIRED = "any"
-"""Mistral's word for `required`, which other providers refuse or lose."""
+_CHOICES = (*_CALLED, "allowed_tools")
+_FLAT = frozenset({"name", "mode", "tools"})
+_WORDS = ("auto", "none", "required")
+_OTHER_WORDS = {"any": "required"}
+"""Mistral's and Anthropic's word, which other providers refuse or lose."""
 _INSTEAD_OF_CONTENT = (
     "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content", "reasoning_details",
     "reasoning_items", "reasoning_text", "thinking_blocks", "encrypted_content", "images",
@@ -137,6 +139,8 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
     `shallow`: the body that they were translated from is of bounded depth (`parse_object`).
     """
     fields, dropped = _with_extra_body(fields)
+    if isinstance(choice := fields.get("tool_choice"), dict):
+        fields = fields | {"tool_choice": _plain_choice(choice)}
     read = reader.read_body(fields)
     given = [name for name, value in fields.items() if value is not None]
     params = reader.given(read, [name for name in given if name in CHAT_FIELDS])
@@ -146,6 +150,9 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
     for name, value in (params | extras).items():
         dropped += reader.left_out(fields[name], value, name)
     extras |= {name: fields[name] for name in given if name not in KNOWN_FIELDS}
+    options = read.stream_options or {}
+    if "include_obfuscation" in options:
+        extras["stream_options"] = {"include_obfuscation": options["include_obfuscation"]}
     dropped += _read_labels(params)
     messages = cast(list[dict[str, Any]], read.messages)
     seen = _read_messages(messages)
@@ -270,8 +277,9 @@ def _read_messages(messages: Sequence[dict[str, Any]]) -> _Seen:
         content, calls = message.get("content"), message.get("tool_calls")
         if content is None:
             stated = message["role"] == "assistant" and any(message.get(name) for name in _INSTEAD_OF_CONTENT)
-            if message["role"] == "assistant" and not stated and index + 1 < len(messages):
-                message["content"] = ""  # an answer of nothing, handed out and sent back
+            empty = message["role"] == "assistant" and index + 1 < len(messages)
+            if not stated and (empty or message["role"] in ("tool", "function")):
+                message["content"] = ""  # an answer or a result of nothing
             elif not stated:
                 where = f"messages[{index}].content"
                 raise InvalidRequest(f"{where}: expected a string or a list of parts", param=where)
@@ -305,8 +313,22 @@ def _check_part(part: dict[str, Any], where: str) -> None:
     name = "data" if kind == "redacted_thinking" else kind
     if name not in part:
         raise InvalidRequest(f"{where}.{name}: expected it beside the type", param=f"{where}.{name}")
-    if isinstance(part.get("image_url"), str):
-        part["image_url"] = {"url": part["image_url"]}
+    if kind == "input_video":
+        _write_video(part, where)
+    for kind in ("image_url", "video_url"):
+        if isinstance(part.get(kind), str):
+            part[kind] = {"url": part[kind]}
+
+
+def _write_video(part: dict[str, Any], where: str) -> None:
+    """Write a video in the form that servers of open models and OpenRouter know."""
+    shown = part.pop("input_video")
+    url, data = shown.get("url"), shown.get("data")
+    if not url and not data:
+        where = f"{where}.input_video.data"
+        raise InvalidRequest(f"{where}: expected a string", param=where)
+    inline = data if str(data).startswith("data:") else f"data:video/{shown.get('format') or 'mp4'};base64,{data}"
+    part |= {"type": "video_url", "video_url": {"url": url or inline}}
 
 
 def _check_counts(params: Mapping[str, Any]) -> None:
@@ -333,18 +355,30 @@ def _check_choices(params: dict[str, Any]) -> None:
             where = f"tools[{index}].{kind}.name"
             raise InvalidRequest(f"{where}: expected a string", param=where)
     choice = params.get("tool_choice")
-    if choice == _MISTRAL_REQUIRED:
-        params["tool_choice"] = "required"
-    if not isinstance(choice, dict):
+    if isinstance(choice, str):
+        choice = params["tool_choice"] = _OTHER_WORDS.get(choice, choice)
+    if choice is None or choice in _WORDS:
         return
-    kind = choice.get("type")
-    named = choice.keys() - {"type"}
-    if kind not in _CHOICES or (kind in named) != (kind in _CHOICES[3:]) or named - {kind}:
+    kind = None if isinstance(choice, str) else choice.get("type")
+    if kind not in _CHOICES or {*choice} != {"type", kind}:
         raise InvalidRequest(
-            'tool_choice: expected {"type": "function", "function": {"name"}}, the same with custom, '
-            'or {"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}',
+            'tool_choice: expected none, auto, required, {"type": "function", "function": {"name"}}, the same with '
+            'custom, or {"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}',
             param="tool_choice",
         )
+
+
+def _plain_choice(choice: dict[str, Any]) -> Any:
+    """A choice of tools in the form of chat; other APIs write the word, or what `type` says, without an object."""
+    kind, rest = choice.get("type"), {name: value for name, value in choice.items() if name != "type"}
+    if not rest:
+        return _OTHER_WORDS.get(kind, kind) if isinstance(kind, str) else choice
+    named = "function" if kind == "tool" else kind
+    if named not in _CHOICES or not rest.keys() <= _FLAT:
+        return choice
+    if isinstance(tools := rest.get("tools"), list):
+        rest["tools"] = [_plain_choice(tool) if isinstance(tool, dict) else tool for tool in tools]
+    return {"type": named, named: rest}
 
 
 def _without_tools(params: dict[str, Any]) -> list[str]:
@@ -378,6 +412,8 @@ def _capabilities(params: Mapping[str, Any], parts: frozenset[str], *, has_custo
         needed.add("response_schema")
     if "image_url" in parts:
         needed.add("vision")
+    if "video_url" in parts:
+        needed.add("video")
     if "input_audio" in parts or "audio" in (params.get("modalities") or ()):
         needed.add("audio")
     return frozenset(needed)

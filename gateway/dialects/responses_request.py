@@ -114,6 +114,9 @@ def to_chat(
         chat["logprobs"] = True
     else:
         chat.pop("top_logprobs", None)
+    options = fields.get("stream_options") or {}
+    if "include_obfuscation" in options and fields.get("stream"):
+        chat["stream_options"] = {"include_obfuscation": options["include_obfuscation"]}
     session = _session(fields)
     if session:
         chat["session_id"] = session

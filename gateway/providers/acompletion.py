@@ -175,7 +175,7 @@ class LitellmClient:
             suffix = "-response-stream" if streamed and call.api_base.endswith("/invocations") else ""
             arguments["sagemaker_base_url"] = call.api_base + suffix
         if streamed:
-            arguments["stream_options"] = {"include_usage": True}
+            arguments["stream_options"] = {**params.get("stream_options", {}), "include_usage": True}
         if call.base_model is not None:
             arguments["base_model"] = call.base_model
         if call.api_base is not None:

@@ -1,4 +1,4 @@
-"""Pictures, files and sounds of the messages, and whether a request still has them.
+"""Pictures, videos, files and sounds of the messages, and whether a request still has them.
 
 LiteLLM leaves out what a provider's form has no place for, and the model would answer about a picture that it never
 saw. What a request carries is found out by its bytes, whatever the provider's code does.
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-LOST = "the model's provider has no place for a picture, file or sound here, or for one of this kind"
+LOST = "the model's provider has no place for a picture, video, file or sound here, or for one of this kind"
 
 _PIECE_CHARACTERS = 64
 _SHORT_CHARACTERS = 16

@@ -152,7 +152,7 @@ class DirectClient:
         if call.max_tokens is not None:
             params[call.max_tokens_param] = call.max_tokens
         if call.stream:
-            params["stream_options"] = {"include_usage": True}
+            params["stream_options"] = {**params.get("stream_options", {}), "include_usage": True}
         if any(message.get("role") == "developer" for message in messages):
             messages = route.config.translate_developer_role_to_system_role(messages=messages)
         mapped = route.config.map_openai_params(

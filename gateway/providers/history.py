@@ -45,6 +45,7 @@ def history(
         _move_signatures(written)
     if translated:
         _write_arguments(written)
+        _write_videos(written)
     if provider in CLAUDE and all(message["role"] in _INSTRUCTIONS for message in written):
         written[-1]["role"] = "user"  # Claude has no turn of instructions alone
     return written
@@ -80,6 +81,19 @@ def _write_transcripts(messages: Sequence[dict[str, Any]]) -> None:
         if isinstance(words, str) and words:
             message["content"] = message.get("content") or words
             del message["audio"]
+
+
+def _write_videos(messages: Sequence[dict[str, Any]]) -> None:
+    """Write videos as files, which LiteLLM translates for the providers that take them."""
+    for message in messages:
+        content = message.get("content")
+        if not isinstance(content, list):
+            continue
+        for position, part in enumerate(content):
+            if part.get("type") == "video_url":
+                video = part["video_url"]
+                kind = video.get("format") or video["url"].removeprefix("data:").partition(";")[0]
+                content[position] = {"type": "file", "file": {"file_data": video["url"], "format": kind}}
 
 
 def _write_refusals(messages: Sequence[dict[str, Any]]) -> None:

@@ -9,12 +9,17 @@ import orjson
 
 _PROBED = (
     "response_format", "tool_choice", "parallel_tool_calls", "frequency_penalty", "presence_penalty", "temperature",
+    "top_p", "stop", "seed", "thinking",
 )  # fmt: skip
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},), "tool_choice": ("auto",), "parallel_tool_calls": (True,),
-    "frequency_penalty": (0,), "presence_penalty": (0,), "temperature": (1,),
+    "frequency_penalty": (0,), "presence_penalty": (0,), "temperature": (1,), "top_p": (1,),
 }  # fmt: skip
 """Values that mean the same as none."""
+_ANY: Mapping[str, Any] = {"top_p": 0.5, "stop": ["x"], "seed": 1}
+"""Parameters that are lost whatever their value is, with the value that is tried for all."""
+_WITHOUT_REQUIRED = frozenset({"moonshot"})
+"""Providers for which LiteLLM writes a tool that is required as a sentence behind the messages."""
 _OF_TOOLS = ("tool_choice", "parallel_tool_calls")
 _TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
@@ -35,14 +40,17 @@ class LostParameters:
 
     def names(self, model: str, provider: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of arguments that the provider is not sent."""
-        wanted = [name for name in _PROBED if name in arguments and arguments[name] not in _NEUTRAL[name]]
+        wanted = [name for name in _PROBED if name in arguments and arguments[name] not in _NEUTRAL.get(name, ())]
         return tuple(name for name in wanted if self._is_lost(model, provider, name, arguments[name]))
 
     def _is_lost(self, model: str, provider: str, name: str, value: Any) -> bool:
         if name == "response_format" and value.get("type") != "json_object":
             return False  # schemas are long, each is another, and LiteLLM writes them or refuses the call
-        if name == "tool_choice" and not isinstance(value, str):
-            return False  # a tool of the request by its name, which every provider has a form for or refuses
+        if name == "tool_choice" and value == "required" and provider in _WITHOUT_REQUIRED:
+            return True
+        if name == "tool_choice" and isinstance(value, Mapping):  # a tool by its name, which may be any
+            value = {"type": "function", "function": {"name": "f"}}
+        value = _ANY.get(name, value)
         written = orjson.dumps(value)
         key = (model, provider, name, written)
         if key not in self._known:

@@ -106,6 +106,8 @@ _TAKES_ALL = _SERVERS | {"openai", "azure", "openrouter", "vercel_ai_gateway"}
 _AZURE_V1 = frozenset({"v1", "preview", "latest"})
 """Values of `api_version` for Azure's current API; dated ones may refuse `prompt_cache_key`."""
 _KNOWS_ALLOWED_TOOLS = frozenset({"openai", "openai_compatible", "azure"})
+_NAMES_TOOLS = frozenset({"mistral", "codestral"})
+"""Providers that know a tool as the choice, though LiteLLM knows only words for them."""
 _SCHEMA = CHAT_FIELDS | VENDOR_FIELDS | {"n"}
 # Parameters that shape the response are never dropped: such a call is refused.
 NEEDED = frozenset({"tools", "response_format"})
@@ -125,6 +127,8 @@ _AT_RESPONSES = frozenset(
 )  # fmt: skip
 """Chat's parameters that LiteLLM's bridge to /v1/responses carries."""
 _TIER = "service_tier"
+_STREAM_OPTIONS = "stream_options"
+"""Of these, OpenAI's servers alone know `include_obfuscation`; the gateway asks for the usage itself."""
 _EFFORT = "reasoning_effort"
 _EFFORTS = ("low", "medium", "high")
 MIN_THINKING_TOKENS = 1024
@@ -191,7 +195,7 @@ def _other_efforts(litellm: Any, model: str, provider: str, kind: str) -> Mappin
         return mapped != without and mapped.get("think") is not False
 
     without = litellm.utils.get_optional_params(model=model, custom_llm_provider=provider, drop_params=True)
-    levels = [effort for effort in SCALE if effort != "none"]
+    levels = [effort for effort in SCALE if effort != "none" or kind == "azure"]
     taken = [effort for effort in levels if takes(effort)]
     return {effort: nearest(effort, taken) for effort in levels if taken and effort not in taken}
 
@@ -231,6 +235,7 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     for name in [name for name in wanted if name in call.dropped_params]:
         del wanted[name]
         dropped.append(name)
+    options = wanted.pop(_STREAM_OPTIONS, None)
     if _EFFORT in wanted:
         wanted[_EFFORT] = _effort(wanted[_EFFORT], target)
     known = outgoing_params(wanted)
@@ -257,6 +262,10 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     keyed = name in target.supported and _keys_caches(call, target)
     if keyed and call.cache_key is not None and name not in wanted and name not in call.dropped_params:
         plain[name] = call.cache_key
+    if options is not None and target.kind in ("openai", "azure"):
+        plain[_STREAM_OPTIONS] = options
+    elif options is not None:
+        dropped.append(f"{_STREAM_OPTIONS}.include_obfuscation")
     _fit(plain, beside, call, target, dropped)
     dropped += _drop_barred_labels(beside, steering)
     fixed = call.defaults.get("extra_body")
@@ -399,8 +408,11 @@ def _takes_labels(target: Target, call: Call) -> bool:
 def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Target, dropped: list[str]) -> None:
     """Convert parameters that single providers expect in another form."""
     choice = plain.get("tool_choice")
-    if isinstance(choice, Mapping) and choice.get("type") == "custom" and target.in_body:
+    kind = choice.get("type") if isinstance(choice, Mapping) else None
+    if kind == "custom" and target.in_body:
         beside["tool_choice"] = plain.pop("tool_choice")  # LiteLLM refuses it among its arguments
+    if kind == "function" and target.kind in _NAMES_TOOLS:
+        beside["extra_body"] = {"tool_choice": plain.pop("tool_choice")}
     if isinstance(choice, Mapping) and "allowed_tools" in choice:
         if target.kind in _KNOWS_ALLOWED_TOOLS:
             beside["tool_choice"] = plain.pop("tool_choice")  # LiteLLM refuses it among its arguments

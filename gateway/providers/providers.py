@@ -269,7 +269,7 @@ class Upstream:
             return Outgoing(call, found, left_out=call.forwarded.dropped)
         if not call.is_chat:
             return Outgoing(call, found)
-        target, written = self._target(call, found), call.params.keys() - call.allowed_params
+        target, written = self._target(call, found), (call.params.keys() | call.extras.keys()) - call.allowed_params
         if PARAMETER in call.params or calls_functions(call.messages):
             call = self._with_tools(call, found, target)
         if not call.limited and call.max_tokens is not None and not target.needs_limit:

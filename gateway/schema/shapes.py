@@ -27,7 +27,9 @@ Bias = Annotated[int, Meta(ge=-100, le=100)] | Annotated[float, Meta(ge=-100, le
 Factor = Annotated[int, Meta(ge=0, le=10)] | Annotated[float, Meta(ge=0, le=10)]
 Count = Annotated[int, Meta(ge=0, le=MAX_OUTPUT_TOKENS)]
 Role = Literal["assistant", "developer", "function", "system", "tool", "user"]
-PartType = Literal["file", "image_url", "input_audio", "redacted_thinking", "refusal", "text", "thinking"]
+PartType = Literal[
+    "file", "image_url", "input_audio", "input_video", "redacted_thinking", "refusal", "text", "thinking", "video_url"
+]
 Plain = str | int | float | bool | None
 
 
@@ -53,6 +55,21 @@ class Sound(TypedDict, total=False):
     format: str | None
 
 
+class Video(TypedDict, total=False):
+    """A video, by URL or inline."""
+
+    url: Required[str]
+    format: str | None
+
+
+class Footage(TypedDict, total=False):
+    """Video input in the form of a sound, or of a `Video`."""
+
+    data: str | None
+    url: str | None
+    format: str | None
+
+
 class File(TypedDict, total=False):
     """A file, inline or by id."""
 
@@ -70,6 +87,8 @@ class Part(TypedDict, total=False):
     refusal: str
     image_url: str | Picture
     input_audio: Sound
+    video_url: str | Video
+    input_video: Footage
     file: File
     thinking: str
     signature: str | None
@@ -261,6 +280,7 @@ class StreamOptions(TypedDict, total=False):
     """Options of a stream."""
 
     include_usage: bool | None
+    include_obfuscation: bool | None
 
 
 class Thinking(TypedDict, total=False):

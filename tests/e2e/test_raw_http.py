@@ -59,10 +59,12 @@ async def test_a_stream_for_http_1_0_has_no_chunks(tmp_path: Path, sqlite_url: s
     ):
         address = urlsplit(gateway.url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
-        writer.write(head(gateway, len(streamed), "Connection: keep-alive", version="1.0") + streamed)
+        more = ("Connection: keep-alive", "Expect: 100-continue")
+        writer.write(head(gateway, len(streamed), *more, version="1.0") + streamed)
         async with asyncio.timeout(20):
             first, _, rest = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
+        assert first.startswith(b"HTTP/1.1 200 ")  # it knows no 100
         assert b"transfer-encoding" not in first.lower()
         assert rest.startswith(b"data: {")
         assert rest.endswith(b"data: [DONE]\n\n")

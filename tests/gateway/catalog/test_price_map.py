@@ -78,7 +78,7 @@ def test_every_price_that_litellm_finds_is_the_one_that_is_found(entries: dict[s
         "bedrock/us.amazon.nova-pro-v1:0", "bedrock/converse/us.amazon.nova-pro-v1:0", "vertex_ai/gemini-2.5-pro",
         "vertex_ai_beta/gemini-2.5-pro", "vertex_ai/claude-sonnet-4-5", "cohere/command-r-plus-08-2024",
         "cohere_chat/command-a-03-2025", "gemini/gemini-2.5-flash", "azure/gpt-4o", "openai/gpt-4o", "gpt-4o",
-        "groq/openai/gpt-oss-120b", "fireworks_ai/llama-v3p1-8b-instruct", "openai/GPT-4o",
+        "groq/openai/gpt-oss-120b", "fireworks_ai/llama-v3p1-8b-instruct", "openai/GPT-4o", "ft:gpt-4o-2024-08-06:o::1",
     ],
 )  # fmt: skip
 def test_names_of_the_wild_have_a_price(entries: dict[str, Any], name: str) -> None:

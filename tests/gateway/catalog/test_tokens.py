@@ -158,6 +158,9 @@ async def test_audio_and_files_are_weighed_by_their_size(counter: TokenCounter) 
 
     minute = await counter.count(part("input_audio", data="A" * 60 * 1_334, format="mp3"), {})
     assert minute.bound > 60 * 32
+    video = await counter.count(part("video_url", url="data:video/mp4;base64," + "A" * 60 * 100_000), {})
+    assert 300 < video.estimate < 60 * 300 < video.bound  # a minute of 600 kbit/s, at 300 tokens a second
+    assert (await counter.count(part("video_url", url="https://x/v.mp4"), {})).bound >= 100_000
     inline = await counter.count(part("file", file_data="A" * 50_000), {})
     assert inline.bound > 50_000
     by_id = await counter.count(part("file", file_id="file-1"), {})

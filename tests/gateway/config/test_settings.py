@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -293,6 +294,23 @@ def test_what_public_litellm_files_hold_reads_unchanged(write: Write) -> None:
         "model_list[0].model_info.adaptive_router_preferences", "litellm_settings.set_verbose",
         "litellm_settings.some_setting_of_tomorrow",
     ]  # fmt: skip
+
+
+def test_the_content_of_a_google_key_file_may_be_an_object(write: Write) -> None:
+    settings = settings_of(
+        write(
+            """
+            environment_variables: {PRIVATE: the-key}
+            model_list:
+              - model_name: a
+                litellm_params:
+                  model: vertex_ai/gemini-2.5-pro
+                  vertex_credentials: {type: service_account, private_key: os.environ/PRIVATE}
+            """
+        )
+    )
+    credentials = (settings.models[0].params.provider_params or {})["vertex_credentials"]
+    assert json.loads(credentials.reveal()) == {"type": "service_account", "private_key": "the-key"}
 
 
 def test_defaults_of_all_deployments_are_those_of_each_that_states_none(write: Write) -> None:

@@ -213,9 +213,62 @@ def test_a_tool_that_a_provider_would_run_is_refused_by_name(kind: str) -> None:
     assert caught.value.param == "tools[1].type"
 
 
-def test_mistral_s_word_for_a_required_tool_is_openai_s() -> None:
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    assert parsed(tools=tools, tool_choice="any").params["tool_choice"] == "required"
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("any", "required"), ({"type": "any"}, "required"), ({"type": "auto"}, "auto"), ({"type": "none"}, "none"),
+        ({"type": "function", "name": "f"}, NAMED), ({"type": "tool", "name": "f"}, NAMED),
+        ({"type": "custom", "name": "f"}, {"type": "custom", "custom": {"name": "f"}}),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+         {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}),
+    ],
+)  # fmt: skip
+def test_a_choice_of_tools_in_another_api_s_form_is_openai_s(written: Any, meant: Any) -> None:
+    chat = parsed(tools=[NAMED], tool_choice=written)
+    assert (chat.params["tool_choice"], chat.dropped) == (meant, ())
+
+
+@pytest.mark.parametrize("choice", ["perhaps", {"type": "perhaps"}, {"type": "function"}, {"name": "f"}])
+def test_a_choice_of_tools_that_says_nothing_is_refused(choice: Any) -> None:
+    with pytest.raises(InvalidRequest, match="tool_choice: expected none, auto, required") as caught:
+        parsed(tools=[NAMED], tool_choice=choice)
+    assert caught.value.param == "tool_choice"
+
+
+def test_a_tool_s_result_of_nothing_is_an_empty_text() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+    chat = parsed(messages=[USER, answer, {"role": "tool", "tool_call_id": "c", "content": None}])
+    assert (chat.messages[1]["content"], chat.messages[2]["content"]) == (None, "")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
+        {"type": "video_url", "video_url": "data:video/mp4;base64,AAAA"},
+        {"type": "input_video", "input_video": {"data": "AAAA", "format": "mp4"}},
+        {"type": "input_video", "input_video": {"data": "data:video/mp4;base64,AAAA"}},
+    ],
+)
+def test_a_video_is_taken_in_every_form_and_needs_a_model_that_sees_videos(part: dict[str, Any]) -> None:
+    chat = parsed(messages=[{"role": "user", "content": [part]}])
+    video = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
+    assert (chat.messages[0]["content"], chat.capabilities) == ([video], frozenset({"video"}))
+
+
+def test_a_video_without_data_is_refused_by_its_place() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(messages=[{"role": "user", "content": [{"type": "input_video", "input_video": {"format": "mp4"}}]}])
+    assert caught.value.param == "messages[0].content[0].input_video.data"
+
+
+def test_a_stream_s_obfuscation_is_kept_for_openai() -> None:
+    chat = parsed(stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
+    assert (chat.include_usage, chat.extras) == (True, {"stream_options": {"include_obfuscation": False}})
 
 
 def test_custom_tools_and_every_choice_of_tools_are_taken() -> None:

@@ -16,7 +16,7 @@ from gateway.providers.parameters import Target, header_names, shaped, target_of
 from gateway.providers.providers import Call, Upstream
 from gateway.turn.fallback import cause_of
 from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, GEMINI_USAGE, gemini
-from tests.harness.fixed_answers import CannedProvider, json_answer
+from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
 
 HELLO = [{"role": "user", "content": "hello"}]
 OPENAI_ANSWER = {
@@ -32,6 +32,7 @@ ANSWERS: dict[str, Any] = {
     "anthropic": CLAUDE_ANSWER, "gemini": gemini("x", "STOP", GEMINI_USAGE), "ollama_chat": OLLAMA_ANSWER,
 }  # fmt: skip
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
+ONE_TOOL = {"type": "function", "function": {"name": "f"}}
 COMPATIBLE = Target("openai_compatible", True, frozenset({"temperature", "tools", "n"}))
 
 
@@ -528,6 +529,61 @@ async def test_a_json_answer_that_litellm_cannot_read_again_is_read_here(upstrea
     assert reply.body["choices"][0]["message"]["content"] == "Hello"
 
 
+async def test_a_tool_that_moonshot_is_only_asked_for_in_words_is_named(upstream: Upstream) -> None:
+    body, left_out = await sent(upstream, "moonshot/m", params={"tools": TOOLS, "tool_choice": "required"})
+    assert ("tool_choice" in body, left_out) == (False, {"tool_choice"})
+
+
+@pytest.mark.parametrize(
+    ("model", "thinking"),
+    [("hosted_vllm/q", {"type": "disabled"}), ("deepseek/deepseek-chat", {"type": "adaptive"})],
+)
+async def test_thinking_that_litellm_leaves_out_is_named(
+    upstream: Upstream, model: str, thinking: dict[str, Any]
+) -> None:
+    assert (await sent(upstream, model, extras={"thinking": thinking}))[1] == {"thinking"}
+
+
+@pytest.mark.parametrize("lane", ["auto", "litellm"])
+async def test_openai_alone_is_told_not_to_obfuscate_a_stream(upstream: Upstream, lane: str) -> None:
+    options = {"include_obfuscation": False}
+    for model, told, lost in (
+        ("openai/gpt-4o", {**options, "include_usage": True}, ()),
+        ("openai/qwen", {"include_usage": True}, ("stream_options.include_obfuscation",)),
+    ):
+        ended = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
+        async with CannedProvider(event_answer(ended)) as canned:
+            call = Call(
+                model, HELLO, api_base=canned.address, api_key="k", timeout_s=20.0, stream=True, drop_params=True,
+                extras={"stream_options": options}, lane=lane,
+            )  # fmt: skip
+            outgoing = upstream.outgoing(call)
+            await (await upstream.open_stream(outgoing)).aclose()
+        assert (canned.received[0][1]["stream_options"], outgoing.left_out) == (told, lost)
+
+
+VIDEO = "data:video/mp4;base64," + "AAAAIGZ0eXBpc29tAAACAGlzb21pc28y"
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("openai/qwen", {"type": "video_url", "video_url": {"url": VIDEO}}),
+        ("openrouter/google/gemini", {"type": "video_url", "video_url": {"url": VIDEO}}),
+        ("hosted_vllm/qwen", {"type": "video_url", "video_url": {"url": VIDEO}}),
+        ("gemini/gemini-2.5-flash", {"inline_data": {"mime_type": "video/mp4", "data": VIDEO.partition(",")[2]}}),
+    ],
+)
+async def test_a_video_reaches_providers_that_have_a_form_for_it(
+    upstream: Upstream, model: str, shown: dict[str, Any]
+) -> None:
+    part = {"type": "video_url", "video_url": {"url": VIDEO}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "what is this?"}, part]}]
+    body, _ = await sent(upstream, model, messages=messages)
+    [message] = body.get("messages") or body["contents"]
+    assert (message.get("content") or message["parts"])[1] == shown
+
+
 PDF = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0xLjcK"}}
 SOUND = {"type": "input_audio", "input_audio": {"data": "UklGRiQAAABXQVZF", "format": "wav"}}
 
@@ -536,6 +592,7 @@ SOUND = {"type": "input_audio", "input_audio": {"data": "UklGRiQAAABXQVZF", "for
     ("model", "part"),
     [
         ("deepseek/deepseek-chat", PDF), ("ollama_chat/llama3", PDF),
+        ("deepseek/deepseek-chat", {"type": "video_url", "video_url": {"url": VIDEO}}),
         ("anthropic/claude-sonnet-4-5", SOUND), ("ollama_chat/llama3", SOUND),
     ],
 )  # fmt: skip
@@ -692,6 +749,9 @@ async def test_a_schema_without_a_form_is_refused_by_its_place(upstream: Upstrea
         ("gemini/gemini-2.5-flash", "response_format", {"type": "json_object"}, False),
         ("gemini/gemini-2.5-flash", "parallel_tool_calls", False, True),
         ("anthropic/claude-sonnet-4-5", "parallel_tool_calls", False, False),
+        ("mistral/mistral-large-latest", "tool_choice", ONE_TOOL, False),
+        ("deepinfra/m", "tool_choice", ONE_TOOL, True),
+        ("ollama_chat/m", "tool_choice", ONE_TOOL, True),
         ("anthropic/claude-sonnet-4-5", "tool_choice", "perhaps", True),
         ("anthropic/claude-sonnet-4-5", "tool_choice", "required", False),
         ("anthropic/claude-sonnet-4-5", "tool_choice", "none", False),
