@@ -13,6 +13,8 @@ from gateway.config.model_entry import ModelEntry
 
 _VERSION = re.compile(r"\bgpt-([3-9](?=\d)|\d+)(?:\.?(\d+))?(?![\d.])(?!.*search)")
 """Azure's names have no dot: gpt-35-turbo, gpt-41."""
+_LISTED_AS: Mapping[str, str] = {"bedrock_converse": "bedrock"}
+"""The price map's own name of a provider, for models that are written without one."""
 _FUNCTIONS_ELSEWHERE = (5, 4)
 """From this version on OpenAI's models call functions while they reason at /v1/responses alone."""
 
@@ -37,7 +39,8 @@ def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
 
 def host_of(entry: ModelEntry, known: Mapping[str, Any]) -> ClaudeHost | None:
     """The host at which the entry's model takes Messages."""
-    return claude_host(provider_of(entry, known), entry.params.model, entry.info.base_model)
+    provider = provider_of(entry, known)
+    return claude_host(_LISTED_AS.get(provider, provider), entry.params.model, entry.info.base_model)
 
 
 def capabilities_of(entry: ModelEntry, known: Mapping[str, Any]) -> frozenset[str]:

@@ -238,6 +238,31 @@ async def test_a_conversation_with_another_model_of_the_dialect_is_not_changed_e
     assert await scene.billed(f"glm-{stream}") == [BILL]
 
 
+@pytest.mark.parametrize(
+    ("host", "tool", "served"),
+    [
+        ("bedrock", {"type": "bash_20250124", "name": "bash"}, True),
+        ("bedrock", {"type": "web_search_20250305", "name": "web_search"}, False),
+        ("vertex", {"type": "web_search_20250305", "name": "web_search", "max_uses": 1}, True),
+        ("vertex", {"type": "code_execution_20250825", "name": "code_execution"}, False),
+        ("azure", {"type": "code_execution_20250825", "name": "code_execution"}, True),
+    ],
+)  # fmt: skip
+async def test_a_tool_of_anthropic_s_goes_to_the_hosts_that_have_it_and_is_else_refused_by_name(
+    scene: Scene, host: str, tool: dict[str, Any], served: bool
+) -> None:
+    scene.stop.update({"stop_reason": "end_turn", "stop_sequence": None})
+    before = len(scene.provider.asked)
+    body = {"model": host, "messages": [QUESTION], "tools": [LOOK, tool], "max_tokens": 4_000}
+    made = await scene.http.post("/v1/messages", json=body)
+    if served:
+        assert (made.status_code, scene.sent["tools"]) == (200, [LOOK, tool]), made.text
+    else:
+        assert made.status_code == 400
+        assert made.json()["error"]["message"].startswith(f'tools[1].type: "{tool["type"]}"')
+        assert len(scene.provider.asked) == before
+
+
 async def test_an_unusual_end_keeps_its_reason(scene: Scene) -> None:
     scene.stop.clear()
     scene.stop.update({"stop_reason": "model_context_window_exceeded", "stop_sequence": None})

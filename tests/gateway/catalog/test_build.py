@@ -102,6 +102,24 @@ def test_hosted_tools_are_certain_at_their_provider_s_own_address(
     assert deployment.runs_tools is runs
 
 
+@pytest.mark.parametrize(
+    ("params", "host"),
+    [
+        ("model: anthropic/glm-4.6", "anthropic"), ("model: bedrock/us.anthropic.claude-opus-4-6-v1", "bedrock"),
+        ("model: bedrock/converse/us.anthropic.claude-opus-4-6-v1", None),
+        ("model: vertex_ai/claude-opus-4-6", "vertex_ai"),
+        ("model: us.anthropic.claude-opus-4-6-v1, custom_llm_provider: bedrock", "bedrock"),
+        ("model: azure_ai/claude-opus-4-6", "azure_ai"), ("model: openrouter/anthropic/claude-opus-4-6", None),
+    ],
+)  # fmt: skip
+def test_messages_go_as_written_to_the_hosts_of_claude(tmp_path: Path, params: str, host: Any) -> None:
+    prices = "input_cost_per_token: 0.000001, output_cost_per_token: 0.000002"
+    text = f"model_list:\n  - {{model_name: a, litellm_params: {{{params}}}, model_info: {{{prices}}}}}\n"
+    model = catalog_of(tmp_path, text).models["a"]
+    found = {name for name in model.capabilities if name.startswith("messages_api")}
+    assert found == ({"messages_api"} | tools_of(host) if host else set())
+
+
 def test_free_form_tools_are_for_providers_that_know_them(tmp_path: Path) -> None:
     for written, knows in (
         (entry("openai/gpt-4o-mini"), True),
