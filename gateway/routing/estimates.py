@@ -15,7 +15,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct, structs
 
@@ -125,52 +125,27 @@ def estimate(
     they may raise a hold, but never lower it.
     """
     model, chat, prompt_tokens = option.model, terms.chat, terms.prompt.estimate
-    asked = chat.max_tokens or model.default_max_tokens
-    most = min(model.max_output_tokens, asked or model.unasked_tokens or model.max_output_tokens)
-    room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
-    # Send the requested limit unchanged while it fits by our own count.
-    limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))
-    quantiles = forecast.quantiles(model.action, min(most, room), model.effort)
-    likely_tokens, whole_tokens = quantiles[_LEVEL_98], quantiles[LEVEL_90]
-    if answer_tokens is not None:
-        quantiles = tuple([min(tokens, float(min(most, room))) for tokens in answer_tokens])
-        likely_tokens, whole_tokens = max(likely_tokens, quantiles[_LEVEL_98]), max(whole_tokens, quantiles[LEVEL_90])
-    likely = min(limit, max(math.ceil(likely_tokens), LEAST_LIKELY_TOKENS))
-    least = LEAST_OUTPUT_TOKENS if terms.least == "any" else LEAST_LIKELY_TOKENS
-    least = min(limit, max(least, math.ceil(whole_tokens)) if terms.least == "whole" else least)
-    longest = model.longest_answer_tokens if asked is None and chat.mode == "chat" else None
-
-    asked_calls = chat.forwarded.tools.asked_calls if chat.forwarded and is_forwarded(chat, model) else 0
-    for tool_calls in range(asked_calls, min(asked_calls, 1) - 1, -1):  # fewer where the money covers no more
-        limited, max_tokens, hold_nanousd = _hold(model, terms, limit, longest, likely, least, tool_calls)
-        if max_tokens and hold_nanousd <= terms.available_nanousd:
-            break
-    affordable = max_tokens and hold_nanousd <= terms.available_nanousd
-    why_not = option.why_not or ("" if affordable else NOT_AFFORDABLE)
-
+    lengths = _lengths(model, terms, forecast, answer_tokens)
+    hold, tool_calls = _hold_with_tools(model, terms, lengths)
+    why_not = option.why_not or ("" if hold.fits(terms.available_nanousd) else NOT_AFFORDABLE)
     matching, age_s = matching_prefix(terms.memory, model.name, chat.digests, terms.at_ms)
     matching = min(matching, prompt_tokens)
-    hour_long = terms.mark == HOUR and model.cache.ttl_s is None
-    cache = replace(model.cache, ttl_s=HOUR_S) if hour_long else model.cache
-    warm = forecast.cache.warm_tokens(model.name, matching, age_s, cache, marked=bool(terms.mark))
+    warm = _warm_tokens(model, terms.mark, forecast, matching, age_s)
     rates = expected_prices(model, chat.params).at(prompt_tokens)
-    fresh_femtousd, output_femtousd = _fresh_femtousd(rates, terms.mark), float(rates.output_femtousd) * chat.n
-    cached_femtousd = warm * rates.cached_input_femtousd
-    prompt_femtousd = float((prompt_tokens - warm) * fresh_femtousd + cached_femtousd + rates.request_femtousd)
-    costs = tuple([(prompt_femtousd + output_femtousd * tokens) / FEMTOUSD_PER_USD for tokens in quantiles])
+    costs = _costs_usd(rates, terms, warm, lengths.quantiles)
     failure_rate, latency_s = breaker.recent(model.deployments)
     view = CandidateView(
         name=model.action,
-        input_usd_per_mtok=fresh_femtousd / 1e9,
+        input_usd_per_mtok=_fresh_femtousd(rates, terms.mark) / 1e9,
         cached_input_usd_per_mtok=rates.cached_input_femtousd / 1e9,
         output_usd_per_mtok=rates.output_femtousd / 1e9,
         quality_prior=model.quality_prior,
         context_limit_tokens=model.max_input_tokens,
         input_tokens=prompt_tokens,
         warm_tokens=warm,
-        output_tokens_mean=sum(quantiles) / len(quantiles),
+        output_tokens_mean=sum(lengths.quantiles) / len(lengths.quantiles),
         cost_quantiles_usd=costs,
-        cost_max_usd=hold_nanousd / NANOUSD_PER_USD,
+        cost_max_usd=hold.nanousd / NANOUSD_PER_USD,
         served_last=terms.memory.last_model == model.name,
         failure_rate=failure_rate,
         latency_s=latency_s,
@@ -181,16 +156,97 @@ def estimate(
     return Estimate(
         option=option,
         view=view,
-        hold_nanousd=hold_nanousd,
-        max_tokens=max_tokens,
-        clamped=limited and max_tokens < most,
-        limited=limited,
-        likely_nanousd=min(hold_nanousd, math.ceil(costs[_LEVEL_50] * NANOUSD_PER_USD)),
+        hold_nanousd=hold.nanousd,
+        max_tokens=hold.max_tokens,
+        clamped=hold.limited and hold.max_tokens < lengths.most,
+        limited=hold.limited,
+        likely_nanousd=min(hold.nanousd, math.ceil(costs[_LEVEL_50] * NANOUSD_PER_USD)),
         matching_tokens=matching,
         matching_age_s=age_s,
         mark=terms.mark,
         tool_calls=tool_calls,
     )
+
+
+class _Lengths(NamedTuple):
+    """Lengths of an answer in tokens, all within the context window."""
+
+    quantiles: Sequence[float]
+    most: int
+    """The client's limit, the operator's or the model's, whichever is least."""
+    limit: int
+    """`most` as far as it surely fits into the window."""
+    longest: int | None
+    """The longest answer without a limit; None: a limit is needed."""
+    likely: int
+    least: int
+    """The shortest limit worth paying for."""
+
+
+class _Hold(NamedTuple):
+    """A hold and its limit; `limited` as in Estimate, no tokens if the model is unaffordable."""
+
+    limited: bool
+    max_tokens: int
+    nanousd: int
+
+    def fits(self, available_nanousd: int) -> bool:
+        """True if the money covers it."""
+        return self.max_tokens > 0 and self.nanousd <= available_nanousd
+
+
+def _lengths(
+    model: Model, terms: TurnTerms, forecast: OutputForecast, answer_tokens: Sequence[float] | None
+) -> _Lengths:
+    chat, prompt_tokens = terms.chat, terms.prompt.estimate
+    asked = chat.max_tokens or model.default_max_tokens
+    most = min(model.max_output_tokens, asked or model.unasked_tokens or model.max_output_tokens)
+    room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
+    # Send the requested limit unchanged while it fits by our own count.
+    limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))
+    quantiles = forecast.quantiles(model.action, min(most, room), model.effort)
+    likely_tokens, whole_tokens = quantiles[_LEVEL_98], quantiles[LEVEL_90]
+    if answer_tokens is not None:
+        quantiles = tuple([min(tokens, float(min(most, room))) for tokens in answer_tokens])
+        likely_tokens, whole_tokens = max(likely_tokens, quantiles[_LEVEL_98]), max(whole_tokens, quantiles[LEVEL_90])
+    least = LEAST_OUTPUT_TOKENS if terms.least == "any" else LEAST_LIKELY_TOKENS
+    return _Lengths(
+        quantiles=quantiles,
+        most=most,
+        limit=limit,
+        longest=model.longest_answer_tokens if asked is None and chat.mode == "chat" else None,
+        likely=min(limit, max(math.ceil(likely_tokens), LEAST_LIKELY_TOKENS)),
+        least=min(limit, max(least, math.ceil(whole_tokens)) if terms.least == "whole" else least),
+    )
+
+
+def _hold_with_tools(model: Model, terms: TurnTerms, lengths: _Lengths) -> tuple[_Hold, int]:
+    """The hold, and the calls of hosted tools that it covers: fewer than asked where the money covers no more."""
+    chat = terms.chat
+    asked_calls = chat.forwarded.tools.asked_calls if chat.forwarded and is_forwarded(chat, model) else 0
+    for tool_calls in range(asked_calls, 0, -1):
+        hold = _hold(model, terms, lengths, tool_calls)
+        if tool_calls == 1 or hold.fits(terms.available_nanousd):
+            return hold, tool_calls
+    return _hold(model, terms, lengths, 0), 0
+
+
+def _warm_tokens(model: Model, mark: CacheMark, forecast: OutputForecast, matching: int, age_s: float) -> int:
+    """Tokens of the matching prefix that are expected to be cached."""
+    hour_long = mark == HOUR and model.cache.ttl_s is None
+    cache = replace(model.cache, ttl_s=HOUR_S) if hour_long else model.cache
+    return forecast.cache.warm_tokens(model.name, matching, age_s, cache, marked=bool(mark))
+
+
+def _costs_usd(rates: Rates, terms: TurnTerms, warm_tokens: int, lengths: Sequence[float]) -> tuple[float, ...]:
+    """The cost with each length of the answer."""
+    fresh_tokens = terms.prompt.estimate - warm_tokens
+    cached_femtousd = warm_tokens * rates.cached_input_femtousd
+    prompt_femtousd = float(
+        fresh_tokens * _fresh_femtousd(rates, terms.mark) + cached_femtousd + rates.request_femtousd
+    )
+    output_femtousd = float(rates.output_femtousd) * terms.chat.n
+    return tuple([(prompt_femtousd + output_femtousd * tokens) / FEMTOUSD_PER_USD for tokens in lengths])
 
 
 def without_uncertain(estimates: Sequence[Estimate]) -> list[Estimate]:
@@ -235,13 +291,9 @@ def _safe_room(room: int, prompt_tokens: int) -> int:
     return max(room - margin, room // LEAST_ROOM_SHARE, LEAST_OUTPUT_TOKENS)
 
 
-def _hold(
-    model: Model, terms: TurnTerms, limit: int, longest: int | None, likely: int, least: int, tool_calls: int
-) -> tuple[bool, int, int]:
-    """(limited, max_tokens, hold); the hold exceeds the available amount when the model is unaffordable.
-
-    `longest`: the longest response without a limit; None: a limit is needed. `least`: the shortest useful limit.
-    """
+def _hold(model: Model, terms: TurnTerms, lengths: _Lengths, tool_calls: int) -> _Hold:
+    """The hold of a turn; it exceeds the available amount when the model is unaffordable."""
+    _, _, limit, longest, likely, least = lengths
     chat, available_nanousd, contended = terms.chat, terms.available_nanousd, terms.contended
     bounds = call_bounds(
         model, terms.prompt.bound, chat.params, chat.extras, n=chat.n, images=chat.images,
@@ -263,12 +315,12 @@ def _hold(
     shared_nanousd = available_nanousd if terms.shared_nanousd is None else terms.shared_nanousd
     most = max(needed, shared_nanousd // share)
     if longest is not None and (unlimited := worst(longest)) <= min(most, available_nanousd):
-        return False, limit, unlimited
+        return _Hold(False, limit, unlimited)
     wanted = worst(limit)
     target = min(wanted, most)
     if target <= available_nanousd:
         tokens = limit if target == wanted else affordable(target)
-        return True, tokens, worst(tokens)
+        return _Hold(True, tokens, worst(tokens))
     if contended:  # held money returns, so accept a very short answer only when the money is spent
         least = likely if terms.patient else max(least, min(likely, LEAST_LIKELY_TOKENS))
     tokens = affordable(available_nanousd)
@@ -276,8 +328,8 @@ def _hold(
         # Parallel turns share the rest of a session: each takes half of what is left.
         tokens = max(affordable(available_nanousd // 2), min(tokens, least))
     if terms.over_budget == "refuse" or tokens < least:
-        return True, 0, worst(least if terms.over_budget == "degrade" else likely)
-    return True, tokens, worst(tokens)
+        return _Hold(True, 0, worst(least if terms.over_budget == "degrade" else likely))
+    return _Hold(True, tokens, worst(tokens))
 
 
 def cache_mark(chat: ChatRequest) -> CacheMark:
