@@ -260,7 +260,7 @@ FIRST_FILES = {
     "what the judge is asked": ("gateway/turn/judge.py", "Judge"),
     "how long the log is kept": ("train/log/retention.py", "retain"),
     "what a report on spend says": ("gateway/decisions/report.py", "report"),
-    "what a prior quality is without a stated one": ("gateway/catalog/build.py", "DEFAULT_QUALITY_PRIOR"),
+    "what a prior quality is without a stated one": ("gateway/catalog/build_model.py", "DEFAULT_QUALITY_PRIOR"),
 }
 """The usual changes: the file that each begins with, and a name that this file defines."""
 
