@@ -40,15 +40,19 @@ def has_system_turns(messages: Sequence[Mapping[str, Any]]) -> bool:
     return any(message.get("role") == "system" for message in messages)
 
 
-def lacks_thinking(messages: Sequence[Mapping[str, Any]]) -> bool:
+def lacks_thinking(messages: Sequence[Mapping[str, Any]], *, anywhere: bool = False) -> bool:
     """True if the last answer called tools and has no thinking before it.
 
-    A Claude model with a thinking budget refuses to continue such an answer.
+    `anywhere`: if any answer called tools, and has none in it. A Claude model with a budget refuses to continue
+    such an answer.
     """
     answers = [message["content"] for message in messages if message.get("role") == "assistant"]
-    blocks = answers[-1] if answers and isinstance(answers[-1], list) else []
-    called = any(block.get("type") == "tool_use" for block in blocks)
-    return called and blocks[0].get("type") not in _MARKS
+    return any(
+        any(block.get("type") == "tool_use" for block in blocks)
+        and not any(block.get("type") in _MARKS for block in (blocks if anywhere else blocks[:1]))
+        for blocks in (answers if anywhere else answers[-1:])
+        if isinstance(blocks, list)
+    )
 
 
 def _of_claude(message: Mapping[str, Any], where: str) -> Mapping[str, Any]:

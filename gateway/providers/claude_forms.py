@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from gateway.catalog.efforts import SCALE, nearest
 from gateway.dialects.claude_history import claude_messages, lacks_thinking
@@ -45,7 +45,8 @@ class ClaudeForms:
     """The forms of thinking, effort, sampling and schemas that a model takes.
 
     `adaptive`, `budgets`: the two kinds of thinking. `efforts`: the values of `output_config.effort`. `by_effort`: the
-    fields that ask for an effort.
+    fields that ask for an effort. `replays`: thinking needs that of every earlier answer that called tools, when it is
+    asked for or always, because the model thinks unasked.
     """
 
     adaptive: bool = True
@@ -54,6 +55,7 @@ class ClaudeForms:
     samples: bool = True
     schemas: bool = True
     by_effort: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    replays: Literal["", "asked", "always"] = ""
 
     @property
     def thinks(self) -> bool:
@@ -61,20 +63,31 @@ class ClaudeForms:
         return self.adaptive or self.budgets
 
 
-_OTHER = ClaudeForms(
-    schemas=False,
-    by_effort={
-        effort: {"thinking": {"type": "enabled", "budget_tokens": tokens}}
-        for effort, tokens in zip(SCALE[2:], (1_024, 2_048, 4_096, 8_192, 16_384), strict=True)
-    },
+def _adaptive(effort: str) -> Mapping[str, Any]:
+    return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
+
+
+_OTHER = ClaudeForms(schemas=False, by_effort={effort: _adaptive(effort) for effort in SCALE[2:]})
+"""Of another model behind a server of the dialect: an effort has the newest form, which most of them know."""
+_BUDGETS = {
+    effort: {"thinking": {"type": "enabled", "budget_tokens": tokens}}
+    for effort, tokens in zip(SCALE[2:], (1_024, 2_048, 4_096, 8_192, 16_384), strict=True)
+}
+_FAMILIES: tuple[tuple[str, ClaudeForms], ...] = (
+    ("minimax", replace(_OTHER, budgets=False)),
+    ("glm-4", replace(_OTHER, adaptive=False, by_effort=_BUDGETS)),
+    ("deepseek", replace(_OTHER, replays="always")),
+    ("kimi", replace(_OTHER, replays="asked")),
+    ("moonshot", replace(_OTHER, replays="asked")),
 )
-"""Of another model behind a server of the dialect: an effort has the oldest form, which all of them know."""
+"""Those that refuse or ignore some of it, by a part of their names: MiniMax a budget, GLM 4 adaptive thinking."""
 
 
 def claude_forms(litellm: Any, model: str) -> ClaudeForms:
     """The forms of a model, as LiteLLM knows them."""
-    if "claude" not in model.lower():
-        return _OTHER
+    name = model.lower()
+    if "claude" not in name:
+        return next((forms for family, forms in _FAMILIES if family in name), _OTHER)
     provider, config = "anthropic", litellm.AnthropicConfig
 
     def mapped(**asked: Any) -> Mapping[str, Any]:
@@ -104,10 +117,6 @@ def claude_forms(litellm: Any, model: str) -> ClaudeForms:
     )
 
 
-def _adaptive(effort: str) -> Mapping[str, Any]:
-    return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
-
-
 def anthropic_key(call: Call, found: ProviderNames) -> str:
     """The key for a call in Anthropic's dialect; the environment's goes to Anthropic alone."""
     key = key_for(call, found, "")
@@ -129,7 +138,7 @@ def as_written(
     if not (by_host and _can_be_forwarded(call, found, forms)):
         return None
     if not is_claude(call, found):
-        return _fitted(call, forwarded, forms)
+        return _fitted(call, replace(forwarded, body=_without_default_types(forwarded.body)), forms)
     try:
         messages = claude_messages(forwarded.body["messages"])
     except InvalidRequest:
@@ -153,6 +162,16 @@ def _can_be_forwarded(call: Call, found: ProviderNames, forms: ClaudeForms) -> b
         and key != NO_KEY
         and not key.startswith(_LOGIN_TOKEN)
     )
+
+
+def _without_default_types(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The body with the client's own tools as they were written before "custom" was a type, which DeepSeek refuses."""
+    if not any(tool.get("type") == "custom" for tool in body.get("tools") or ()):
+        return body
+    plain = [
+        {name: value for name, value in tool.items() if (name, value) != ("type", "custom")} for tool in body["tools"]
+    ]
+    return {**body, "tools": plain}
 
 
 def is_claude(call: Call, found: ProviderNames) -> bool:
@@ -207,7 +226,12 @@ def _fit_thinking(body: dict[str, Any], forms: ClaudeForms, translated: str) -> 
             body["output_config"] = {**(body.get("output_config") or {}), "effort": nearest(effort, forms.efforts)}
         if forms.efforts or kind in ("enabled", "disabled") or not forms.thinks:
             refused.append(_EFFORT_FIELD)  # else it is a thinking budget now
-    if (body.get("thinking") or {}).get("type") == "enabled" and lacks_thinking(body["messages"]):
+    asked = (body.get("thinking") or {}).get("type")
+    if forms.replays and asked != "disabled" and (asked or forms.replays == "always"):
+        if lacks_thinking(body["messages"], anywhere=True):
+            body["thinking"] = {"type": "disabled"}
+            refused.append("thinking")
+    elif asked == "enabled" and lacks_thinking(body["messages"]):
         del body["thinking"]
         refused.append("thinking")
     return refused

@@ -163,7 +163,34 @@ async def test_a_model_of_another_name_is_sent_what_its_client_wrote(upstream: U
     assert made.call.forwarded is not None
     assert (made.call.forwarded.body.items() >= fields.items(), made.left_out) == (True, ())
     made = outgoing(upstream, "anthropic/kimi-k2", {}, defaults={"reasoning_effort": "high"})
-    assert shown(made) == ({"type": "enabled", "budget_tokens": 4_096}, None, ())
+    assert shown(made) == (ADAPTIVE, {"effort": "high"}, ())
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "expected"),
+    [
+        ("MiniMax-M3", {"thinking": BUDGET}, (ADAPTIVE, {"effort": "high"}, ("thinking.budget_tokens",))),
+        ("glm-5.2", {"thinking": BUDGET}, (BUDGET, None, ())),
+        ("glm-4.6", {"thinking": ADAPTIVE}, ({"type": "enabled", "budget_tokens": 4_096}, None, ())),
+        ("kimi-k2.6", {"thinking": ADAPTIVE, "messages": CALLED}, ({"type": "disabled"}, None, ("thinking",))),
+        ("kimi-k2.6", {"messages": CALLED}, (None, None, ())),
+        ("deepseek-v4-pro", {"messages": CALLED}, ({"type": "disabled"}, None, ())),
+        ("deepseek-v4-pro", {"thinking": BUDGET}, (BUDGET, None, ())),
+    ],
+)
+async def test_a_family_of_models_gets_the_thinking_that_it_takes(
+    upstream: Upstream, model: str, fields: dict[str, Any], expected: Any
+) -> None:
+    """Kimi and DeepSeek refuse to think after an answer that called tools without one; DeepSeek thinks unasked."""
+    assert shown(outgoing(upstream, f"anthropic/{model}", fields)) == expected
+
+
+async def test_a_tool_of_the_client_s_own_needs_no_type(upstream: Upstream) -> None:
+    tool = {"name": "f", "input_schema": {"type": "object"}}
+    for model, sent in (("deepseek-v4-pro", tool), ("claude-opus-4-7", tool | {"type": "custom"})):
+        made = outgoing(upstream, f"anthropic/{model}", {"tools": [tool | {"type": "custom"}]})
+        assert made.call.forwarded is not None
+        assert (made.call.forwarded.body["tools"], made.left_out) == ([sent], ())
 
 
 async def test_betas_decide_which_fields_are_sent() -> None:
