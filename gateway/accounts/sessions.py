@@ -12,6 +12,7 @@ from msgspec import structs
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from gateway.accounts.budgets import balance_of, change_grant, checked_amount, leave_trail, lock_tenant, record_grant
+from gateway.accounts.trees import raise_below
 from gateway.database.tables import session_ancestors, sessions, tenants
 from gateway.errors import GatewayError, InvalidRequest, NotFound, SessionPaused
 from gateway.ledger.records import SessionRow
@@ -87,6 +88,7 @@ def change_session(
         )
     elif budget_nanousd is not None:
         _grant(connection, tenant_id, before, budget_nanousd, actor, now_ms)
+        raise_below(connection, tenant_id, session_id, actor=actor, now_ms=now_ms)
     values: dict[str, Any] = {"updated_at_ms": now_ms}
     if budget_nanousd is not None:
         values["own_limit"] = 1

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, select, update
 
-from gateway.accounts.budgets import balance_of
+from gateway.accounts.budgets import balance_of, record_grant
 from gateway.accounts.fields import balance_fields, money_fields
 from gateway.database.tables import session_ancestors, sessions
 from gateway.ledger.records import SessionRow
@@ -44,6 +44,36 @@ def describe_tree(connection: Connection, session: SessionRow) -> dict[str, Any]
         "children": [_node(row, by_parent, whole) for row in by_parent[session.session_id]],
         "children_complete": whole,
     }
+
+
+def raise_below(connection: Connection, tenant_id: str, session_id: str, *, actor: str, now_ms: int) -> None:
+    """Raise the budgets of the sessions below that have their parent's; the caller holds the tenant's lock."""
+    a, s = session_ancestors.c, sessions.c
+    here = (s.tenant_id == tenant_id) & (s.session_id == session_id)
+    budgets: dict[str, int] = {session_id: connection.execute(select(s.granted_nanousd).where(here)).scalar_one()}
+    below = (
+        select(s.session_id, s.parent_session_id, s.granted_nanousd)
+        .select_from(session_ancestors.join(sessions, (s.tenant_id == a.tenant_id) & (s.session_id == a.session_id)))
+        .where(a.tenant_id == tenant_id, a.ancestor_id == session_id, s.own_limit == 0)
+        .order_by(a.distance)
+    )
+    for child, parent, granted in connection.execute(below).all():
+        if parent not in budgets:  # below one with a limit of its own
+            continue
+        budgets[child] = max(granted, budgets[parent])
+        if budgets[child] == granted:
+            continue
+        its = (s.tenant_id == tenant_id) & (s.session_id == child)
+        connection.execute(update(sessions).where(its).values(granted_nanousd=budgets[child]))
+        record_grant(
+            connection,
+            "session",
+            budgets[child] - granted,
+            tenant_id=tenant_id,
+            session_id=child,
+            actor=actor,
+            now_ms=now_ms,
+        )
 
 
 def tree_rows(children: Sequence[Mapping[str, Any]], depth: int = 0) -> list[dict[str, Any]]:

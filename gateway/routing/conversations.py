@@ -16,7 +16,9 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, delete, insert, select, tuple_
 
+from gateway.accounts.budgets import lock_tenant
 from gateway.accounts.sessions import change_session
+from gateway.accounts.trees import raise_below
 from gateway.clock import Clock, NewId, now_ms
 from gateway.database.database import Database
 from gateway.database.tables import conversation_beginnings as beginnings
@@ -201,6 +203,16 @@ class Conversations:
             )
             if place is not None:
                 leave(connection, tenant_id, session_id, place.beginning(None), at_ms)
+
+        await self._database.write(write)
+
+    async def raise_below(self, tenant_id: str, session_id: str) -> None:
+        """Raise the budgets of the sessions below one whose budget a turn has raised. Raises LedgerUnavailable."""
+        at_ms = now_ms(self._clock)
+
+        def write(connection: Connection) -> None:
+            lock_tenant(connection, tenant_id)
+            raise_below(connection, tenant_id, session_id, actor="client", now_ms=at_ms)
 
         await self._database.write(write)
 

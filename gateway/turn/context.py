@@ -244,6 +244,12 @@ class Attempt(Struct, frozen=True):
         sent = chosen if asked is None else asked
         return sent if chosen and sent in SCALE else None
 
+    @property
+    def raises_budget(self) -> bool:
+        """True if the reservation raised the budget of a known session."""
+        row = self.context.row if self.context.outage is None else None
+        return row is not None and self.session.granted_nanousd > row.balance.granted_nanousd
+
     def identity(self, created_s: float) -> AnswerIdentity:
         """The facts that a dialect needs before the first token."""
         return AnswerIdentity(self.decision_id, self.model, created_s, self.context.prompt.estimate)

@@ -209,6 +209,13 @@ class Preparation:
             return False
         return True
 
+    async def raise_below(self, context: TurnContext) -> None:
+        """Raise the budgets of the sessions below this turn's, which it has raised."""
+        try:
+            await self._conversations.raise_below(context.caller.tenant_id, context.session_id)
+        except LedgerUnavailable:
+            _log.warning("the budgets below session %s could not be raised", context.session_id)
+
     def _with_fallback(self, context: TurnContext) -> TurnContext:
         """The turn at the fallback of a requested model that cannot be called; else with the one to go to later."""
         pinned, configuration = context.requested.pinned, self._configuration()

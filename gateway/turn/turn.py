@@ -143,10 +143,13 @@ class Turns:
     async def _reserved(self, context: TurnContext, watch: Watch) -> Attempt | Response:
         """The reserved attempt; a turn that money refuses is counted, and a first one leaves its budget."""
         try:
-            return await self._ordinary_or_last(context, watch)
+            attempt = await self._ordinary_or_last(context, watch)
         except (SessionBudgetExceeded, TenantBudgetExceeded) as error:
             await self._background.run(self._refuse(context, error.code))
             raise
+        if isinstance(attempt, Attempt) and attempt.raises_budget:
+            self._background.spawn(self._preparation.raise_below(context))
+        return attempt
 
     async def _refuse(self, context: TurnContext, code: str) -> None:
         stored = await self._preparation.keep_budget(context) or context.row is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.e2e.test_dashboard import signed_in
 from tests.harness.gateway import config, serving
@@ -74,6 +75,30 @@ async def test_a_child_s_new_budget_is_clamped_and_told(tmp_path: Path, sqlite_u
         assert raised["budget_nano_usd"] == shown["spent_nano_usd"] + shown["above_remaining_nano_usd"]
         within = (await http.post("/v1/sessions/agent", json={"budget_usd": "0.01"})).json()
         assert "budget_clamped" not in within
+
+
+@pytest.mark.parametrize("by_header", [True, False])
+async def test_a_raised_budget_is_at_once_that_of_every_session_below_without_a_limit(
+    tmp_path: Path, database_url: str, by_header: bool
+) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        await turn(http, headers=session("root", budget_usd="0.05"))
+        await turn(http, headers=child("agent", "root"))
+        await turn(http, headers=child("tool", "agent"))
+        await turn(http, headers=child("limited", "root", budget_usd="0.02"))
+        await turn(http, headers=child("below-limited", "limited"))
+        if by_header:
+            await turn(http, headers=session("root", budget_usd="0.5"))
+            await play.gateway.settled()
+        else:
+            await http.post("/v1/sessions/root", json={"budget_usd": "0.5"})
+        shown = {name: await show(http, name) for name in ("agent", "tool", "limited", "below-limited")}
+        assert [row["budget_usd"] for row in shown.values()] == ["0.5", "0.5", "0.02", "0.02"]
+        # The ledger lets the deepest spend it, although the session between has had no turn since.
+        charges, held = "/v1/sessions/tool/charges", {"charge_id": "c", "action": "reserve", "amount_usd": "0.4"}
+        assert (await http.post(charges, json=held)).status_code == 200
+        assert (await http.post(charges, json={"charge_id": "c", "action": "release"})).status_code == 200
+        await play.gateway.audit()
 
 
 async def test_a_child_with_a_share_leaves_the_rest_of_its_parent_s_budget_to_its_siblings(
