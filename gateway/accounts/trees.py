@@ -47,7 +47,7 @@ def describe_tree(connection: Connection, session: SessionRow) -> dict[str, Any]
 
 
 def raise_below(connection: Connection, tenant_id: str, session_id: str, *, actor: str, now_ms: int) -> None:
-    """Raise the budgets of the sessions below that have their parent's; the caller holds the tenant's lock."""
+    """Raise the budgets below that are the parent's; the caller holds the tenant's lock."""
     a, s = session_ancestors.c, sessions.c
     here = (s.tenant_id == tenant_id) & (s.session_id == session_id)
     budgets: dict[str, int] = {session_id: connection.execute(select(s.granted_nanousd).where(here)).scalar_one()}
