@@ -207,7 +207,7 @@ class Conversations:
         await self._database.write(write)
 
     async def raise_below(self, tenant_id: str, session_id: str) -> None:
-        """Raise the budgets of the sessions below one whose budget a turn has raised. Raises LedgerUnavailable."""
+        """Pass on the budget that a turn has raised to the sessions below. Raises LedgerUnavailable."""
         at_ms = now_ms(self._clock)
 
         def write(connection: Connection) -> None:
