@@ -34,7 +34,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "stop": ("stop_sequences",), _EFFORT: ("thinking", _EFFORT_FIELD), "user": ("metadata",),
 }  # fmt: skip
 """The fields of a Messages body that are chat's parameters, which an operator blocks."""
-_WITHOUT_THINKING = "claude-3"
+_WITHOUT_THINKING = _BEFORE_INTERLEAVING = "claude-3"
 """The last family with models that do not think, which LiteLLM's list may no longer have."""
 _LOGIN_TOKEN = "sk-ant-oat"
 """Anthropic's tokens of a login, which LiteLLM sends in another header than keys."""
@@ -56,6 +56,9 @@ class ClaudeForms:
     schemas: bool = True
     by_effort: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     replays: Literal["", "asked", "always"] = ""
+
+    interleaves: bool = False
+    """Whether it thinks between calls of tools with a beta: Claude 4 does, and newer models do without."""
 
     @property
     def thinks(self) -> bool:
@@ -112,6 +115,7 @@ def claude_forms(litellm: Any, model: str) -> ClaudeForms:
         budgets=kept == budget,
         efforts=tuple(levels) if config.model_supports_effort_param(model, provider) else (),
         samples="temperature" in mapped(temperature=0.5),
+        interleaves=kept == budget and kind != "adaptive" and _BEFORE_INTERLEAVING not in model,
         schemas="tool_choice" not in mapped(response_format=schema),
         by_effort=by_effort,
     )

@@ -48,6 +48,7 @@ _MARKED_BY_CLIENTS = frozenset({"bedrock", "vertex_ai"})
 """Hosts that do not place the cache mark of a whole body themselves."""
 _BECOME_BETAS = ("tools[].eager_input_streaming",)
 """Fields for which LiteLLM sends a beta instead."""
+_INTERLEAVED = "interleaved-thinking-"
 _CLEARS_THINKING = "clear_thinking_"
 _NATIVE_SCHEMAS = "supports_native_structured_output"
 
@@ -96,9 +97,12 @@ class ClaudeHosts:
         return bool(self._supports(model=model, custom_llm_provider=host, key=_NATIVE_SCHEMAS))
 
     def fitted(
-        self, host: ClaudeHost, call: Call, found: ProviderNames, forwarded: ForwardedRequest
+        self, host: ClaudeHost, call: Call, found: ProviderNames, forwarded: ForwardedRequest, *, interleaves: bool
     ) -> tuple[ForwardedRequest, tuple[str, ...]]:
-        """The request as the host takes it, and the names of what that changes."""
+        """The request as the host takes it, and the names of what that changes.
+
+        `interleaves`: the model thinks between calls of tools if a beta says so.
+        """
         if host == "anthropic":
             return forwarded, ()
         body = _moved(forwarded.body, marked=host in _MARKED_BY_CLIENTS)
@@ -119,6 +123,10 @@ class ClaudeHosts:
         if isinstance(body.get("system"), str) and sent.get("system") == [{"type": "text", "text": body["system"]}]:
             sent["system"] = body["system"]
         kept = [each for beta in forwarded.betas for each in self._kept_betas([beta], host)]
+        asked = [beta for beta in forwarded.betas if beta.startswith(_INTERLEAVED)]
+        if host == "bedrock" and interleaves and asked:  # which LiteLLM leaves out for every model
+            sent["anthropic_beta"] = sorted({*(sent.get("anthropic_beta") or ()), *asked})
+            kept += asked
         names = [*_changes(body, sent, ""), *([_BETA] if len(kept) < len(forwarded.betas) else ())]
         names = [name for name in names if name not in _BECOME_BETAS]
         return replace(forwarded, body=sent, betas=tuple(kept)), tuple(dict.fromkeys(names))

@@ -179,6 +179,26 @@ async def test_the_operator_s_betas_reach_a_host_that_litellm_does_not_know_to_h
 
 
 LOOK: Any = {"name": "look", "input_schema": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize(
+    ("model", "sent"),
+    [
+        ("claude-sonnet-4-5-20250929-v1:0", True), ("claude-opus-4-20250514-v1:0", True),
+        ("claude-opus-4-6-v1", False), ("claude-opus-4-7", False), ("claude-3-7-sonnet-20250219-v1:0", False),
+    ],
+)  # fmt: skip
+async def test_bedrock_is_told_to_interleave_thinking_for_the_models_that_need_it(
+    upstream: Upstream, model: str, sent: bool
+) -> None:
+    """Bedrock refuses the beta for older models, and newer ones do it unasked."""
+    beta = "interleaved-thinking-2025-05-14"
+    fields = {"thinking": {"type": "enabled", "budget_tokens": 2_000}}
+    made = asking(upstream, f"bedrock/us.anthropic.{model}", "http://127.0.0.1:1", fields, beta)
+    assert (beta in (sent_of(made).get("anthropic_beta") or ())) is sent
+    assert ("anthropic-beta" in made.left_out) is not sent
+
+
 MARK: Any = {"type": "ephemeral", "ttl": "1h"}
 
 
