@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from datetime import date as calendar_date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,12 +68,10 @@ def replay(
     ] = None,
 ) -> int:
     """Play composed sessions of graded answers with every policy, and write what each earned."""
-    from train.replay import tree
     from train.replay.dataset import DataError
     from train.replay.grid import PRESETS, OptionError, known_inputs, known_policies, narrow
     from train.replay.resume_cache import ResumeCache
     from train.replay.run import Options, run
-    from train.replay.targets import lines
 
     if preset not in PRESETS:
         raise InvalidOption(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
@@ -105,24 +104,34 @@ def replay(
     json_file.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
     kept.clear()
     print(f"{counted(len(report['rows']), 'row')} in {json_file}")
-    for kind in report["meta"]["inputs"]:
-        print(f"inputs: {kind}")
-        for line in lines([x for x in report["summary"] if x["kind"] == "aim" and x["inputs"] == kind]):
-            print(line)
-    for line in tree.lines(report["tree"]):
-        print(line)
-    plots: list[Path] = []
-    if plot is not None:
-        from train.replay.plots import draw
-
-        plots = draw(report["front"], plot)
-        print(f"{len(plots)} plots in {plot}")
+    _print_replay(report)
+    plots = _replay_plots(report, plot) if plot is not None else []
     if html is not None:
         from train.replay.page import replay_page
 
         html.write_text(replay_page(report, plots), encoding="utf-8")
         print(f"page in {html}")
     return 0
+
+
+def _print_replay(report: Mapping[str, Any]) -> None:
+    from train.replay import tree
+    from train.replay.targets import lines
+
+    for kind in report["meta"]["inputs"]:
+        print(f"inputs: {kind}")
+        for line in lines([x for x in report["summary"] if x["kind"] == "aim" and x["inputs"] == kind]):
+            print(line)
+    for line in tree.lines(report["tree"]):
+        print(line)
+
+
+def _replay_plots(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    from train.replay.plots import draw
+
+    plots = draw(report["front"], folder)
+    print(f"{len(plots)} plots in {folder}")
+    return plots
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import NormalDist
@@ -115,8 +115,8 @@ def evaluate(
     part by a reward model that never saw it. FQE is fitted on the
     training part. `progress` is called after every pass over the sessions.
     """
-    below = tails(config.gate, len(candidates))
-    held_out = HeldOut(untouched, grades, min(below, default=0.05), config)
+    below = dict(zip(candidates, tails(config.gate, len(candidates)), strict=True))
+    held_out = HeldOut(untouched, grades, min(below.values(), default=0.05), config)
     known = {"incumbent": incumbent, **candidates}
     report = progress or (lambda done, total: None)
     fitted_on = probabilities_as_logged(known, training)
@@ -131,20 +131,13 @@ def evaluate(
         )
         tried[name] = Tried(played, sequential, describe(played, sequential, held_out))
         report(done, len(known) + 2)
-    networks = [name for name, policy in candidates.items() if isinstance(policy, NetworkPolicy)]
+    networks = {name for name, policy in known.items() if isinstance(policy, NetworkPolicy)}
     evidence = tuple(
         replace(
-            compare(name, tried[name], tried["incumbent"], replace(held_out, below=share)),
+            _evidence(name, tried, networks, replace(held_out, below=share)),
             tuned_score=tuned_scores.get(name, 0.0),
-            network=name in networks,
-            incumbent_network=isinstance(incumbent, NetworkPolicy),
-            over_networks={
-                other: paired_gain(tried[name].played, tried[other].played, replace(held_out, below=share))[0].low
-                for other in networks
-                if name not in networks
-            },
         )
-        for name, share in zip(candidates, below, strict=True)
+        for name, share in below.items()
     )
     return Evaluation(
         sessions=untouched.sessions,
@@ -158,6 +151,19 @@ def evaluate(
         ),
         policies={name: one.judged for name, one in tried.items()},
         evidence=evidence,
+    )
+
+
+def _evidence(name: str, tried: Mapping[str, Tried], networks: Collection[str], held_out: HeldOut) -> Evidence:
+    """A candidate against the incumbent; one that is no network, against every network too."""
+    others = [] if name in networks else [other for other in tried if other in networks and other != "incumbent"]
+    return replace(
+        compare(name, tried[name], tried["incumbent"], held_out),
+        network=name in networks,
+        incumbent_network="incumbent" in networks,
+        over_networks={
+            other: paired_gain(tried[name].played, tried[other].played, held_out)[0].low for other in others
+        },
     )
 
 

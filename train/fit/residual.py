@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from policy.arrays import F64
+from policy.arrays import F64, Bools
 from policy.facts import SESSION_FACTS
 from policy.features import CANDIDATE_FEATURES, SESSION_FEATURES, decode, expected_cost_usd
 from policy.network_policy import NetworkPolicy, Shown
@@ -96,7 +96,6 @@ def turns_of(
     i, j = np.nonzero(episodes.valid)
     some = np.linspace(0, len(i) - 1, min(len(i), MOST_TURNS)).round().astype(np.int64)
     i, j = i[some], j[some]
-    generator = np.random.default_rng(seed)
     state, model, mask = episodes.state[i, j], episodes.model[i, j], episodes.mask[i, j]
     candidates = episodes.candidates[i, j]
 
@@ -107,15 +106,7 @@ def turns_of(
     usd_out = 10.0 ** (of_candidate("log_output_price") * 3.0) - 1e-3
     bills = episodes.cost_quantiles_usd[i, j]
     means = np.maximum(expected_cost_usd(bills), 1e-12)
-    n = np.floor(generator.random(len(i)) * 16.0)
-    share = generator.random(len(i))
-    able = mask.any(axis=1)
-    cheapest = np.where(able, np.where(mask, means, np.inf).min(axis=1), 1.0)
-    costliest = np.where(able, np.where(mask, means, 0.0).max(axis=1), 1.0)
-    per_turn = cheapest ** (1.0 - share) * costliest**share
-    free = generator.random(len(i)) < relabel.lambda_zero_fraction
-    a_bill = np.exp(generator.uniform(np.log(relabel.lambda_low), np.log(relabel.lambda_high), len(i)))
-    price = np.where(free, 0.0, a_bill / per_turn)
+    later, per_turn, price = _redrawn_terms(means, mask, relabel, np.random.default_rng(seed))
     reading = TEXT_DIM + STATS_DIM + SESSION_FEATURES.index("log_input_tokens")
     tokens = np.expm1(state[:, reading].astype(np.float64) * 12.0)
     quality = np.clip(grades[i, j], 0.0, 1.0).astype(np.float32)
@@ -132,8 +123,8 @@ def turns_of(
             warm_tokens=np.round(of_candidate("warm_share") * np.maximum(tokens, 1.0)[:, None]),
             bills_usd=bills,
             able=mask,
-            available_usd=per_turn * (n + 1.0),
-            later_turns=n,
+            available_usd=per_turn * (later + 1.0),
+            later_turns=later,
             turn=decode(state, candidates).session[:, SESSION_FACTS.index("turn")],
             context_tokens=np.maximum(tokens - turn_tokens(state[:, TEXT_DIM : TEXT_DIM + STATS_DIM]), 0.0),
             lambda_per_usd=price,
@@ -144,6 +135,22 @@ def turns_of(
     scores = np.where(mask, episodes.known_scores()[i, j], np.nan).astype(np.float32)
     action = episodes.action[i, j].astype(np.int32)
     return ResidualTurns(x, quality, scores, np.asarray(worth, np.float32), mask, action), folds[i, j]
+
+
+def _redrawn_terms(
+    means_usd: F64, mask: Bools, relabel: RelabelConfig, generator: np.random.Generator
+) -> tuple[F64, F64, F64]:
+    """Later turns, money for each turn and price of money, drawn for every turn (N,)."""
+    turns = len(means_usd)
+    later = np.floor(generator.random(turns) * 16.0)
+    share = generator.random(turns)
+    able = mask.any(axis=1)
+    cheapest = np.where(able, np.where(mask, means_usd, np.inf).min(axis=1), 1.0)
+    costliest = np.where(able, np.where(mask, means_usd, 0.0).max(axis=1), 1.0)
+    per_turn = cheapest ** (1.0 - share) * costliest**share
+    free = generator.random(turns) < relabel.lambda_zero_fraction
+    a_bill = np.exp(generator.uniform(np.log(relabel.lambda_low), np.log(relabel.lambda_high), turns))
+    return later, per_turn, np.where(free, 0.0, a_bill / per_turn)
 
 
 def select_rows(turns: ResidualTurns, rows: NDArray[np.bool_]) -> ResidualTurns:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -136,14 +136,68 @@ def named_apart(found: Sequence[tuple[Path, Graded]]) -> list[Graded]:
 
 
 def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table, digest: str) -> Graded:
-    task_names = words_of(prompts, "task_id", "")
-    turn = numbers_of(prompts, "turn", 0.0).astype(np.int64)
+    task_names, turn = words_of(prompts, "task_id", ""), numbers_of(prompts, "turn", 0.0).astype(np.int64)
     if "turn" not in outcomes.column_names and len(set(task_names)) == len(task_names):
         turn[:] = 0  # answers without turn numbers: each prompt has one turn
+    answers = _answers(source, outcomes, prices, _places(prompts, task_names, turn))
+    kept, task, task_ids = _whole_conversations(task_names, turn, answers.whole)
+    if len(task_ids) < LEAST_TASKS:
+        raise DataError(
+            f"{_file(outcomes)}: {source}: {len(task_ids)} tasks were answered by every model, need {LEAST_TASKS}"
+        )
+    group_names, words = words_of(prompts, "group", ""), words_of(prompts, "text", "")
+    groups = tuple(sorted({group_names[i] for i in kept}))
+    text = tuple(words[i] for i in kept)
+    n_chars = numbers_of(prompts, "n_chars", np.nan)[kept]
+    n_chars = np.where(np.isfinite(n_chars), n_chars, [float(len(x)) for x in text])
+    n_tokens = numbers_of(prompts, "n_tok", np.nan)[kept]
+    dropped = len(task_names) - len(kept)
+    left_out = [f"{dropped} of {len(task_names)} prompts left out: not answered by every model"] if dropped else []
+    out_tokens = answers.grid["out_tok"][kept]
+    return Graded(
+        source=source,
+        models=answers.models,
+        usd_in_per_m=answers.usd_in_per_m,
+        usd_out_per_m=answers.usd_out_per_m,
+        task=task,
+        task_ids=task_ids,
+        turn=turn[kept],
+        group=np.array([groups.index(group_names[i]) for i in kept], np.int64),
+        groups=groups,
+        n_chars=n_chars,
+        n_tokens=np.where(np.isfinite(n_tokens), n_tokens, np.ceil(n_chars / CHARS_PER_TOKEN)),
+        text=text,
+        embedding=_embedding(prompts, kept),
+        quality=np.clip(answers.grid["quality"][kept], 0.0, 1.0),
+        cost_usd=np.maximum(answers.grid["cost_usd"][kept], LEAST_USD),
+        in_tokens=np.where(np.isfinite(out_tokens), answers.grid["in_tok"][kept], np.nan),
+        out_tokens=np.nan_to_num(out_tokens),
+        digest=digest,
+        notes=(*answers.notes, *left_out),
+    )
+
+
+class _Answers(NamedTuple):
+    """Answers of the models that are kept; `grid` has (P, M), `whole` (P,) says that all of them answered."""
+
+    models: tuple[str, ...]
+    usd_in_per_m: F64
+    usd_out_per_m: F64
+    grid: dict[str, F64]
+    whole: Bools
+    notes: tuple[str, ...]
+
+
+def _places(prompts: pa.Table, task_names: Sequence[str], turn: I64) -> dict[tuple[str, int], int]:
+    """Row of each task and turn."""
+    found = {key: i for i, key in enumerate(zip(task_names, turn.tolist(), strict=True))}
+    if len(found) < len(task_names):
+        raise DataError(f"{_file(prompts)}: {len(task_names) - len(found)} rows repeat a task_id and turn")
+    return found
+
+
+def _answers(source: str, outcomes: pa.Table, prices: pa.Table, place: Mapping[tuple[str, int], int]) -> _Answers:
     names = sorted(set(words_of(outcomes, "model", "")))
-    place = {key: i for i, key in enumerate(zip(task_names, turn.tolist(), strict=True))}
-    if len(place) < len(task_names):
-        raise DataError(f"{_file(prompts)}: {len(task_names) - len(place)} rows repeat a task_id and turn")
     price_in, price_out = _prices(prices, names, source)
     grid = _grid(outcomes, place, names, price_in, price_out)
     answered = np.isfinite(grid["quality"]) & np.isfinite(grid["cost_usd"])
@@ -158,51 +212,25 @@ def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table
         for k, name in enumerate(names)
         if k not in asked
     ]
-    names, price_in, price_out = [names[k] for k in asked], price_in[asked], price_out[asked]
-    grid = {name: values[:, asked] for name, values in grid.items()}
-    whole = answered[:, asked].all(axis=1)
-    # A conversation with a gap is dropped entirely.
-    broken = {task_names[i] for i in np.flatnonzero(~whole)}
-    keep = np.array([name not in broken for name in task_names], np.bool_)
-    kept = np.flatnonzero(keep)
-    tasks = len({task_names[i] for i in kept})
-    if tasks < LEAST_TASKS:
-        raise DataError(f"{_file(outcomes)}: {source}: {tasks} tasks were answered by every model, need {LEAST_TASKS}")
-    # Turns of a conversation are consecutive and in order.
-    task_ids = tuple(dict.fromkeys(task_names[i] for i in kept))
-    task_at = {name: i for i, name in enumerate(task_ids)}
-    task = np.array([task_at[task_names[i]] for i in kept], np.int64)
-    kept, task = (x[np.lexsort((turn[kept], task))] for x in (kept, task))
-    group_names = words_of(prompts, "group", "")
-    groups = tuple(sorted({group_names[i] for i in kept}))
-    words = words_of(prompts, "text", "")
-    text = tuple(words[i] for i in kept)
-    n_chars = numbers_of(prompts, "n_chars", np.nan)[kept]
-    n_chars = np.where(np.isfinite(n_chars), n_chars, [float(len(x)) for x in text])
-    n_tokens = numbers_of(prompts, "n_tok", np.nan)[kept]
-    if not keep.all():
-        notes.append(f"{int((~keep).sum())} of {len(keep)} prompts left out: not answered by every model")
-    return Graded(
-        source=source,
-        models=tuple(names),
-        usd_in_per_m=price_in,
-        usd_out_per_m=price_out,
-        task=task,
-        task_ids=task_ids,
-        turn=turn[kept],
-        group=np.array([groups.index(group_names[i]) for i in kept], np.int64),
-        groups=groups,
-        n_chars=n_chars,
-        n_tokens=np.where(np.isfinite(n_tokens), n_tokens, np.ceil(n_chars / CHARS_PER_TOKEN)),
-        text=text,
-        embedding=_embedding(prompts, kept),
-        quality=np.clip(grid["quality"][kept], 0.0, 1.0),
-        cost_usd=np.maximum(grid["cost_usd"][kept], LEAST_USD),
-        in_tokens=np.where(np.isfinite(grid["out_tok"][kept]), grid["in_tok"][kept], np.nan),
-        out_tokens=np.nan_to_num(grid["out_tok"][kept]),
-        digest=digest,
+    return _Answers(
+        models=tuple(names[k] for k in asked),
+        usd_in_per_m=price_in[asked],
+        usd_out_per_m=price_out[asked],
+        grid={name: values[:, asked] for name, values in grid.items()},
+        whole=answered[:, asked].all(axis=1),
         notes=tuple(notes),
     )
+
+
+def _whole_conversations(task_names: list[str], turn: I64, whole: Bools) -> tuple[I64, I64, tuple[str, ...]]:
+    """Rows of the conversations without a gap, turn by turn; the task of each; the tasks' names."""
+    broken = {task_names[i] for i in np.flatnonzero(~whole)}
+    rows = [i for i, name in enumerate(task_names) if name not in broken]
+    task_ids = tuple(dict.fromkeys(task_names[i] for i in rows))
+    task_at = {name: i for i, name in enumerate(task_ids)}
+    kept, task = np.array(rows, np.int64), np.array([task_at[task_names[i]] for i in rows], np.int64)
+    order = np.lexsort((turn[kept], task))
+    return kept[order], task[order], task_ids
 
 
 def _kept_models(answered: Bools) -> list[int]:
