@@ -1,4 +1,4 @@
-"""Standard streams of a command: closed from the start, or no longer read, as by `head`."""
+"""Standard streams of a command: closed, no longer read, as by `head`, or on a full disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from collections.abc import Callable
 
 UNREAD = 141
 """The exit status of a program that ends because no one reads it: 128 and the number of SIGPIPE."""
+UNWRITTEN = 1
 _STREAMS = (1, 2)
 _NAMES = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
 def run_while_read(run: Callable[[], int]) -> int:
-    """Run a command and return its exit status; UNREAD once its output is read no more."""
+    """Run a command and return its exit status; UNREAD once its output is read no more.
+
+    Output that cannot be written is one line on stderr, and status 1.
+    """
     _open_closed()
     try:
         status = run()
@@ -26,7 +30,22 @@ def run_while_read(run: Callable[[], int]) -> int:
         for stream in unread:  # the interpreter writes what is left at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         return UNREAD
+    except OSError as error:
+        if not _is_unwritten(error):
+            raise  # of the command's own work
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STREAMS[0])
+        sys.stderr.write(f"standard output: {error.strerror}\n")
+        return UNWRITTEN
     return status
+
+
+def _is_unwritten(error: OSError) -> bool:
+    """Whether it was the output that failed: an end of a line cannot be written either."""
+    try:
+        os.write(_STREAMS[0], b"\n")
+    except OSError as again:
+        return again.errno == error.errno
+    return False
 
 
 def _open_closed() -> None:

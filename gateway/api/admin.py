@@ -133,16 +133,18 @@ class Admin:
         return {"data": [describe_tenant(tenant) for tenant in found]}
 
     async def show_tenant(self, request: Request, caller: Caller) -> object:
-        """`GET /admin/tenants/{id}`: one tenant."""
-        name = request.path_params["tenant_id"]
-        return describe_tenant(await self._database.read(lambda c: tenants.get_tenant(c, name)))
+        """`GET /admin/tenants/{id}`: one tenant, by its id or name."""
+        wanted = request.path_params["tenant_id"]
+        return describe_tenant(await self._database.read(lambda c: tenants.get_tenant(c, _tenant_id(c, wanted))))
 
     async def change_tenant(self, request: Request, caller: Caller) -> object:
-        """`PATCH /admin/tenants/{id}`: change the given fields."""
+        """`PATCH /admin/tenants/{id}`: change the given fields of the tenant of this id or name."""
         changes = _columns(await self._fields(request, _ALL_TENANT_FIELDS))
-        tenant_id = request.path_params["tenant_id"]
+        wanted = request.path_params["tenant_id"]
         after = await self._database.write(
-            lambda c: tenants.patch_tenant(c, tenant_id, changes, actor=caller.key_id, now_ms=now_ms(self._clock))
+            lambda c: tenants.patch_tenant(
+                c, _tenant_id(c, wanted), changes, actor=caller.key_id, now_ms=now_ms(self._clock)
+            )
         )
         self._authenticator.forget()
         return describe_tenant(after)
@@ -158,7 +160,7 @@ class Admin:
             lambda c: keys.create_key(
                 c,
                 self._new_id("key"),
-                tenant_id,
+                _tenant_id(c, tenant_id),
                 role="tenant" if role is None else role,
                 models=fields.get("models"),
                 expires_at_ms=_time_ms(fields.get("expires")),
@@ -175,7 +177,9 @@ class Admin:
         """`GET /admin/keys?tenant=&limit=`: keys without secrets."""
         tenant = request.query_params.get("tenant")
         limit = query_limit(request, 1000, MAX_ROWS)
-        found = await self._database.read(lambda c: keys.list_keys(c, tenant_id=_tenant_id(c, tenant), limit=limit))
+        found = await self._database.read(
+            lambda c: keys.list_keys(c, tenant_id=None if tenant is None else _tenant_id(c, tenant), limit=limit)
+        )
         return {"data": [describe_key(key) for key in found]}
 
     async def change_key(self, request: Request, caller: Caller) -> object:
@@ -250,7 +254,8 @@ class Admin:
         wanted = {name: request.query_params.get(name) for name in ("session", "tenant", "hold")}
 
         def read(connection: Connection) -> Sequence[RowMapping]:
-            found = wanted | {"tenant": _tenant_id(connection, wanted["tenant"])}
+            tenant = wanted["tenant"]
+            found = wanted | {"tenant": None if tenant is None else _tenant_id(connection, tenant)}
             filters = (ledger_entries.c[f"{name}_id"] == value for name, value in found.items() if value is not None)
             return connection.execute(query.where(*filters)).mappings().all()
 
@@ -308,9 +313,9 @@ class Admin:
         return {"champion": None if serving is None else policies.describe(serving)}
 
 
-def _tenant_id(connection: Connection, id_or_name: str | None) -> str | None:
+def _tenant_id(connection: Connection, id_or_name: str) -> str:
     """The id of the tenant with this id or name; what is asked for if there is none."""
-    found = None if id_or_name is None else tenants.find_client(connection, id_or_name)
+    found = tenants.find_client(connection, id_or_name)
     return id_or_name if found is None else found.tenant_id
 
 

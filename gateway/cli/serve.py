@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -36,6 +36,7 @@ from gateway.logs import logging_config
 from gateway.wording import counted
 
 if TYPE_CHECKING:
+    from gateway.catalog.models import Catalog
     from gateway.config.settings import Settings
 
 WORKER_SILENCE_S = 60
@@ -224,7 +225,7 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
 
     settings, catalog = load(config, environment())
     text_space(settings.policy.text)
-    for warning in (*settings.warnings, *catalog.warnings):
+    for warning in (*settings.warnings, *catalog.warnings, *_lost_defaults(catalog)):
         say(f"warning: {warning}")
     rows = []
     for model in catalog.models.values():
@@ -246,6 +247,43 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
         )
     show(rows, list(rows[0]) if rows else [], as_json=as_json, empty="no models")
     say(f"{config}: valid, {counted(len(catalog.models), 'model')}, catalogue {catalog.digest[:12]}")
+
+
+def _lost_defaults(catalog: Catalog) -> Iterator[str]:
+    """Warnings about parameters in `litellm_params` that LiteLLM does not write into the provider's requests."""
+    having = [
+        (model, deployment)
+        for model in catalog.models.values()
+        for deployment in model.deployments
+        if model.mode == "chat" and deployment.request_defaults
+    ]
+    if not having:
+        return  # what follows takes seconds
+    from gateway.providers.providers import Call, Upstream
+
+    upstream = Upstream()
+    upstream.load()
+    for model, deployment in having:
+        options = {name: value.reveal() for name, value in deployment.provider_params.items()}
+        call = Call(
+            deployment.litellm_model,
+            (),
+            api_base=deployment.api_base,
+            api_key="k",
+            defaults=deployment.request_defaults,
+            allowed_params=deployment.allowed_params,
+            dropped_params=deployment.dropped_params,
+            drop_params=True,
+            options=options,
+            base_model=deployment.base_model,
+            service_tiers=deployment.prices.tier_names,
+        )
+        lost = sorted(upstream.lost_defaults(call))
+        if lost:
+            yield (
+                f'"{model.name}": litellm_params.{", litellm_params.".join(lost)}: not sent: LiteLLM does not write '
+                f"{'it' if len(lost) == 1 else 'them'} into requests to {deployment.litellm_model[:120]}"
+            )
 
 
 def migrate(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from msgspec import Struct
 
+from gateway.catalog.usage import ReportedUsage
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.providers.answers import ChunkSource
 from gateway.providers.errors import UpstreamFault
@@ -91,6 +92,13 @@ class ProviderNames:
     api_base: str | None = None
 
 
+@dataclass(slots=True)
+class Heard:
+    """The usage that a stream had reported when its client left before the first content."""
+
+    usage: ReportedUsage = None
+
+
 class Outgoing(Struct, frozen=True):
     """A call with its provider's names and its parameters in the provider's form.
 
@@ -103,6 +111,7 @@ class Outgoing(Struct, frozen=True):
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """Names of the caller's parameters that are not sent."""
+    heard: Heard = msgspec.field(default_factory=Heard)
 
 
 class PreparedCall(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -40,7 +40,11 @@ class LostParameters:
 
     def names(self, model: str, provider: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of arguments that the provider is not sent."""
-        wanted = [name for name in _PROBED if name in arguments and arguments[name] not in _NEUTRAL.get(name, ())]
+        return self.of(model, provider, arguments, _PROBED)
+
+    def of(self, model: str, provider: str, arguments: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` that the provider is not sent."""
+        wanted = [name for name in names if name in arguments and arguments[name] not in _NEUTRAL.get(name, ())]
         return tuple(name for name in wanted if self._is_lost(model, provider, name, arguments[name]))
 
     def _is_lost(self, model: str, provider: str, name: str, value: Any) -> bool:

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import httpx
 from msgspec import structs
 
+from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage
+from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.older_functions import (
     PARAMETER,
     calls_functions,
@@ -83,15 +85,26 @@ class Upstream:
     async def start(self) -> None:
         """Import LiteLLM (takes seconds) and open the connection pools."""
         if self._litellm is None:
-            self._litellm = await asyncio.to_thread(import_litellm)
-            self._lost = LostParameters(self._litellm)
+            await asyncio.to_thread(self.load)
             self._direct = await asyncio.to_thread(DirectClient, self._litellm)
             self._claude = ClaudeHosts(self._litellm)
-            own = {*self._litellm.types.utils.all_litellm_params, *signature(self._litellm.acompletion).parameters}
-            self._steering = frozenset(own) - CHAT_FIELDS - VENDOR_FIELDS
         self._open = Connections.open(*self._connections)
         self._acompletion = LitellmClient(self._litellm, self._connections[2])
         await self._acompletion.start(self._open)
+
+    def load(self) -> None:
+        """Import LiteLLM (takes seconds), which knows what each provider's requests have."""
+        self._litellm = import_litellm()
+        self._lost = LostParameters(self._litellm)
+        own = {*self._litellm.types.utils.all_litellm_params, *signature(self._litellm.acompletion).parameters}
+        self._steering = frozenset(own) - CHAT_FIELDS - VENDOR_FIELDS
+
+    def lost_defaults(self, call: Call) -> tuple[str, ...]:
+        """Names of the operator's defaults in a call that its provider is not sent; after `load`."""
+        assert self._lost is not None
+        found = self._resolved(call)
+        formed = shaped(call, self._target(call, found), self._steering)
+        return self._lost.of(found.model, found.provider, formed.arguments, call.defaults.keys() & CHAT_FIELDS)
 
     async def close(self) -> None:
         """Close all connections; `start` may be called again."""
@@ -199,15 +212,14 @@ class Upstream:
                 await stream.read_ahead()
             started = True
         except TimeoutError:
-            fault = timeout_fault(exchange, limit.expired())
-            if stream is not None:
-                fault.billed(stream.usage)
+            fault = timeout_fault(exchange, limit.expired()).billed(_begun_usage(exchange, stream))
         except UpstreamFault as error:
             fault = error
         except Exception as error:  # noqa: BLE001 - as in `complete`
             fault = prepared.fault(exchange, error)
         finally:
             if not started:
+                outgoing.heard.usage = _begun_usage(exchange, stream)
                 await uninterrupted(exchange.close() if stream is None else stream.aclose())
         if fault is not None:
             raise fault
@@ -381,6 +393,15 @@ class Upstream:
                 self._hosts.clear()
             host = self._hosts[api_base] = httpx.URL(api_base).netloc
         return host
+
+
+def _begun_usage(exchange: Exchange, stream: UpstreamStream | None) -> ReportedUsage:
+    """What a stream reported before its first content: its output is not counted yet."""
+    if stream is None:
+        usage = read_usage(None if exchange.reports is None else exchange.reports.report)
+    else:
+        usage = stream.usage
+    return PartialUsage(usage, usage.prompt_tokens > 0, has_output=False) if isinstance(usage, Usage) else usage
 
 
 def _asks_for_schema_alone(call: Call) -> bool:

@@ -97,7 +97,7 @@ class ProviderCalls:
                 raise
             except BaseException:  # cancelled, or an internal error: once sent, the provider may be working
                 self._background.spawn(
-                    self._settling.abandoned(attempt)
+                    self._settling.abandoned(attempt, outgoing.heard.usage)
                     if sent
                     else self._settling.release(attempt, status="failed", error_code="internal_error")
                 )

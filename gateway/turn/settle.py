@@ -145,10 +145,10 @@ class Settlements:
             self._listeners.on_answer(attempt, end.text)
         return attempt.report(bill, resolved), bill, error
 
-    async def abandoned(self, attempt: Attempt) -> None:
-        """Settle a call whose client disconnected: the provider's work so far is estimated."""
+    async def abandoned(self, attempt: Attempt, reported: ReportedUsage = None) -> None:
+        """Settle a call whose client disconnected; what was not `reported` is estimated."""
         self._end(attempt)
-        bill = self._silent_bill(attempt)
+        bill = self._silent_bill(attempt, reported)
         columns = self._columns(attempt, bill, status="cancelled", finish_reason=None, signals={})
         answer = (
             None

@@ -149,13 +149,14 @@ async def test_a_tenant_s_life_over_http_is_exact_in_money_and_leaves_a_trail(
         tenant_id = made["id"]
         assert (made["budget_nano_usd"], made["spent_nano_usd"], made["remaining_usd"]) == (2_500_000_000, 0, "2.5")
         assert (made["models"], made["outage"], made["store_text"]) == (["small"], "open", True)
-        key = (await http.post("/admin/keys", json={"tenant_id": tenant_id})).json()
-        assert key["key"].startswith("sk-")
+        key = (await http.post("/admin/keys", json={"tenant_id": "acme"})).json()  # by its name, as on a command line
+        assert (key["key"][:3], key["tenant_id"]) == ("sk-", tenant_id)
         async with play.gateway.http(key["key"]) as client:
             spent = round(float((await turn(client)).headers["x-seqroute-cost-usd"]) * 1e9)
         shown = (await http.get(f"/admin/tenants/{tenant_id}")).json()
         assert (shown["spent_nano_usd"], shown["remaining_nano_usd"]) == (spent, 2_500_000_000 - spent)
-        changed = (await http.patch(f"/admin/tenants/{tenant_id}", json={"budget_usd": "3", "models": None})).json()
+        assert (await http.get("/admin/tenants/acme")).json() == shown
+        changed = (await http.patch("/admin/tenants/acme", json={"budget_usd": "3", "models": None})).json()
         assert (changed["budget_usd"], changed["models"], changed["max_session_usd"]) == ("3", None, "0.1")
         below = await http.patch(f"/admin/tenants/{tenant_id}", json={"budget_usd": "0"})
         assert (below.status_code, below.json()["error"]["param"]) == (400, "budget_usd")

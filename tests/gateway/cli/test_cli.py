@@ -106,6 +106,17 @@ def test_check_config_names_every_problem_and_exits_with_2(cli: Cli, config: Pat
     ]  # fmt: skip
 
 
+def test_check_config_names_defaults_that_litellm_does_not_write(cli: Cli, config: Path) -> None:
+    written = "model: gemini/gemini-2.5-pro, temperature: 0.2, parallel_tool_calls: false, user: u"
+    entry = f"  - {{model_name: g, litellm_params: {{{written}, api_key: k}}}}\n"
+    config.write_text(CONFIG.replace("model_list:\n", "model_list:\n" + entry))
+    warned = [line for line in cli("check-config").err.splitlines() if "not sent" in line]
+    assert warned == [
+        'warning: "g": litellm_params.parallel_tool_calls, litellm_params.user: not sent: LiteLLM does not write them '
+        "into requests to gemini/gemini-2.5-pro"
+    ]
+
+
 def test_a_tenant_is_opened_shown_changed_and_granted_more(migrated: Cli) -> None:
     made = migrated("tenants", "create", "acme", "--budget-usd", "100", "--window", "30d", "--max-session-usd", "5",
                     "--json").json  # fmt: skip
@@ -329,6 +340,19 @@ def test_a_command_whose_streams_are_closed_does_its_work(
     )
     assert (ran.returncode, b"Traceback" in ran.stderr) == (0, False)
     assert bool(ran.stdout) is (">&-" not in closed.replace("2>&-", ""))
+
+
+@pytest.mark.parametrize(("program", "arguments"), [("gateway", ["--help"]), ("gateway", ["check-config"]),
+                                                    ("train", ["--version"])])  # fmt: skip
+def test_output_that_cannot_be_written_is_one_line(
+    migrated: Cli, program: str, arguments: list[str], config: Path
+) -> None:
+    named = ["--config", str(config)] if arguments == ["check-config"] else []
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", program, *arguments, *named], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (ran.returncode, ran.stderr) == (1, b"standard output: No space left on device\n")
 
 
 def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:

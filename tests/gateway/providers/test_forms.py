@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -12,7 +14,7 @@ from gateway.catalog.usage import PartialUsage, Usage
 from gateway.dialects.assembly import Assembly
 from gateway.errors import http_status
 from gateway.providers.errors import BrokenFault, UpstreamFault
-from gateway.providers.providers import Upstream
+from gateway.providers.providers import Call, Upstream
 from tests.gateway.providers.test_provider_dialects import (
     CLAUDE_ANSWER,
     CLAUDE_BILL,
@@ -180,6 +182,45 @@ async def test_openai_s_form_is_read_where_streams_are_made_of_whole_answers(ups
             assert [each["usage"] async for each in received if not each["choices"]] == [OPENAI_USAGE]
         else:
             assert said((await upstream.complete(outgoing)).body) == ("Hello", "stop")
+
+
+@pytest.mark.parametrize(
+    ("model", "begins"),
+    [
+        (CLAUDE, CLAUDE_START),
+        (GEMINI, {"usageMetadata": {"promptTokenCount": 1_477, "totalTokenCount": 1_477}}),
+        ("openai/m", {"choices": [], "usage": {"prompt_tokens": 1_477, "completion_tokens": 0}}),
+    ],
+)
+async def test_what_a_stream_reported_before_its_client_left_is_known(
+    upstream: Upstream, model: str, begins: dict[str, Any]
+) -> None:
+    sent = asyncio.Event()
+
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        writer.write(b"data: " + json.dumps(begins).encode() + b"\n\n")
+        await writer.drain()
+        sent.set()
+        await reader.read()  # until it is left
+        writer.close()
+
+    async with await asyncio.start_server(begin, "127.0.0.1", 0) as server:
+        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" + ("/v1beta" if model == GEMINI else "")
+        outgoing = upstream.outgoing(
+            Call(model, ({"role": "user", "content": "hi"},), api_base=base, api_key="k", max_tokens=64, stream=True)
+        )
+        opening = asyncio.ensure_future(upstream.open_stream(outgoing))
+        await sent.wait()
+        while not outgoing.heard.usage and not opening.done():
+            await asyncio.sleep(0.05)
+            opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await opening
+    usage = outgoing.heard.usage
+    assert isinstance(usage, PartialUsage)
+    assert (usage.known.prompt_tokens, usage.has_prompt, usage.has_output) == (1_477, True, False)
 
 
 @pytest.mark.parametrize("stream", [True, False])

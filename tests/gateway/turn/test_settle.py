@@ -123,6 +123,14 @@ async def test_a_call_without_an_answer_is_charged_the_time_it_had_at_the_model_
     assert (settle.amount_nanousd, settle.usage_source) == (100 * 1_000 + 40 * 2_000, "estimated")
 
 
+async def test_of_a_call_without_an_answer_what_was_reported_is_charged_as_reported() -> None:
+    made, books, _ = settling()
+    begun = PartialUsage(Usage(1_000, 0), has_prompt=True, has_output=False)
+    await made.abandoned(replace(attempt(prompt_tokens=100), sent_ms=1_500), begun)
+    [settle] = books.settled
+    assert (settle.amount_nanousd, settle.usage_source) == (1_000 * 1_000 + 40 * 2_000, "estimated")
+
+
 async def test_a_call_that_hung_for_long_is_charged_no_more_than_was_held() -> None:
     made, books, _ = settling()
     turn = replace(attempt(prompt_tokens=100, max_tokens=30), sent_ms=-(10**9))
