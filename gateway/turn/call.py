@@ -181,14 +181,17 @@ class ProviderCalls:
         except BaseException:  # cancelled, or an internal error: the failed attempt's hold is still open
             self._background.spawn(self._settling.failed(attempt, fault, final=True))
             raise
-        await self._background.run(self._settling.failed(attempt, fault, final=further is None))
+        billed_nanousd = await self._background.run(self._settling.failed(attempt, fault, final=further is None))
         if further is None:
             raise _final(fault, failures, attempt.decision_id)
         reserved = await self._reservations.reserve(
             attempt.context, choice, attempt.decision_id, None, further.deployments
         )
         if isinstance(reserved, Attempt):
-            reserved = structs.replace(reserved, rates=attempt.rates, failures=attempt.failures)
+            billed_nanousd += attempt.earlier_nanousd
+            reserved = structs.replace(
+                reserved, rates=attempt.rates, failures=attempt.failures, earlier_nanousd=billed_nanousd
+            )
         else:
             # The failed attempt's row stays pending; the sweeper closes decisions without an open hold.
             raise _final(fault, failures, attempt.decision_id)

@@ -228,6 +228,8 @@ class Attempt(Struct, frozen=True):
     """What was left of the rate limits when the turn was admitted."""
     failures: tuple[FailedAttempt, ...] = ()
     """The failed attempts of this turn, the present one included once it has failed."""
+    earlier_nanousd: int = 0
+    """The bills of the turn's earlier attempts."""
 
     @property
     def model(self) -> str:
@@ -286,7 +288,7 @@ class Attempt(Struct, frozen=True):
             max_tokens=self._lowered_max_tokens,
             dropped=header_names((*self.context.chat.dropped, *self.dropped)),
             finish=WRAP_UP if self.context.closing else None,
-            cost_nanousd=None if bill is None else bill.amount_nanousd,
+            cost_nanousd=None if bill is None else self.earlier_nanousd + bill.amount_nanousd,
             usage_source=None if bill is None else bill.usage_source,
             session=None if balances is None else balances.session,
             tenant=None if balances is None else balances.tenant,

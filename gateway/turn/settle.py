@@ -157,16 +157,17 @@ class Settlements:
         )
         await self._settle(attempt, bill, columns, failed=True, signals={}, answer=answer)
 
-    async def failed(self, attempt: Attempt, fault: UpstreamFault, *, final: bool) -> None:
+    async def failed(self, attempt: Attempt, fault: UpstreamFault, *, final: bool) -> int:
         """Release a failed attempt that cannot have been billed; settle another at an estimate.
 
-        A call that may have been billed is not repeated under its idempotency key: its failure is stored.
+        Returns the bill in nano-USD. A call that may have been billed is not repeated under its idempotency key: its
+        failure is stored.
         """
         error = fault.answer()
         code = error.code
         if not fault.dispatched:
             await self.release(attempt, status="failed" if final else None, error_code=code, upstream_failure=True)
-            return
+            return 0
         self._end(attempt)
         bill = self._silent_bill(attempt, fault.usage)
         columns = self._columns(
@@ -180,6 +181,7 @@ class Settlements:
         await self._settle(
             attempt, bill, columns if final else None, failed=True, signals={"upstream_failure": True}, answer=answer
         )
+        return bill.amount_nanousd
 
     async def release(
         self, attempt: Attempt, *, status: str | None, error_code: str, upstream_failure: bool = False

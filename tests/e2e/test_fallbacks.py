@@ -177,6 +177,9 @@ async def test_a_first_call_that_may_be_billed_counts_before_the_fallback(tmp_pa
             entries = await play.gateway.entries(session="s")
         settled = [(row["model"], row["usage_source"]) for row in entries if row["kind"] == "settle"]
         assert settled == [("bad", "estimated"), ("big", "reported")]
+        billed = sum(row["amount_nano_usd"] for row in entries if row["kind"] == "settle")
+        told = [round(float(seqroute(answer, name)) * 1e9) for name in ("cost-usd", "session-spent-usd")]
+        assert told == [billed, billed] == [play.rows(decisions)[0]["cost_nanousd"]] * 2
 
 
 async def test_what_may_be_billed_is_not_repeated_under_an_idempotency_key_or_a_limit_of_the_request(
