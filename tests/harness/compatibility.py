@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "compatibility.md"
 BEGIN, END = "<!-- matrix: begin -->", "<!-- matrix: end -->"
 FAMILIES = {
     "openai": "OpenAI", "anthropic": "Anthropic", "gemini": "Gemini", "bedrock": "Bedrock (Converse)",
-    "mistral": "Mistral",
+    "invoke": "Bedrock (InvokeModel)", "mistral": "Mistral",
 }  # fmt: skip
 DIALECTS = {"chat": "Chat completions", "messages": "Messages", "responses": "Responses", "completions": "Completions"}
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tests.harness.dialects import Asked, Spoken, as_events, as_frames, as_json
+from tests.harness.dialects import Asked, Spoken, as_events, as_frames, as_json, invoked
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 1_000, 50
 SIGNATURE = "c2lnbmF0dXJl"
@@ -68,6 +68,18 @@ def _chat(said: Said, asked: Asked, more: Mapping[str, Any]) -> Spoken:
 
 def anthropic(said: Said, asked: Asked) -> Spoken:
     """Messages, as Anthropic writes them; a schema's answer comes as a call of the tool that LiteLLM made of it."""
+    message, events = _message(said)
+    return as_events(*events) if asked.streamed else as_json(message)
+
+
+def invoke(said: Said, asked: Asked) -> Spoken:
+    """Messages at Bedrock's InvokeModel, their events in Amazon's frames."""
+    message, events = _message(said)
+    return invoked(events) if asked.path.endswith("-with-response-stream") else as_json(message)
+
+
+def _message(said: Said) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Claude's answer, whole and as events."""
     usage = {
         "input_tokens": PROMPT_TOKENS - said.cached_tokens, "cache_read_input_tokens": said.cached_tokens,
         "cache_creation_input_tokens": 0, "output_tokens": OUTPUT_TOKENS,
@@ -86,14 +98,12 @@ def anthropic(said: Said, asked: Asked) -> Spoken:
         "id": "m", "type": "message", "role": "assistant", "model": "claude", "content": blocks, "stop_reason": stop,
         "stop_sequence": None, "usage": usage,
     }  # fmt: skip
-    if not asked.streamed:
-        return as_json(message)
     begun = message | {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": 1}}
     told: list[dict[str, Any]] = [{"type": "message_start", "message": begun}]
     for index, block in enumerate(blocks):
         told += _anthropic_block(index, block)
     told.append({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": OUTPUT_TOKENS}})
-    return as_events(*told, {"type": "message_stop"})
+    return message, [*told, {"type": "message_stop"}]
 
 
 def _anthropic_block(index: int, block: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -179,7 +189,8 @@ def bedrock(said: Said, asked: Asked) -> Spoken:
 
 
 FORMATS: Mapping[str, Callable[[Said, Asked], Spoken]] = {
-    "openai": openai, "anthropic": anthropic, "gemini": gemini, "bedrock": bedrock, "mistral": mistral,
+    "openai": openai, "anthropic": anthropic, "gemini": gemini, "bedrock": bedrock, "invoke": invoke,
+    "mistral": mistral,
 }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ MODELS = {
     "anthropic": ("anthropic/claude-sonnet-4-5", "", {}),
     "gemini": ("gemini/gemini-2.5-flash", "/v1beta", {}),
     "bedrock": ("bedrock/converse/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "", AWS),
+    "invoke": ("bedrock/invoke/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "", AWS),
     "mistral": ("mistral/magistral-medium-latest", "/v1", {}),
 }
 INFO = {
