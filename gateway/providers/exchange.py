@@ -489,7 +489,9 @@ def wire_fault(exchange: Exchange) -> UpstreamFault:
 def exchange_fault(exchange: Exchange, code: str = "") -> UpstreamFault | None:
     """The fault that the exchange shows, or None. `code`: as recognised by LiteLLM."""
     if exchange.status >= 400:
-        return fault_from_status(exchange.status, retry_after_s(exchange.headers), code, report_in(exchange.body))
+        name = exchange.headers.get("x-amzn-errortype", "").partition(":")[0]
+        reported = report_in(exchange.body, name)
+        return fault_from_status(exchange.status, retry_after_s(exchange.headers), code, reported)
     if exchange.attempts and not exchange.reached:
         return ConnectFault("the provider could not be reached", address=exchange.address)
     if exchange.failure is not None:

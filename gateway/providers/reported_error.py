@@ -109,13 +109,18 @@ class ReportedError:
 NO_REPORT = ReportedError()
 
 
-def report_in(body: bytes | bytearray) -> ReportedError:
-    """The error in a response body; of a body that is no JSON, its text."""
+def report_in(body: bytes | bytearray, name: str = "") -> ReportedError:
+    """The error in a response body; of a body that is no JSON, its text.
+
+    `name`: what a header calls an error of which the body has the words alone, as Amazon's servers do.
+    """
     read = bytes(body[:_READ_BYTES])
     try:
         document = orjson.loads(read)
     except orjson.JSONDecodeError:
         return _report_of_text(read.decode("utf-8", "replace").strip())
+    if name and isinstance(document, dict) and document.keys() <= {"message", "Message"}:
+        document["type"] = name
     return report_of(document)
 
 

@@ -314,6 +314,19 @@ async def test_an_error_of_a_host_keeps_its_meaning(
     assert (type(caught.value), caught.value.status, caught.value.code) == (fault, status, code)
 
 
+async def test_amazon_s_header_names_the_error(upstream: Upstream) -> None:
+    """A quota that is used up has the status of a wrong request, and no name in its body."""
+    for name, fault, code in (
+        ("ServiceQuotaExceededException:http://internal.amazon.com/", CredentialFault, "insufficient_quota"),
+        ("ValidationException", RejectedFault, ""),
+    ):
+        refusal = failing(400, {"message": "Your request exceeds what is allowed."}, f"x-amzn-errortype: {name}")
+        async with CannedProvider(refusal) as canned:
+            with pytest.raises(fault) as caught:
+                await upstream.complete(asking(upstream, OPUS, canned.address))
+        assert (caught.value.reported.type, caught.value.code) == (name.partition(":")[0], code)
+
+
 async def streamed(upstream: Upstream, frames: bytes, *, whole: bool = True) -> tuple[str, Any, UpstreamFault | None]:
     """The text, the usage and the fault of a stream of Amazon's frames."""
     head = f"HTTP/1.1 200 OK\r\ncontent-type: {FRAMES}\r\ntransfer-encoding: chunked\r\n\r\n{len(frames):x}\r\n"
