@@ -146,8 +146,8 @@ def test_every_error_code_is_documented_with_its_status_and_every_documented_one
 
 
 HEADERS_OF_OTHERS = {
-    "x-amzn-bedrock-input-token-count", "x-amzn-bedrock-output-token-count", "x-content-type-options", "x-gzip",
-    "x-ms-retry-after-ms",
+    "x-amzn-bedrock-input-token-count", "x-amzn-bedrock-output-token-count", "x-amzn-errortype",
+    "x-content-type-options", "x-gzip", "x-ms-retry-after-ms",
 }  # fmt: skip
 """Headers of every web page, of Azure and of Amazon, and a content coding."""
 NOT_READ = {"x-litellm-customer-id"}
