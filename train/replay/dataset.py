@@ -217,7 +217,7 @@ def _answers(source: str, outcomes: pa.Table, prices: pa.Table, place: Mapping[t
         usd_in_per_m=price_in[asked],
         usd_out_per_m=price_out[asked],
         grid={name: values[:, asked] for name, values in grid.items()},
-        whole=answered[:, asked].all(axis=1),
+        whole=np.asarray(answered[:, asked].all(axis=1), np.bool_),
         notes=tuple(notes),
     )
 
