@@ -46,7 +46,7 @@ class ValueNetwork(nn.Module):
 def init(key: Array, sizes: Sizes = Sizes()) -> Params:  # noqa: B008 - frozen
     """Fresh parameters."""
     rows, mask, state = jnp.zeros((1, ROW_DIM)), jnp.ones(1, bool), jnp.zeros(STATE_DIM)
-    # Compiled as one program: step by step, sixty small ones are compiled, in every process anew.
+    # One program: step by step, every process would compile sixty small ones.
     params: Params = jax.jit(ValueNetwork(sizes).init)(key, rows, mask, state)["params"]
     return params
 

@@ -163,6 +163,27 @@ def config(
     return path
 
 
+class PromptServer(uvicorn.Server):
+    """Stops as soon as it is told: uvicorn looks every tenth of a second, and waits for another without need."""
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
+        await self._told.wait()
+
+    def stop(self) -> None:
+        """From another thread."""
+        self._loop.call_soon_threadsafe(self._told.set)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        await self.lifespan.shutdown()
+
+
 @contextlib.asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[Served]:
     """Serve the configuration at `path` until the block ends; then drain as a SIGTERM would."""
@@ -172,7 +193,7 @@ async def serving(path: Path) -> AsyncIterator[Served]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(512)
-        server = uvicorn.Server(
+        server = PromptServer(
             uvicorn.Config(app, http=BoundedHttp, lifespan="on", log_level="warning", timeout_graceful_shutdown=10)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -189,7 +210,7 @@ async def serving(path: Path) -> AsyncIterator[Served]:
         finally:
             for client in served.clients:
                 await client.close()
-            server.should_exit = True
+            server.stop()
             await asyncio.to_thread(thread.join)
 
 
