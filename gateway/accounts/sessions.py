@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -64,6 +64,7 @@ def change_session(
     budget_nanousd: int | None = None,
     expected_turns: int | None = None,
     state: str | None = None,
+    parent_id: str | None = None,
     by_header: bool = False,
     actor: str,
     now_ms: int,
@@ -72,8 +73,8 @@ def change_session(
 
     A budget below what is spent and reserved is raised to that amount: the session can spend no more. A child's is
     lowered to what the sessions above it have. `by_header`: the budget is that of a turn's X-Session-Budget-USD; any
-    other holds until that header has another value, since agents send the same one with every turn. `state="open"`
-    reopens a closed session and resumes a paused one.
+    other holds until that header has another value, since agents send the same one with every turn. `parent_id`: the
+    session above a new or unused one. `state="open"` reopens a closed session and resumes a paused one.
     Raises NotFound for the tenant, InvalidRequest for other arguments.
     """
     _check_terms(state, expected_turns)
@@ -98,6 +99,9 @@ def change_session(
     if state is not None:
         values["state"] = state
     connection.execute(update(sessions).where(_is(tenant_id, session_id)).values(**values))
+    if parent_id is not None and (before is None or before.parent_session_id != parent_id):
+        limited = before is not None or budget_nanousd is not None
+        _put_below(connection, tenant_id, session_id, parent_id, limited=limited, actor=actor, now_ms=now_ms)
     after = get_session(connection, tenant_id, session_id)
     leave_trail(
         connection,
@@ -179,6 +183,40 @@ def _open(connection: Connection, tenant: Row[Any], session_id: str, granted: in
     )
 
 
+def _put_below(
+    connection: Connection, tenant_id: str, session_id: str, parent_id: str, *, limited: bool, actor: str, now_ms: int
+) -> None:
+    """Put an unused session below another. `limited`: its budget is a limit of its own. Raises what parents cannot be.
+
+    A limit is lowered to what the sessions above have left; without one the parent's budget is the session's.
+    """
+    a, row = session_ancestors.c, connection.execute(_here(tenant_id, session_id)).one()
+    parent = connection.execute(_here(tenant_id, parent_id)).one_or_none()
+    if parent is None:
+        raise parent_refused("unknown")
+    used = row.turns or row.reserved_nanousd or row.spent_nanousd or row.parent_session_id is not None
+    below = select(a.session_id).where(a.tenant_id == tenant_id, a.ancestor_id == session_id).limit(1)
+    if used or parent_id == session_id or connection.execute(below).first() is not None:
+        raise parent_refused("other")
+    above = connection.execute(
+        select(a.ancestor_id, a.distance + 1).where(a.tenant_id == tenant_id, a.session_id == parent_id)
+    ).all()
+    if len(above) >= MAX_DEPTH:
+        raise parent_refused("depth")
+    here = {"tenant_id": tenant_id, "session_id": session_id}
+    links = [(parent_id, 1), *above]
+    connection.execute(
+        insert(session_ancestors), [here | {"ancestor_id": name, "distance": far} for name, far in links]
+    )
+    values = {"parent_session_id": parent_id, "own_limit": int(limited)}
+    connection.execute(update(sessions).where(_is(tenant_id, session_id)).values(**values))
+    room = max(0, _room_above(connection, tenant_id, session_id))
+    granted = min(row.granted_nanousd, room) if limited else parent.granted_nanousd
+    where = _is(tenant_id, session_id)
+    entry: dict[str, Any] = {"tenant_id": tenant_id, "session_id": session_id, "actor": actor, "now_ms": now_ms}
+    change_grant(connection, "session", sessions, where, balance_of(row), granted, **entry)
+
+
 def _room_above(connection: Connection, tenant_id: str, session_id: str) -> int:
     """The least that the sessions above a child have beside what they keep, in nano-USD."""
     return _rooms_above(connection, tenant_id, [session_id])[session_id][0]
@@ -254,6 +292,16 @@ def _trail(session: SessionRow) -> dict[str, Any]:
         "state": session.state,
         "expected_turns": session.expected_turns,
     }
+
+
+def named_parent(headers: Mapping[str, str]) -> str | None:
+    """The session that X-Parent-Session-Id names. Raises InvalidRequest."""
+    parent_id = headers.get("x-parent-session-id")
+    if parent_id is not None and not SESSION_ID.fullmatch(parent_id):
+        raise InvalidRequest(
+            "X-Parent-Session-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Parent-Session-Id"
+        )
+    return parent_id
 
 
 def normalize_id(value: str) -> str:

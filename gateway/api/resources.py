@@ -23,7 +23,7 @@ from gateway.database.database import Database
 from gateway.decisions import feedback
 from gateway.decisions import log as decisions
 from gateway.dialects.request import parse_object
-from gateway.errors import InvalidRequest, NotFound
+from gateway.errors import InvalidRequest, ModelNotFound, NotFound
 from gateway.http import header_map, json_response, query_limit, read_body
 from gateway.ledger.records import SessionRow
 from gateway.metrics import Metrics
@@ -83,7 +83,7 @@ class Views:
         else:
             model = self._catalog().resolve(name)
             if model is None or not self._may_use(caller, model):
-                raise NotFound("model: no such model", param="model")
+                raise ModelNotFound("model: no such model, or this key may not use it", param="model")
             found = self._listed(model, name)
         return json_response(_anthropic_model(found) if _speaks_anthropic(request) else found)
 
@@ -145,7 +145,9 @@ class Views:
 
     async def change_session(self, request: Request) -> Response:
         """`POST /sessions/{id}`: open it, change its budget or turns, pause, resume or close it."""
-        caller = await self._authenticator.caller(header_map(request))
+        headers = header_map(request)
+        caller = await self._authenticator.caller(headers)
+        parent_id = session_accounts.named_parent(headers)
         fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
         unknown = sorted(set(fields) - _SESSION_FIELDS)
         if unknown:
@@ -173,6 +175,7 @@ class Views:
                 budget_nanousd=budget,
                 expected_turns=expected_turns,
                 state=state,
+                parent_id=parent_id,
                 actor=caller.key_id,
                 now_ms=now_ms(self._clock),
             )

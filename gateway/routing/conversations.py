@@ -206,6 +206,23 @@ class Conversations:
 
         await self._database.write(write)
 
+    async def put_below(self, tenant_id: str, session_id: str, parent_id: str) -> None:
+        """Put an unused session below another. Raises NotFound, InvalidRequest, LedgerUnavailable."""
+        at_ms = now_ms(self._clock)
+
+        def write(connection: Connection) -> None:
+            change_session(
+                connection,
+                tenant_id,
+                session_id,
+                default_nanousd=0,
+                parent_id=parent_id,
+                actor="client",
+                now_ms=at_ms,
+            )
+
+        await self._database.write(write)
+
     async def raise_below(self, tenant_id: str, session_id: str) -> None:
         """Pass on the budget that a turn has raised to the sessions below. Raises LedgerUnavailable."""
         at_ms = now_ms(self._clock)

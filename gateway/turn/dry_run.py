@@ -49,7 +49,7 @@ class DryRuns:
         chat = parse_chat(await read_body(request, limits), limits)
         session_id, place = await self._preparation.session_of(caller, chat, None, headers)
         context = await self._preparation.prepare(
-            caller, session_id, place, chat, ChatDialect(chat.include_usage), read_turn_headers(headers), None
+            caller, session_id, place, chat, ChatDialect(chat.include_usage), read_turn_headers(headers), None, dry=True
         )
         choice = self._decider.decide(context, context.funds, patient=False)
         if isinstance(choice, Shortage):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from gateway.accounts.sessions import MAX_EXPECTED_TURNS, SESSION_ID, normalize_id
+from gateway.accounts.sessions import MAX_EXPECTED_TURNS, named_parent, normalize_id
 from gateway.errors import InvalidRequest
 from gateway.http import read_budget
 from gateway.ledger.rates import RateReading
@@ -207,12 +207,8 @@ def _share(value: str | None) -> int | None:
 
 def _parent(headers: Mapping[str, str]) -> tuple[str | None, bool]:
     """The parent session, and whether it must exist."""
-    own = headers.get("x-parent-session-id")
+    own = named_parent(headers)
     if own is not None:
-        if not SESSION_ID.fullmatch(own):
-            raise InvalidRequest(
-                "X-Parent-Session-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Parent-Session-Id"
-            )
         return own, True
     alias = next((headers[name] for name in PARENT_ALIASES if headers.get(name)), None)
     return None if alias is None else normalize_id(alias), False

@@ -93,8 +93,10 @@ class Preparation:
         dialect: Dialect,
         asked: TurnHeaders,
         claim: IdempotencyClaim | None,
+        *,
+        dry: bool = False,
     ) -> TurnContext:
-        """Find the session, count the prompt, and determine the eligible models."""
+        """Find the session, count the prompt, determine the eligible models. `dry`: change nothing."""
         catalog = self._configuration().catalog
         requested = guard.parse_model(chat.model, catalog)
         prompt = await self._counted(chat)
@@ -109,8 +111,12 @@ class Preparation:
             session_id = place.session_id
             accounts = AccountSnapshot(accounts.tenant, None, accounts.at_ms)
         note_session(caller.tenant_id, session_id)
+        may_get_parent = asked.parent_required and outage is None and _unused(accounts.session)
+        if may_get_parent and not dry:
+            accounts = await self._put_below(caller, session_id, accounts, asked.parent_session_id)
         row = accounts.session
-        parent_id, chain = await self._parent(caller, session_id, row, asked, outage)
+        child = None if dry and may_get_parent else row
+        parent_id, chain = await self._parent(caller, session_id, child, asked, outage)
         memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()
         bound_to = sessions.answered_by(memory, chat.digests) if chat.open_tool_loop or chat.provider_bound else None
         is_chat = chat.mode == "chat"
@@ -231,6 +237,15 @@ class Preparation:
             return structs.replace(context, stand_in=found)
         return context if found is None else context.at_fallback(found)
 
+    async def _put_below(
+        self, caller: Caller, session_id: str, accounts: AccountSnapshot, parent_id: str | None
+    ) -> AccountSnapshot:
+        """The accounts after a session that was opened before its first turn has the parent that this turn names."""
+        if parent_id is None:
+            return accounts
+        await self._conversations.put_below(caller.tenant_id, session_id, parent_id)
+        return await self._ledger.snapshot(caller.tenant_id, session_id) or accounts
+
     async def _parent(
         self,
         caller: Caller,
@@ -332,3 +347,8 @@ class Preparation:
             return None
         found = await self._ledger.idempotent(caller.tenant_id, claim.key, claim.body_sha256)
         return None if found is None else answer_again(found)
+
+
+def _unused(row: SessionRow | None) -> bool:
+    """True for a session that was opened and has had no turn, which may still get a parent."""
+    return row is not None and not row.turns and row.parent_session_id is None

@@ -82,7 +82,7 @@ async def test_the_catalogue_is_listed_as_openai_does_with_auto_in_front(tmp_pat
         async with play.gateway.http() as http:
             for prefix in ("", "/v1"):
                 answer = await http.get(prefix + "/models/nope")
-                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
             aliased = await turn(http, "gpt-4o")
             assert (aliased.json()["model"], seqroute(aliased, "reason")) == ("small", "pinned")
             for unknown in ("gpt-none", "auto@worst"):

@@ -101,6 +101,44 @@ async def test_a_raised_budget_is_at_once_that_of_every_session_below_without_a_
         await play.gateway.audit()
 
 
+async def test_a_session_that_was_opened_before_its_first_turn_can_have_a_parent(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+
+        async def opened(name: str, parent: str, **fields: str) -> httpx.Response:
+            return await http.post(f"/v1/sessions/{name}", json=fields, headers={"X-Parent-Session-Id": parent})
+
+        await turn(http, headers=session("root", budget_usd="0.05"))
+        first = (await opened("agent", "root")).json()
+        assert (first["parent_session_id"], first["budget_usd"]) == ("root", "0.05")
+        limited = (await opened("tool", "agent", budget_usd="0.01")).json()
+        assert (limited["parent_session_id"], limited["budget_usd"]) == ("agent", "0.01")
+        clamped = (await opened("greedy", "agent", budget_usd="5")).json()
+        assert (clamped["budget_clamped"], clamped["budget_nano_usd"]) == (True, clamped["above_remaining_nano_usd"])
+        assert (await opened("tool", "agent", budget_usd="0.02")).json()["budget_usd"] == "0.02"
+        for name, parent, status in (
+            ("tool", "root", 400), ("root", "tool", 400), ("x", "x", 400), ("y", "nobody", 404), ("z", "a b", 400)
+        ):  # fmt: skip
+            refused = await opened(name, parent)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (status, "X-Parent-Session-Id")
+            assert name in ("tool", "root") or (await http.get(f"/v1/sessions/{name}")).status_code == 404
+        # Opened without a parent, it gets one with its first turn, and none later.
+        await http.post("/v1/sessions/early", json={"budget_usd": "0.02"})
+        asked = {"model": "auto", "messages": HELLO}
+        assert (await http.post("/v1/route", json=asked, headers=child("early", "agent"))).status_code == 200
+        assert (await show(http, "early"))["parent_session_id"] is None
+        served = await turn(http, headers=child("early", "agent"))
+        assert served.status_code == 200
+        early, root = await show(http, "early"), await show(http, "root")
+        assert (early["parent_session_id"], early["budget_usd"]) == ("agent", "0.02")
+        assert root["spent_nano_usd"] == root["own_spent_nano_usd"] + early["spent_nano_usd"]
+        await http.post("/v1/sessions/alone", json={"budget_usd": "0.02"})
+        assert (await turn(http, headers=session("alone"))).status_code == 200
+        assert (await turn(http, headers=child("alone", "agent"))).status_code == 400
+        await play.gateway.audit()
+
+
 async def test_a_child_with_a_share_leaves_the_rest_of_its_parent_s_budget_to_its_siblings(
     tmp_path: Path, database_url: str
 ) -> None:
