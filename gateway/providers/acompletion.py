@@ -21,6 +21,7 @@ from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.attachments import attached
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
+from gateway.providers.embeddings import embeds_by_sdk
 from gateway.providers.errors import TimeoutFault, UpstreamFault
 from gateway.providers.exchange import (
     EXCHANGE,
@@ -106,6 +107,11 @@ class LitellmClient:
         chat_only = ("messages", "stream", "_skip_mcp_handler", "allowed_openai_params", call.max_tokens_param)
         for name in chat_only:
             arguments.pop(name, None)
+        by_sdk = embeds_by_sdk(found.provider)
+        assert self._sdk is not None
+        assert self._handlers is not None
+        arguments["client"] = self._sdk.client(call, found) if by_sdk else self._handlers.waiting
+        arguments["timeout"] = self._timeout if by_sdk else SDK_TIMEOUT_S
         return LitellmEmbeddingCall(self, call, found.provider, arguments | dict(body))
 
     async def aembedding(self, arguments: Mapping[str, Any]) -> Any:

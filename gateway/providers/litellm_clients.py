@@ -130,11 +130,16 @@ def spoken_as_openai(call: Call) -> ProviderNames | None:
     return ProviderNames(model, "custom_openai", key, base)
 
 
+def openai_like_providers(litellm: Any) -> frozenset[str]:
+    """The providers of OpenAI's dialect, by LiteLLM's lists."""
+    registry = importlib.import_module("litellm.llms.openai_like.json_loader").JSONProviderRegistry
+    listed = {str(name) for name in litellm.openai_compatible_providers}
+    return frozenset(listed | set(registry.list_providers()) | {"openai", "custom_openai"})
+
+
 def sdk_providers(litellm: Any) -> frozenset[str]:
     """The providers that LiteLLM calls with a client of the OpenAI SDK."""
-    registry = importlib.import_module("litellm.llms.openai_like.json_loader").JSONProviderRegistry
-    listed = {str(name) for name in litellm.openai_compatible_providers} | set(registry.list_providers())
-    return frozenset((listed | _NAMED_BY_SDK) - _OWN_BRANCH) | _TEXT_BY_SDK
+    return frozenset((openai_like_providers(litellm) | _NAMED_BY_SDK) - _OWN_BRANCH) | _TEXT_BY_SDK
 
 
 def handler_cache() -> Any:

@@ -24,6 +24,7 @@ from gateway.dialects.request import ChatRequest
 from gateway.providers.call import Call
 from gateway.providers.errors import CallRefused
 from gateway.providers.history import CLAUDE, has_thinking_parts
+from gateway.providers.litellm_clients import openai_like_providers
 from gateway.providers.tool_schemas import arguments_schema, plain_schema
 from gateway.schema.fields import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 
@@ -167,7 +168,7 @@ def target_of(litellm: Any, model: str, provider: str, api_base: str | None) -> 
     kind = provider
     if provider == "openai" and not _is_openai(litellm, model, api_base):
         kind = "openai_compatible"
-    wire = {"openai", "custom_openai", "azure", "openrouter", "vercel_ai_gateway", *litellm.openai_compatible_providers}
+    wire = {"azure", "openrouter", "vercel_ai_gateway", *openai_like_providers(litellm)}
     supported = frozenset(litellm.get_supported_openai_params(model=model, custom_llm_provider=provider) or ())
     if supported >= _FOR_OPENAI and kind not in _TAKES_ALL:
         # LiteLLM copied OpenAI's own list for a provider with the same path; no other provider has these.

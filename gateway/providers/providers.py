@@ -33,6 +33,7 @@ from gateway.providers.call import Call, Lane, Outgoing, PreparedCall, ProviderN
 from gateway.providers.claude_forms import ClaudeForms, as_written, claude_forms
 from gateway.providers.claude_hosts import ClaudeHosts, own_name
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
+from gateway.providers.embeddings import EmbeddingParams, embedding_names
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
 from gateway.providers.forward import ForwardedCall
@@ -74,6 +75,7 @@ class Upstream:
         self._direct: DirectClient | None = None
         self._claude: ClaudeHosts | None = None
         self._lost: LostParameters | None = None
+        self._embeddings: EmbeddingParams | None = None
         self._acompletion: LitellmClient | None = None
         self._open: Connections | None = None
         self._resolutions: dict[tuple[Any, ...], ProviderNames] = {}
@@ -96,6 +98,7 @@ class Upstream:
         """Import LiteLLM (takes seconds), which knows what each provider's requests have."""
         self._litellm = import_litellm()
         self._lost = LostParameters(self._litellm)
+        self._embeddings = EmbeddingParams(self._litellm)
         own = {*self._litellm.types.utils.all_litellm_params, *signature(self._litellm.acompletion).parameters}
         self._steering = frozenset(own) - CHAT_FIELDS - VENDOR_FIELDS
 
@@ -261,7 +264,9 @@ class Upstream:
         if self._acompletion is None:
             raise RuntimeError("Upstream.start() was not awaited")
         self.on_call("litellm")
-        return self._acompletion.embedding(outgoing.call, outgoing.names, outgoing.call.params)
+        call, found = outgoing.call, outgoing.names
+        names = embedding_names(found, in_body=self._target(call, found).in_body)
+        return self._acompletion.embedding(call, names, call.params)
 
     def _moderation(self, outgoing: Outgoing) -> PreparedCall:
         if self._open is None:
@@ -280,7 +285,7 @@ class Upstream:
         if call.forwarded is not None:
             return Outgoing(call, found, left_out=call.forwarded.dropped)
         if not call.is_chat:
-            return Outgoing(call, found)
+            return self._outgoing_inputs(call, found)
         target, written = self._target(call, found), (call.params.keys() | call.extras.keys()) - call.allowed_params
         if PARAMETER in call.params or calls_functions(call.messages):
             call = self._with_tools(call, found, target)
@@ -324,6 +329,14 @@ class Upstream:
             return None
         names = tuple(dict.fromkeys((*left_out, *changed)))
         return Outgoing(structs.replace(call, forwarded=at_host), found, left_out=names)
+
+    def _outgoing_inputs(self, call: Call, found: ProviderNames) -> Outgoing:
+        """Inputs to embed or to moderate, and the parameters that the provider takes with them."""
+        if self._embeddings is None or call.params.keys() == {"input"}:
+            return Outgoing(call, found)
+        sent = self._embeddings.sent(found, call.params, in_body=self._target(call, found).in_body)
+        left_out = ("user",) if "user" in call.params.keys() - sent.keys() else ()
+        return Outgoing(structs.replace(call, params=sent), found, left_out=left_out)
 
     def _forms_of(self, model: str) -> ClaudeForms:
         forms = self._forms.get(model)

@@ -1,0 +1,79 @@
+"""Embeddings through LiteLLM: the code that makes the call, and its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.providers.call import ProviderNames
+from gateway.providers.errors import CallRefused
+
+_BY_SDK = frozenset(
+    {
+        "azure_ai", "fireworks_ai", "litellm_proxy", "mistral", "nebius", "nvidia_nim", "openai", "together_ai",
+        "wandb", "xinference",
+    }
+)  # fmt: skip
+"""Providers whose branch of `litellm.embedding` takes a client of the OpenAI SDK, whatever that of chats takes."""
+_BY_HTTP = frozenset(
+    {
+        "cometapi", "dashscope", "databricks", "edenai", "github_copilot", "hosted_vllm", "jina_ai", "llamafile",
+        "lm_studio", "openai_like", "openrouter", "ovhcloud", "perplexity", "qwen_ai_platform", "qwencloud",
+        "sambanova", "vercel_ai_gateway", "volcengine", "voyage", "watsonx",
+    }
+)  # fmt: skip
+"""Those of OpenAI's dialect with a branch of their own; all others are called as OpenAI's servers are."""
+_HUGGING_FACE = "huggingface"
+_TASK = {"input_type": "feature-extraction"}
+"""Hugging Face's task that gives vectors; without one LiteLLM looks the model up at the hub."""
+_NEEDED = "dimensions"
+"""A parameter that shapes the vectors is not left out."""
+_TRIED: Mapping[str, Any] = {"encoding_format": "float", _NEEDED: 256, "user": "u"}
+
+
+def embedding_names(found: ProviderNames, *, in_body: bool) -> ProviderNames:
+    """The names under which LiteLLM embeds for a provider; `in_body`: it has OpenAI's dialect."""
+    if not in_body or found.provider in _BY_SDK | _BY_HTTP | {"azure"}:
+        return found
+    return ProviderNames(found.model, "openai", found.api_key, found.api_base)
+
+
+def embeds_by_sdk(provider: str) -> bool:
+    """True if the provider's branch takes a client of the OpenAI SDK."""
+    return provider in _BY_SDK or provider == "azure"
+
+
+class EmbeddingParams:
+    """The parameters of embeddings that LiteLLM accepts, tried once for each model."""
+
+    def __init__(self, litellm: Any) -> None:
+        self._litellm = litellm
+        self._known: dict[tuple[str, str, str], bool] = {}
+
+    def sent(self, found: ProviderNames, params: Mapping[str, Any], *, in_body: bool) -> dict[str, Any]:
+        """The parameters that reach the provider.
+
+        Raises CallRefused for one that shapes the vectors and would not.
+        """
+        named = embedding_names(found, in_body=in_body)
+        kept = dict(params)
+        for name in [name for name in _TRIED if name in params and not self._accepts(named, name)]:
+            if name != _NEEDED:
+                del kept[name]
+            elif in_body:
+                kept["allowed_openai_params"] = [name]
+            else:
+                raise CallRefused.of(name)
+        return kept | (_TASK if found.provider == _HUGGING_FACE else {})
+
+    def _accepts(self, named: ProviderNames, name: str) -> bool:
+        key = (named.model, named.provider, name)
+        if key not in self._known:
+            try:
+                self._litellm.utils.get_optional_params_embeddings(
+                    model=named.model, custom_llm_provider=named.provider, drop_params=False, **{name: _TRIED[name]}
+                )
+                self._known[key] = True
+            except Exception:  # noqa: BLE001 - each provider's code has errors of its own
+                self._known[key] = False
+        return self._known[key]

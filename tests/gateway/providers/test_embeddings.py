@@ -1,0 +1,84 @@
+"""Embeddings of real LiteLLM calls: every provider's code is handed what it expects, and nothing is lost in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic.warnings import PydanticDeprecatedSince211
+
+from gateway.catalog.usage import Usage
+from gateway.providers.call import Call, Outgoing
+from gateway.providers.errors import CallRefused
+from gateway.providers.providers import Upstream
+from tests.harness.fixed_answers import CannedProvider, json_answer
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprecatedSince211.__name__}"),
+    pytest.mark.filterwarnings("ignore::UserWarning:pydantic"),
+]
+
+VECTOR = [0.1, 0.2, 0.3]
+OPENAI = {
+    "object": "list", "model": "m", "data": [{"object": "embedding", "index": 0, "embedding": VECTOR}],
+    "usage": {"prompt_tokens": 9, "total_tokens": 9},
+}  # fmt: skip
+COHERE = {
+    "id": "x", "response_type": "embeddings_by_type", "embeddings": {"float": [VECTOR]}, "texts": ["hi"],
+    "meta": {"billed_units": {"input_tokens": 9}},
+}  # fmt: skip
+OTHERS: dict[str, Any] = {
+    "cohere": COHERE,
+    "cohere_chat": COHERE,
+    "gemini": {"embeddings": [{"values": VECTOR}], "usageMetadata": {"promptTokenCount": 9}},
+    "ollama": {"model": "m", "embeddings": [VECTOR], "prompt_eval_count": 9},
+}
+
+
+def outgoing(upstream: Upstream, provider: CannedProvider, model: str, **params: Any) -> Outgoing:
+    given = {"input": ["hi"], "encoding_format": "float"} | params
+    call = Call(model, (), api_base=provider.address, api_key="k", params=given, is_chat=False, drop_params=True)
+    return upstream.outgoing(call)
+
+
+@pytest.mark.parametrize(
+    "provider",
+    [
+        "openai", "custom_openai", "azure_ai", "mistral", "together_ai", "fireworks_ai", "nvidia_nim", "nebius",
+        "wandb", "xinference", "litellm_proxy", "hosted_vllm", "lm_studio", "llamafile", "openrouter",
+        "vercel_ai_gateway",
+        "voyage", "jina_ai", "deepinfra", "github", "baseten", "novita", "scaleway", "databricks", "dashscope",
+        "volcengine", "sambanova", *OTHERS,
+    ],
+)  # fmt: skip
+async def test_vectors_come_from_every_provider_that_has_them(upstream: Upstream, provider: str) -> None:
+    async with CannedProvider(json_answer(OTHERS.get(provider, OPENAI))) as canned:
+        reply = await upstream.embed(outgoing(upstream, canned, f"{provider}/m"))
+    assert [entry["embedding"] for entry in reply.body["data"]] == [VECTOR]
+    assert reply.usage == Usage(9, 0)
+
+
+async def test_hugging_face_is_asked_for_vectors_without_a_look_up(upstream: Upstream) -> None:
+    async with CannedProvider(json_answer([VECTOR])) as canned:
+        reply = await upstream.embed(outgoing(upstream, canned, "huggingface/BAAI/bge"))
+    assert [entry["embedding"] for entry in reply.body["data"]] == [VECTOR]
+    assert len(canned.received) == 1
+
+
+async def test_a_length_of_vectors_is_sent_or_refused_and_never_lost(upstream: Upstream) -> None:
+    async with CannedProvider(json_answer(OPENAI)) as canned:
+        for model in ("openai/own", "together_ai/m", "jina_ai/m"):
+            await upstream.embed(outgoing(upstream, canned, model, dimensions=3))
+        with pytest.raises(CallRefused) as refused:
+            outgoing(upstream, canned, "mistral/mistral-embed", dimensions=3)
+    assert [body["dimensions"] for _, body in canned.received] == [3, 3, 3]
+    assert refused.value.answer().param == "dimensions"
+
+
+async def test_a_person_whom_the_provider_is_not_told_of_is_named_to_the_client(upstream: Upstream) -> None:
+    async with CannedProvider(json_answer(OPENAI)) as canned:
+        told, untold = (outgoing(upstream, canned, model, user="u") for model in ("openai/m", "voyage/m"))
+        await upstream.embed(told)
+        await upstream.embed(untold)
+    assert [body.get("user") for _, body in canned.received] == ["u", None]
+    assert (told.left_out, untold.left_out) == ((), ("user",))
