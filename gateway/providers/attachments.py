@@ -18,6 +18,7 @@ _SHORT_CHARACTERS = 16
 _SEARCHED_AGAIN_BYTES = 2**27
 """How much is searched for pieces out of order: a client can have every one of them searched for in its whole body."""
 _PLAIN = re.compile(r"[A-Za-z0-9+/=_.:~-]+")
+_PLACE = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\]")
 _DATA = ("url", "file_data", "data", "file_id")
 
 
@@ -40,6 +41,36 @@ def attached(messages: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
             if data is not None:
                 found[f"messages[{index}].content[{position}]"] = _piece(data)
     return found
+
+
+def kinds_of_parts(messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The kinds of parts: who says it, what it is and in which format."""
+    return frozenset(
+        _kind(message, part)
+        for message in messages
+        if isinstance(content := message.get("content"), list)
+        for part in content
+        if part.get("type") != "text"
+    )
+
+
+def kind_at(messages: Sequence[Mapping[str, Any]], place: str) -> str:
+    """The kind of the part at a place of `attached`; empty for what is no part."""
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        return ""
+    message = messages[int(found[1])]
+    return _kind(message, message["content"][int(found[2])])
+
+
+def _kind(message: Mapping[str, Any], part: Mapping[str, Any]) -> str:
+    kind = str(part.get("type"))
+    inner = part.get(kind)
+    inner = inner if isinstance(inner, Mapping) else {"url": inner}
+    data = next((value for name in _DATA if isinstance(value := inner.get(name), str)), "")
+    written = data[:_SHORT_CHARACTERS] if "://" in data[:_SHORT_CHARACTERS] else data[:_PIECE_CHARACTERS]
+    named = written.partition(";" if written.startswith("data:") else "://")
+    return f"{message.get('role')}:{kind}:{named[0] if named[1] else inner.get('format')}"
 
 
 def first_lost(pieces: Mapping[str, bytes], body: bytes) -> str | None:

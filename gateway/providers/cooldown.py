@@ -1,4 +1,6 @@
-"""Health of deployments: one that keeps failing is put into cooldown for `cooldown_s`.
+"""Memory of what calls taught about deployments.
+
+One that keeps failing is put into cooldown for `cooldown_s`.
 
 The state is per process; each replica learns it separately, at a cost of at most `allowed_fails` calls.
 """
@@ -36,6 +38,7 @@ class Breaker:
         self._resting_until_s: dict[str, float] = {}
         self._recent: dict[str, deque[tuple[bool, float]]] = {}
         self._sums: dict[str, _Sums] = {}
+        self._lost: dict[tuple[str, str], set[str]] = {}
 
     def record(self, deployment_id: str, *, failed: bool, latency_s: float, counts: bool = True) -> None:
         """Record the outcome of a call; only provider faults are failures.
@@ -58,6 +61,21 @@ class Breaker:
         recent = sum(now_s - at_s <= WINDOW_S for at_s in times)
         if recent > settings.allowed_fails:
             self._resting_until_s[deployment_id] = now_s + settings.cooldown_s
+
+    def note_lost(self, deployment: Deployment, part: str) -> None:
+        """Remember a kind of part that the form of a deployment's provider has no place for."""
+        self._lost.setdefault((deployment.deployment_id, deployment.litellm_model), set()).add(part)
+
+    @property
+    def knows_losses(self) -> bool:
+        """True once a provider had no place for a part."""
+        return bool(self._lost)
+
+    def loses(self, deployments: Sequence[Deployment], parts: frozenset[str]) -> bool:
+        """True if every deployment is known to have no place for one of these kinds of parts."""
+        return all(
+            not parts.isdisjoint(self._lost.get((each.deployment_id, each.litellm_model), ())) for each in deployments
+        )
 
     def healthy(self, deployments: Sequence[Deployment]) -> list[Deployment]:
         """The deployments that are not in cooldown."""

@@ -22,7 +22,7 @@ import orjson
 from yarl import URL
 
 from gateway.providers.answers import ChunkSource
-from gateway.providers.attachments import LOST, attached, first_lost
+from gateway.providers.attachments import LOST, attached, first_lost, kind_at
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.errors import BrokenFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import USER_AGENT, Exchange, exchange_fault
@@ -113,7 +113,7 @@ class DirectClient:
             _log.debug("a call for %s cannot be made directly: %s", provider, type(error).__name__)
             return None
         if pieces and (lost := first_lost(pieces, body)) is not None:
-            raise MessagesRefused.of(lost, LOST)
+            raise MessagesRefused.of(lost, LOST).losing(kind_at(call.messages, lost))
         return DirectCall(self, route, call, DirectRequest(route.url, route.headers, body), connections)
 
     def known_code(self, route: Route, exchange: Exchange) -> str:

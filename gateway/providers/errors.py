@@ -120,6 +120,14 @@ class CallRefused(UpstreamFault):
 class MessagesRefused(CallRefused):
     """The messages have no form at this provider; another may have one for them."""
 
+    part = ""
+    """The kind of the part that its form has no place for, if it is one."""
+
+    def losing(self, part: str) -> Self:
+        """Name the kind of a part that it has no place for."""
+        self.part = part
+        return self
+
 
 class RejectedFault(UpstreamFault):
     """The provider refused the request itself."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.catalog.usage_reading import read_usage
-from gateway.providers.attachments import LOST
+from gateway.providers.attachments import LOST, kind_at
 from gateway.providers.call import Call
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
 from gateway.providers.exchange import Exchange, exchange_fault
@@ -44,7 +44,7 @@ def fault_of_call(
     if isinstance(error, UpstreamFault):
         return error
     if exchange.lost is not None:
-        return MessagesRefused.of(exchange.lost, LOST)
+        return MessagesRefused.of(exchange.lost, LOST).losing(kind_at(call.messages, exchange.lost))
     seen = exchange_fault(exchange, code)
     if seen is not None:
         return broken_off(exchange) if exchange.streaming and type(seen) is BrokenFault else seen

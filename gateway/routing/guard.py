@@ -26,6 +26,7 @@ from gateway.errors import (
     RateLimited,
     UpstreamError,
 )
+from gateway.providers.attachments import kinds_of_parts
 from gateway.providers.balance import Demand, LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.providers.parameters import takes_effort
@@ -115,7 +116,20 @@ def feasible(
         wait_s = balancer.wait_s(healthy, demand) if why_not in ("", TOOL_LOOP) else 0
         certain = requested.pinned is not None or _is_certain(model, chat)
         options.append(Eligibility(model, healthy, why_not or (BUSY if wait_s else ""), wait_s, certain))
+    if requested.pinned is None and breaker.knows_losses:
+        return _without_losses(options, kinds_of_parts(chat.messages), breaker)
     return options
+
+
+def _without_losses(options: list[Eligibility], parts: frozenset[str], breaker: Breaker) -> list[Eligibility]:
+    """The options without models whose providers have no place for a part, where others can serve the turn."""
+    left = [
+        structs.replace(option, why_not=NO_FORM)
+        if not option.why_not and breaker.loses(option.model.deployments, parts)
+        else option
+        for option in options
+    ]
+    return left if any(not option.why_not for option in left) else options
 
 
 def _is_certain(model: Model, chat: ChatRequest) -> bool:

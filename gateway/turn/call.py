@@ -18,7 +18,7 @@ from gateway.dialects.request import ChatRequest
 from gateway.errors import GatewayError
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.cooldown import Breaker
-from gateway.providers.errors import CallRefused, RejectedFault, UpstreamFault
+from gateway.providers.errors import CallRefused, MessagesRefused, RejectedFault, UpstreamFault
 from gateway.providers.providers import Call, Outgoing, Upstream
 from gateway.providers.replies import Reply
 from gateway.routing.estimates import is_forwarded
@@ -167,6 +167,8 @@ class ProviderCalls:
         )
         if isinstance(fault, CallRefused):
             attempt.slot.unsent()
+        if isinstance(fault, MessagesRefused) and fault.part:
+            self._breaker.note_lost(attempt.deployment, fault.part)
         attempt.slot.leave()  # a retry may need the place
         if attempt.context.caller.is_second:  # no client waits for it: one call, which says nothing of the others
             await self._background.run(self._settling.failed(attempt, fault, final=True))

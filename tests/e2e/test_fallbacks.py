@@ -69,13 +69,15 @@ async def test_auto_goes_on_to_a_model_whose_provider_has_a_form_for_the_file(
             answer = await turn(http, "auto@cheap", READ, stream=stream)
             assert answer.status_code == 200
             assert (seqroute(answer, "model"), seqroute(answer, "reason")) == ("big", "fallback")
+            again = await turn(http, "auto@cheap", READ, stream=stream)  # what was learned needs no other attempt
+            assert (seqroute(again, "model"), seqroute(again, "reason") != "fallback") == ("big", True)
             named = await turn(http, "small", READ)
             assert (named.status_code, named.json()["error"]["param"]) == (400, "messages[0].content[1]")
         await play.gateway.settled()
-        assert [attempt.model for attempt in play.provider.bill] == ["big"]
+        assert [attempt.model for attempt in play.provider.bill] == ["big", "big"]
         rows = play.rows(decisions)
         assert [(row["model"], row["status"], why_not_trained(row)) for row in rows] == [
-            ("big", "completed", "fallback"), ("small", "failed", "failed")
+            ("big", "completed", "fallback"), ("big", "completed", ""), ("small", "failed", "failed")
         ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.providers import attachments
-from gateway.providers.attachments import attached, first_lost
+from gateway.providers.attachments import attached, first_lost, kind_at, kinds_of_parts
 
 PARTS = 2_000
 
@@ -95,3 +95,21 @@ def test_a_picture_that_is_there_twice_is_sent_twice() -> None:
 def test_what_has_no_plain_characters_is_not_looked_for() -> None:
     given = messages(picture("\u00fc\n"))
     assert first_lost(attached(given), b"{}") is None
+
+
+def test_a_kind_of_part_is_who_says_it_what_it_is_and_in_which_format() -> None:
+    parts = [
+        {"type": "text", "text": "read"},
+        {"type": "image_url", "image_url": {"url": "data:image/gif;base64,AAAA"}},
+        {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf"}},
+    ]
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "x"}, {"role": "user", "content": parts}]
+    kinds = [
+        "user:image_url:data:image/gif", "user:image_url:https", "user:input_audio:wav",
+        "user:file:data:application/pdf",
+    ]  # fmt: skip
+    assert kinds_of_parts(messages) == set(kinds)
+    assert [kind_at(messages, f"messages[1].content[{position}]") for position in range(1, 5)] == kinds
+    assert kind_at(messages, "messages[1].audio") == ""
