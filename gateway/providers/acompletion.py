@@ -187,7 +187,8 @@ class LitellmClient:
         if call.api_base is not None:
             arguments["api_base"] = call.api_base
         if call.api_key is not None or call.api_base is not None:
-            arguments["api_key"] = call.api_key or NO_KEY
+            # Amazon's servers take a signature where there is no token; of a placeholder LiteLLM makes one.
+            arguments["api_key"] = call.api_key or ("" if provider == "bedrock" else NO_KEY)
         if call.extra_headers:
             arguments["extra_headers"] = dict(call.extra_headers)
         arguments["client"] = self._sdk.client(call, found) if by_sdk else self._handlers.waiting

@@ -138,6 +138,16 @@ async def test_a_token_for_bedrock_stays_at_its_address(
         assert provider.asked[-1].headers["authorization"].startswith(found)
 
 
+@pytest.mark.parametrize("model", ["converse/us.anthropic.claude-opus-4-6-v1", "us.amazon.nova-pro-v1:0"])
+async def test_a_translated_request_to_bedrock_s_own_endpoint_is_signed_too(
+    upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "of-the-environment")
+    monkeypatch.setattr(provider, "answering", spoken)
+    await upstream.complete(asking(upstream, f"bedrock/{model}", provider.address))
+    assert provider.asked[0].headers["authorization"].startswith("AWS4-HMAC-SHA256")
+
+
 async def test_without_credentials_nothing_is_sent(
     upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
