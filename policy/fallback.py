@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from msgspec import structs
@@ -19,19 +18,8 @@ from policy.mdp import Decision, Observation, Policy, PolicyFault, PolicyOfMany
 PROPENSITY_TOLERANCE = 1e-6
 
 
-@dataclass(slots=True)
-class Faults:
-    """Counters for metrics. `last` is the class of the last exception, never its text."""
-
-    raised: int = 0
-    invalid: int = 0
-    late: int = 0
-    rested: int = 0
-    last: str = ""
-
-
 class WithFallback:
-    """`policy` backed by `rule`. `clock` is monotonic seconds; `faults` counts failures by kind.
+    """`policy` backed by `rule`. `clock` is monotonic seconds.
 
     After `patience` faults in a row the policy is called only every `rest`-th turn until it succeeds.
     """
@@ -54,7 +42,6 @@ class WithFallback:
         self._rest = rest
         self._in_a_row = 0
         self._resting = 0
-        self.faults = Faults()
         self.last_decision_s = 0.0
 
     @property
@@ -69,24 +56,18 @@ class WithFallback:
         """
         if self._in_a_row >= self._patience and self._resting < self._rest:
             self._resting += 1
-            self.faults.rested += 1
             return self._fallback(observation, uniform)
         self._resting = 0
         started = self._clock()
         try:
             decision = self._policy.decide(observation, uniform)
             check_decision(observation, decision)
-        except PolicyFault as fault:
-            self.faults.invalid += 1
-            return self._failed(observation, uniform, fault)
-        except Exception as error:  # noqa: BLE001 - a learned policy may raise anything; the turn must not
-            self.faults.raised += 1
-            return self._failed(observation, uniform, error)
+        except Exception:  # noqa: BLE001 - a learned policy may raise anything; the turn must not
+            return self._failed(observation, uniform)
         finally:
             self.last_decision_s = self._clock() - started
         if self.last_decision_s > self._deadline_s:
-            self.faults.late += 1
-            return self._failed(observation, uniform, TimeoutError())
+            return self._failed(observation, uniform)
         self._in_a_row = 0
         return decision
 
@@ -110,17 +91,12 @@ class WithFallback:
         decisions = [each if _is_executable(turn[0], each) else self.decide(*turn) for turn, each in pairs]
         self.last_decision_s = took_s
         if took_s > self._deadline_s * len(turns):
-            self.faults.late += 1
-            self._count(TimeoutError())
+            self._in_a_row += 1
         return decisions
 
-    def _failed(self, observation: Observation, uniform: float, error: Exception) -> Decision:
-        self._count(error)
-        return self._fallback(observation, uniform)
-
-    def _count(self, error: Exception) -> None:
-        self.faults.last = type(error).__name__
+    def _failed(self, observation: Observation, uniform: float) -> Decision:
         self._in_a_row += 1
+        return self._fallback(observation, uniform)
 
     def _fallback(self, observation: Observation, uniform: float) -> Decision:
         return structs.replace(self._rule.decide(observation, uniform), reason="policy-fault")

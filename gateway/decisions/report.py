@@ -139,7 +139,7 @@ def _rival_row(rival: Rival, own_nanousd: int) -> dict[str, Any]:
     return {
         **_money("estimated", estimated),
         **_money("saved", saved),
-        **_interval_usd("saved", rival.saved, own_nanousd),
+        **_saved_interval_usd(rival.saved, own_nanousd),
         "saved_share": rival.saved_share.value - charged if estimated > 0 else None,
         "saved_share_low": None if rival.saved_share.low is None else rival.saved_share.low - charged,
         "saved_share_high": None if rival.saved_share.high is None else rival.saved_share.high - charged,
@@ -148,10 +148,10 @@ def _rival_row(rival: Rival, own_nanousd: int) -> dict[str, Any]:
     }
 
 
-def _interval_usd(name: str, estimate: Jackknife, less_nanousd: int) -> dict[str, str | None]:
+def _saved_interval_usd(estimate: Jackknife, less_nanousd: int) -> dict[str, str | None]:
     ends = {"low": estimate.low, "high": estimate.high}
     return {
-        f"{name}_{end}_usd": None if value is None else usd_string(round(value) - less_nanousd)
+        f"saved_{end}_usd": None if value is None else usd_string(round(value) - less_nanousd)
         for end, value in ends.items()
     }
 

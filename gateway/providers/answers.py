@@ -53,7 +53,6 @@ class UpstreamStream:
         self, source: ChunkSource, exchange: Exchange, *, older_functions: bool = False, schema_alone: bool = False
     ) -> None:
         self.finish_reason: str | None = None
-        self.provider_model: str | None = None
         self.ended_properly = False
         self._source = source
         self._exchange = exchange
@@ -154,9 +153,6 @@ class UpstreamStream:
         report = take_usage(chunk)
         self._tier = reported_tier(chunk) or self._tier
         self._searches = self._searches or cited_searches(choices)
-        model = chunk.get("model")
-        if isinstance(model, str) and model:
-            self.provider_model = model
         for choice in choices:
             finish = choice.get("finish_reason")
             if finish:

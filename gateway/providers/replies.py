@@ -37,7 +37,6 @@ class Reply(Struct, frozen=True):
     body: dict[str, Any]
     usage: ReportedUsage
     finish_reason: str | None
-    provider_model: str | None
 
     def with_function_calls(self) -> Reply:
         """The response for a client of the older `functions`."""
@@ -100,7 +99,7 @@ def embedding_reply(exchange: Exchange, response: Any, inputs: int) -> Reply:
         )
     if isinstance(usage, Usage) and not usage.prompt_tokens:  # no vector is made of nothing
         usage = PartialUsage(usage, has_prompt=False, has_output=True)
-    return Reply(body=body, usage=usage, finish_reason=None, provider_model=None)
+    return Reply(body=body, usage=usage, finish_reason=None)
 
 
 def moderation_reply(exchange: Exchange) -> Reply:
@@ -118,7 +117,7 @@ def moderation_reply(exchange: Exchange) -> Reply:
         fault = BrokenFault("the provider's answer was not a moderation", status=exchange.status)
     if fault is not None:
         raise fault.billed(usage)
-    return Reply(body=body, usage=usage, finish_reason=None, provider_model=None)
+    return Reply(body=body, usage=usage, finish_reason=None)
 
 
 async def _assembled(exchange: Exchange) -> Reply:
@@ -145,13 +144,7 @@ def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
         usage = beside_words(usage)
     if report is not None and isinstance(usage, Usage):
         body["usage"] = shown(report, usage) if exchange.reports is None else shown_in_full(usage)
-    model = body.get("model")
-    return Reply(
-        body=body,
-        usage=usage,
-        finish_reason=choices[0]["finish_reason"],
-        provider_model=model if isinstance(model, str) else None,
-    )
+    return Reply(body=body, usage=usage, finish_reason=choices[0]["finish_reason"])
 
 
 _SCHEMA_TOOL = "json_tool_call"

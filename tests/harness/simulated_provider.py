@@ -103,7 +103,7 @@ class SimulatedProvider:
             usage = self._usage(attempt)
             message = {"role": "assistant", "content": "w " * attempt.output_tokens}
             body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-            return Reply(body, usage, "stop", "small")
+            return Reply(body, usage, "stop")
         finally:
             attempt.open = False
 

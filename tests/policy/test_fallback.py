@@ -51,7 +51,6 @@ def test_a_good_decision_passes_untouched() -> None:
     guard, _ = guarded(lambda: GOOD)
     assert guard.decide(VIEW, 0.5) is GOOD
     assert guard.policy_id == "learned"
-    assert guard.faults.last == ""
 
 
 @dataclass
@@ -62,14 +61,15 @@ class ScriptedTogether(Scripted):
         return [self.answer() for _ in turns]
 
 
-@pytest.mark.parametrize(("took_s", "late"), [(0.05, 0), (0.07, 1)])  # the deadline of three turns is 0.06 s
-def test_turns_that_were_decided_together_are_never_decided_again(took_s: float, late: int) -> None:
-    policy, times = ScriptedTogether(lambda: GOOD), iter([0.0, took_s])
+@pytest.mark.parametrize(("took_s", "next_alone"), [(0.05, 0), (0.07, 3)])  # the deadline of three turns is 0.06 s
+def test_turns_that_were_decided_together_are_never_decided_again(took_s: float, next_alone: int) -> None:
+    policy, times = ScriptedTogether(lambda: GOOD), iter([0.0] + [took_s] * 7)
     guard = WithFallback(policy, Cheapest("rule"), deadline_s=0.02, clock=times.__next__)
     assert guard.decide_together([(VIEW, 0.5)] * 3) == [GOOD] * 3
     assert policy.asked == 0
-    assert (guard.faults.late, guard.faults.last) == (late, "TimeoutError" * late)
     assert guard.last_decision_s == took_s
+    assert guard.decide_together([(VIEW, 0.5)] * 3) == [GOOD] * 3
+    assert policy.asked == next_alone
 
 
 def test_a_policy_that_is_late_together_and_alone_rests() -> None:
@@ -83,7 +83,7 @@ def test_a_policy_that_is_late_together_and_alone_rests() -> None:
     guard = WithFallback(policy, Cheapest("rule"), deadline_s=0.02, clock=lambda: clock[0], patience=3, rest=50)
     reasons = [[each.reason for each in guard.decide_together([(VIEW, 0.5)] * 10)] for _ in range(3)]
     assert reasons == [["policy"] * 10, ["policy-fault"] * 10, ["policy-fault"] * 10]
-    assert (policy.asked, guard.faults.late, guard.faults.rested) == (2, 3, 18)
+    assert policy.asked == 2
     assert clock[0] == pytest.approx(12 * 0.03)
 
 
@@ -114,7 +114,6 @@ def test_any_exception_gives_the_rules_choice_in_the_same_turn(error: Exception)
     guard, _ = guarded(raising(error))
     decision = guard.decide(VIEW, 0.5)
     assert (decision.action, decision.policy_id, decision.reason) == (0, "rule", "policy-fault")
-    assert guard.faults.last == type(error).__name__
 
 
 @pytest.mark.parametrize(
@@ -148,7 +147,6 @@ def test_a_late_decision_is_the_rules() -> None:
     guard, _ = guarded(lambda: GOOD, [0.0, 0.019, 1.0, 1.021])
     assert guard.decide(VIEW, 0.5).reason == "policy"
     assert guard.decide(VIEW, 0.5).reason == "policy-fault"
-    assert guard.faults.late == 1
     assert guard.last_decision_s == pytest.approx(0.021)
 
 
@@ -159,7 +157,6 @@ def test_after_many_faults_in_a_row_the_policy_rests_and_is_tried_again() -> Non
     # three faults, five turns of rest, one more fault, five of rest, and then it answers
     assert reasons == ["policy-fault"] * 14 + ["policy"] * 2
     assert policy.asked == 6
-    assert guard.faults.rested == 10
 
 
 def test_a_fault_of_the_rule_itself_reaches_the_gateway() -> None:

@@ -74,7 +74,7 @@ def retain(job: Retention, progress: Progress | None = None) -> dict[str, Any]:
         gone = _delete(job, lambda connection: _old_decisions(connection, cutoff_ms), progress)
         # Months go as a whole: their scores stay as long as they do.
         scores_ms = min(cutoff_ms, _first_ms(job.database_url, tables.decisions) or cutoff_ms)
-        scores = _delete(job, lambda _: _old_rows(tables.feedback, "created_at_ms", scores_ms), progress)
+        scores = _delete(job, lambda _: _old_rows(tables.feedback, scores_ms), progress)
         return report | {"deleted_rows": {"decisions": gone, "feedback": scores}}
 
 
@@ -167,9 +167,9 @@ def _old_decisions(connection: sa.Connection, cutoff_ms: int) -> sa.Delete:
     return sa.delete(tables.decisions).where(d.decision_id.in_(some))
 
 
-def _old_rows(table: sa.Table, at: str, cutoff_ms: int) -> sa.Delete:
+def _old_rows(table: sa.Table, cutoff_ms: int) -> sa.Delete:
     keys = list(table.primary_key.columns)
-    some = sa.select(*keys).where(table.c[at] < cutoff_ms).limit(DELETE_ROWS)
+    some = sa.select(*keys).where(table.c.created_at_ms < cutoff_ms).limit(DELETE_ROWS)
     return sa.delete(table).where(sa.tuple_(*keys).in_(some))
 
 

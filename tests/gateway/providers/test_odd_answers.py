@@ -501,7 +501,7 @@ async def test_an_event_stream_for_a_whole_answer_is_put_together(label: str) ->
         "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}],
     }  # fmt: skip
     assert (choice["finish_reason"], choice["logprobs"]) == ("tool_calls", {"content": [1, 2]})
-    assert (reply.body["object"], reply.body["created"], reply.provider_model) == ("chat.completion", 7, "m")
+    assert (reply.body["object"], reply.body["created"], reply.body["model"]) == ("chat.completion", 7, "m")
     assert reply.body["usage"] == U
     assert reply.usage == Usage(10, 5)
 

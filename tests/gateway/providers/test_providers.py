@@ -56,7 +56,7 @@ async def test_an_answer_comes_as_the_provider_sent_it(upstream: Upstream, provi
     attempt = provider.bill[0]
     assert reply.body["choices"][0]["message"]["content"] == " the of and"
     assert reply.finish_reason == "stop"
-    assert reply.provider_model == "ok:tokens=3,cached=2,reasoning=4-2026-01-01"
+    assert reply.body["model"] == "ok:tokens=3,cached=2,reasoning=4-2026-01-01"
     assert reply.usage == Usage(attempt.prompt_tokens, attempt.output_tokens + 4, cached_tokens=2, reasoning_tokens=4)
 
 

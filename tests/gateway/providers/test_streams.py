@@ -64,7 +64,6 @@ async def test_a_stream_that_ends_properly_gives_everything(
     assert stream.ended_properly
     assert stream.finish_reason == "stop"
     assert stream.usage == Usage(provider.bill[0].prompt_tokens, provider.bill[0].output_tokens)
-    assert stream.provider_model == f"{mode}-2026-01-01"
 
 
 async def test_characters_cut_in_two_by_the_network_come_whole(upstream: Upstream, provider: FaultUpstream) -> None:

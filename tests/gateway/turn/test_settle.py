@@ -67,7 +67,7 @@ def settling() -> tuple[Settlements, Books, Leases]:
 def reply(**body: Any) -> Reply:
     message = {"message": {"content": "four words of answer"}, "finish_reason": "stop"}
     usage = body.pop("usage", Usage(10, 5))
-    return Reply({"id": "x", "model": "small-2026", "choices": [message]} | body, usage, "stop", None)
+    return Reply({"id": "x", "model": "small-2026", "choices": [message]} | body, usage, "stop")
 
 
 def rendered(report: TurnReport, bill: Settlement) -> Response:
