@@ -303,7 +303,11 @@ class Authenticator:
             if budget_nanousd is None or budget_nanousd == found.balance.granted_nanousd:
                 return found
             changes = {"budget_nanousd": budget_nanousd}
-            return tenants.patch_tenant(connection, found.tenant_id, changes, actor=caller.key_id, now_ms=at_ms)
+            try:
+                return tenants.patch_tenant(connection, found.tenant_id, changes, actor=caller.key_id, now_ms=at_ms)
+            except InvalidRequest as error:  # in the caller's own words
+                name = "X-Tenant-Budget-USD"
+                raise InvalidRequest(f"{name}: {error.message.removeprefix('budget: ')}", param=name) from None
 
         acting = _with_tenant(caller, await self._database.write(open_tenant))
         self._remember(digest, acting)

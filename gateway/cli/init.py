@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,13 +84,12 @@ def init(
     """Write a gateway.yaml from three answers; asks for those that no option gives."""
     if out.exists() and not force:
         raise CommandError(f"{out}: expected no such file, found one: choose another with --out, or use --force")
-    given = provider if provider is not None else _ask(f"Provider ({', '.join(PROVIDERS)})", "openai")
+    given = provider if provider is not None else _ask("--provider", f"Provider ({', '.join(PROVIDERS)})", "openai")
     choices = read_providers(given)
-    asked = budget_usd if budget_usd is not None else _ask("Budget of a session in USD", "1.00")
+    asked = budget_usd if budget_usd is not None else _ask("--budget-usd", "Budget of a session in USD", "1.00")
     budget_nanousd = read_budget(asked)
-    where = (
-        database if database is not None else _ask("Database (sqlite, a SQLite file, or a postgresql:// URL)", "sqlite")
-    )
+    question = "Database (sqlite, a SQLite file, or a postgresql:// URL)"
+    where = database if database is not None else _ask("--database", question, "sqlite")
     text = render(choices, budget_nanousd, read_database(where, out.parent))
     _check(text, out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +105,15 @@ def init(
         print(f"  {line}")
 
 
-def _ask(question: str, default: str) -> str:
+def _ask(option: str, question: str, default: str) -> str:
     """The answer; the question goes to standard error, which leaves standard output to the result."""
-    answer: str = typer.prompt(question, default=default, err=True)
+    try:
+        answer: str = typer.prompt(question, default=default, err=True)
+    except typer.Abort:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise
+        print(file=sys.stderr)
+        raise CommandError(f"{option}: expected this option or an answer, got the end of the input") from None
     return answer
 
 

@@ -50,7 +50,7 @@ def _read_into(
         return
     files.append(path)
     if depth == 0 and not path.exists():
-        findings.problem(name, "expected a configuration file, found none; `seqroute init` writes one")
+        findings.problem(str(path), "expected a configuration file, found none; `seqroute init` writes one")
         return
     document = _parse(path, name, findings)
     if document is None:

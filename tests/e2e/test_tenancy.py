@@ -114,7 +114,9 @@ async def test_a_service_key_acts_for_tenants_by_header_and_their_budgets_bind(
             penniless = await turn(http, headers={"X-Tenant-Id": "customer-2"})
             assert (penniless.status_code, penniless.json()["error"]["code"]) == (402, "tenant_budget_exceeded")
             lowered = await turn(http, headers=as_customer | {"X-Tenant-Budget-USD": "0.000001"})
-            assert lowered.status_code in (400, 402)
+            error = lowered.json()["error"]
+            assert (lowered.status_code, error["param"]) == (400, "X-Tenant-Budget-USD")
+            assert error["message"].startswith("X-Tenant-Budget-USD: ")
             own = await turn(http, headers=session("s"))
             assert own.status_code == 200
         async with play.gateway.http() as http:

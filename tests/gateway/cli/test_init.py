@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,15 @@ def test_a_wrong_answer_is_one_line_and_writes_nothing(
     assert run(["init", "--out", str(out), *(part for pair in answers.items() for part in pair)]) == 2
     assert found in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_end_of_the_input_is_one_line_that_names_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("openai\n"))
+    assert run(["init", "--out", str(tmp_path / "gateway.yaml")]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "seqroute: --budget-usd: expected this option or an answer, got the end of the input"
 
 
 def test_an_existing_file_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

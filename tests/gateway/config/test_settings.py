@@ -828,7 +828,7 @@ def test_a_file_that_is_no_configuration_says_where(write: Write, text: str, pro
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     assert problems_of(tmp_path / "none.yaml") == (
-        "none.yaml: expected a configuration file, found none; `seqroute init` writes one",
+        f"{tmp_path}/none.yaml: expected a configuration file, found none; `seqroute init` writes one",
     )
 
 
