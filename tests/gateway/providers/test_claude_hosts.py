@@ -16,6 +16,8 @@ from gateway.catalog.usage import PartialUsage, Usage
 from gateway.dialects import messages_request
 from gateway.dialects.forwarded import FORWARDED
 from gateway.errors import http_status
+from gateway.providers.call import ProviderNames
+from gateway.providers.claude_hosts import ClaudeHosts
 from gateway.providers.errors import (
     BrokenFault,
     BrokenMidAnswer,
@@ -276,6 +278,15 @@ async def test_a_host_is_told_by_provider_and_model(
     provider_name: str, model: str, base_model: str | None, host: str | None
 ) -> None:
     assert claude_host(provider_name, model, base_model) == host
+
+
+async def test_another_litellm_than_the_reviewed_one_translates(monkeypatch: pytest.MonkeyPatch) -> None:
+    litellm = importlib.import_module("litellm")
+    call, elsewhere = Call(OPUS, []), ProviderNames(OPUS.removeprefix("bedrock/"), "bedrock")
+    assert ClaudeHosts(litellm).host_of(call, elsewhere) == "bedrock"
+    monkeypatch.setattr("gateway.providers.claude_hosts.VERIFIED_LITELLM", "0.0.0")
+    assert ClaudeHosts(litellm).host_of(call, elsewhere) is None
+    assert ClaudeHosts(litellm).host_of(call, ProviderNames("claude-opus-4-6", "anthropic")) == "anthropic"
 
 
 def failing(status: int, body: Any, *headers: str) -> bytes:
