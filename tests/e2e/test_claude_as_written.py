@@ -33,6 +33,8 @@ BLOCKS: list[dict[str, Any]] = [
     {"type": "thinking", "thinking": "second", "signature": "S2"},
     {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": "x"}},
 ]
+CUT_AT = 5
+"""Events of a stream that breaks off: its start, and the first words of thinking."""
 CHAT_USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
 LOOK = {"name": "look", "description": "Looks.", "input_schema": {"type": "object", "properties": {}}}
@@ -103,9 +105,9 @@ async def scene(tmp_path_factory: Any) -> AsyncIterator[Scene]:
             choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
             return as_json({"id": "x", "object": "chat.completion", "choices": choices, "usage": CHAT_USAGE})
         if asked.path.endswith("/invoke-with-response-stream"):
-            return invoked(streamed(stop))
+            return invoked(streamed(stop)[: CUT_AT if "cut" in stop else None])
         if asked.streamed:
-            return as_events(*streamed(stop))
+            return as_events(*streamed(stop)[: CUT_AT if "cut" in stop else None])
         whole = {"id": "msg_p", "type": "message", "role": "assistant", "model": "claude", "content": BLOCKS}
         return as_json(whole | {"usage": USAGE} | stop)
 
@@ -236,6 +238,17 @@ async def test_a_conversation_with_another_model_of_the_dialect_is_not_changed_e
     else:
         assert (made.json()["content"], made.json()["stop_sequence"]) == (BLOCKS, "END6")
     assert await scene.billed(f"glm-{stream}") == [BILL]
+
+
+@pytest.mark.parametrize("host", ["opus", "glm", "bedrock", "vertex", "azure"])
+async def test_a_stream_that_breaks_off_is_an_error_and_billed_as_reported_so_far(scene: Scene, host: str) -> None:
+    scene.stop["cut"] = True
+    made = await scene.ask({"model": host, "messages": [QUESTION], "stream": True}, f"cut-{host}")
+    del scene.stop["cut"]
+    assert heard(made.text)[-1]["type"] == "error"
+    [bill] = await scene.billed(f"cut-{host}")
+    # The prompt and its cache as reported, and a few words of thinking by our own count.
+    assert BILL - 40 * 25_000 < bill <= BILL - 30 * 25_000
 
 
 @pytest.mark.parametrize(
