@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from gateway import app as gateway_app
 from gateway.api.admission import Admission
 from gateway.catalog import build as catalog
-from gateway.config import model_entry, model_list, prices
+from gateway.config import credentials, model_entry, prices
 from gateway.config.load import ENVIRONMENT_OVERRIDES
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.reader import Section
@@ -80,7 +80,7 @@ def test_every_key_of_a_deployment_is_documented(asked: dict[str, set[str]]) -> 
     page = sections("configuration.md")
     params = page["model_list.litellm_params"]
     named = listed_keys(params) | set(re.findall(r"`(\w+)`[,.]", params.partition("Passed to LiteLLM")[2]))
-    assert named == asked["model_list.litellm_params"] | model_list.OTHER_NAMES.keys()
+    assert named == asked["model_list.litellm_params"] | credentials.OTHER_NAMES.keys()
     info = listed_keys(page["model_list.model_info"])
     priced = {key for key in info if "cost" in key}
     assert info - priced == asked["model_list.model_info"]

@@ -1,4 +1,4 @@
-"""Readers of `model_list` and `credential_list`: deployments, access data and prices.
+"""Reader of `model_list`: deployments with their access data and prices.
 
 One entry is one deployment; entries that share a `model_name` are a load-balanced group. The catalogue looks up what an
 entry omits (prices, limits, capabilities).
@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.config import litellm_keys
+from gateway.config.credentials import (
+    CREDENTIAL_KEYS,
+    HEADER_KEYS,
+    add_credential,
+    add_defaults,
+    read_credentials,
+    use_first_names,
+)
 from gateway.config.model_entry import (
     CAPABILITY_KEYS,
     EFFORTS,
@@ -27,39 +34,11 @@ from gateway.config.model_entry import (
 )
 from gateway.config.prices import FOREIGN_PRICE, PriceChange, read_price_changes, read_prices
 from gateway.config.reader import Findings, Located, Section
+from gateway.config.request_defaults import read_request_defaults
 from gateway.config.values import Secret, shown
-from gateway.errors import InvalidRequest
-from gateway.schema.fields import KNOWN_FIELDS, OWN_FIELDS
-from gateway.schema.reader import left_out, read_default
 
 MAX_MODEL_NAME_CHARS = 256
 
-OTHER_NAMES: Mapping[str, str] = {
-    "base_url": "api_base",
-    "vertex_ai_project": "vertex_project",
-    "vertex_ai_location": "vertex_location",
-    "vertex_ai_credentials": "vertex_credentials",
-}
-"""LiteLLM's second names of access data, and the first ones."""
-
-HEADER_KEYS = ("headers", "extra_headers")
-"""LiteLLM's two names for the same setting; the later one wins."""
-
-_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
-"""Names of an answer's limit, for which money is held."""
-_REGIONS = frozenset({"aws_region_name", "oci_region", "region_name", "vertex_location", "watsonx_region_name"})
-_CREDENTIAL_KEYS = ("api_key", "api_base", "api_version", "organization", *PROVIDER_PARAMS)
-_HOSTS = frozenset({"api_base", "aws_bedrock_runtime_endpoint", "aws_sts_endpoint", "gigachat_auth_url"})
-_OF_A_KEY = frozenset({"aws_external_id", "aws_role_name", "aws_session_name", "organization"})
-"""What a key is used as: an entry may state it for the defaults' key, and is not given it for its own."""
-_ACCESS = frozenset(_CREDENTIAL_KEYS) - _REGIONS - {
-    "api_version", "custom_llm_provider", "project_id", "space_id", "vertex_project",
-}  # fmt: skip
-"""Hosts, and the keys for them: together an entry's own or together the defaults'."""
-_KINDS: Mapping[str, str] = (
-    dict.fromkeys(HEADER_KEYS, "headers") | dict.fromkeys(_LIMITS, "limit") | dict.fromkeys(_REGIONS, "region")
-)
-"""What several keys state: one of them in an entry stands before any of them in its credential or the defaults."""
 _AZURE = frozenset({"azure", "azure_ai", "azure_text"})
 _VERSIONED = _AZURE | {"watsonx"}
 """Providers whose addresses have an `api_version`."""
@@ -67,7 +46,7 @@ _VERSIONED = _AZURE | {"watsonx"}
 
 def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
     """All readable entries; the others are problems in the document's findings."""
-    credentials = _read_credentials(document)
+    credentials = read_credentials(document)
     located = document.items("model_list")
     if not located and not document.has("model_list"):
         document.findings.problem(document.path("model_list"), "expected at least one model, got nothing")
@@ -76,8 +55,8 @@ def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
     defaults = document.section("router_settings").section("default_litellm_params")
     if defaults.has("model"):
         defaults.ignore("model", "not a default: every entry names its own model; it is ignored")
-    _use_first_names(defaults)
-    _add_credential(defaults, credentials)
+    use_first_names(defaults)
+    add_credential(defaults, credentials)
     entries = tuple(entry for item in located for entry in _read_entry(document, item, credentials, defaults))
     _check_ids(entries, document.findings)
     return entries
@@ -97,9 +76,9 @@ def _read_entry(
     params_section = section.section("litellm_params")
     info_section = section.section("model_info")
     limits = {key: section.optional_integer(key, minimum=1) for key in ("rpm", "tpm")}
-    _use_first_names(params_section)
-    _add_credential(params_section, credentials)
-    _add_defaults(params_section, defaults, {key for key, limit in limits.items() if limit is not None})
+    use_first_names(params_section)
+    add_credential(params_section, credentials)
+    add_defaults(params_section, defaults, {key for key, limit in limits.items() if limit is not None})
     organizations = _read_organizations(params_section)
     params = _read_params(params_section)
     changes = read_price_changes(info_section)
@@ -112,7 +91,7 @@ def _read_entry(
     if params is not None:
         params = replace(params, rpm=params.rpm or limits["rpm"], tpm=params.tpm or limits["tpm"])
     if params is not None:
-        params = replace(params, request_defaults=_read_request_defaults(params_section, info_section))
+        params = replace(params, request_defaults=read_request_defaults(params_section, info_section))
     params_section.finish(
         litellm_keys.IGNORED["litellm_params"],
         protections=litellm_keys.PROTECTIONS["litellm_params"],
@@ -138,53 +117,6 @@ def _read_entry(
     return tuple(ModelEntry(located.where, name, replace(params, organization=o), info) for o in organizations)
 
 
-def _use_first_names(section: Section) -> None:
-    """Rename LiteLLM's second names. The first name wins, as in LiteLLM; two addresses are a problem."""
-    for other, name in OTHER_NAMES.items():
-        found = section.entries.pop(other, None)
-        if found is None or found.raw is None:
-            continue
-        if not section.has(name):
-            section.entries[name] = found
-        elif name == "api_base" and section.entries[name].raw != found.raw:
-            section.findings.problem(found.where, f"a second name of {name}, which has another value: write one")
-
-
-def _stated(section: Section) -> set[str]:
-    return {_KINDS.get(key, key) for key in section.entries if section.has(key)}
-
-
-def _add_credential(section: Section, credentials: Mapping[str, Section]) -> None:
-    """Add the values of the credential that a section names and does not state itself, each with its own path."""
-    credential = _credential(section, credentials)
-    section.entries.pop("litellm_credential_name", None)
-    stated = _stated(section)
-    for key, found in () if credential is None else credential.entries.items():
-        if key in _CREDENTIAL_KEYS and _KINDS.get(key, key) not in stated:
-            section.entries[key] = found
-
-
-def _add_defaults(params: Section, defaults: Section, stated_beside: set[str]) -> None:
-    """Add the defaults of all deployments that this one and its credential do not state, each with its own path.
-
-    A key is for a host: an entry with either of its own is given neither of the defaults'.
-    """
-    stated = _stated(params) | stated_beside
-    own = sorted(stated & _ACCESS - _OF_A_KEY)
-    for key, found in defaults.entries.items():
-        kind = _KINDS.get(key, key)
-        if kind in stated or key == "model":
-            continue
-        if (own and key in _ACCESS) or (kind == "headers" and stated & _HOSTS):
-            params.findings.warn(
-                params.where,
-                f"has its own {', '.join(own)}, so router_settings.default_litellm_params.{key} is not used here: a "
-                "host and its key belong together; state both in the entry",
-            )
-        else:
-            params.entries[key] = found
-
-
 def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
     """True for a callable model; reports a wildcard or a LiteLLM router."""
     if "*" in name or "*" in params.model:
@@ -200,117 +132,6 @@ def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
         )
         return False
     return True
-
-
-_NEVER_SENT = ("_", "health_check_")
-"""Beginnings of LiteLLM's own names: its marks on a call, and how it probes a deployment."""
-_FOREIGN_LIMITS = _LIMITS | {
-    "max_output_tokens", "max_new_tokens", "max_tokens_to_sample", "max_gen_len", "maxOutputTokens", "maxTokens",
-    "num_predict", "n_predict",
-}  # fmt: skip
-"""Names of the same limit in providers' own requests, at any depth of them."""
-
-
-_SCHEMA_NAMES = (".properties", ".$defs")
-"""Ends of the paths of objects whose names are those of a JSON schema's author."""
-
-
-def _unheld_in(body: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """The paths of all fields of a provider's own request that would cost more than is held, each with the reason."""
-    if isinstance(body, list):
-        for place, each in enumerate(body):
-            yield from _unheld_in(each, f"{path}[{place}]")
-    elif isinstance(body, dict):
-        for name, value in body.items():
-            if path.endswith(_SCHEMA_NAMES):
-                yield from _unheld_in(value, f"{path}.{name}")
-            elif name in _FOREIGN_LIMITS:
-                yield (
-                    f"{path}.{name}",
-                    "would exceed what is held for an answer: write litellm_params.max_tokens instead",
-                )
-            elif why := litellm_keys.unheld(name, value, nested=bool(path)):
-                yield f"{path}.{name}", f"cannot be a default: {why}"
-            else:
-                yield from _unheld_in(value, f"{path}.{name}")
-
-
-def _refuse_unheld(section: Section, key: str, body: Mapping[str, Any], above: str = "") -> None:
-    """Report what could make a bill higher than its hold; `above` is the part of the paths that `key` stands for."""
-    for path, why in sorted(_unheld_in(body)):
-        section.findings.problem(section.path(key) + path.removeprefix(above), why)
-
-
-def _read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]:
-    """The remaining `litellm_params`: request parameters, including those only the provider knows."""
-    defaults: dict[str, Any] = {}
-    extra = section.json("extra_body")
-    if extra is not None and not isinstance(extra, dict):
-        section.findings.problem(section.path("extra_body"), f"expected a mapping, got {shown(extra)}")
-    elif extra:
-        _refuse_unheld(section, "extra_body", extra)
-        defaults["extra_body"] = extra
-    for key in sorted(_LIMITS):
-        limit = section.optional_integer(key, minimum=1)
-        if limit is not None:
-            defaults[key] = limit
-    known = {*litellm_keys.IGNORED["litellm_params"], *litellm_keys.PROTECTIONS["litellm_params"]}
-    of_info = {*litellm_keys.IGNORED["model_info"], *litellm_keys.PROTECTIONS["model_info"], *info.read()}
-    for key in section.unread():
-        if key in known:
-            if key in litellm_keys.PRICED_PARAMETERS and litellm_keys.costs_nothing(key, section.entries[key].raw):
-                section.ignore(key, "what every request is held for; it is ignored")
-            continue
-        if key not in litellm_keys.REQUEST_PARAMETERS and key not in KNOWN_FIELDS:
-            if key in of_info or key.startswith(_NEVER_SENT):
-                _refuse_or_ignore(section, key)
-                continue
-            if section.refuse_misspelt(key):
-                section.skip(key)
-                continue
-            section.findings.warn(section.path(key), "unknown parameter; it is sent to the provider unchanged")
-        value = section.json(key)
-        if key != "service_tier":
-            _refuse_unheld(section, key, {key: value}, f".{key}")
-        if key in OWN_FIELDS:
-            section.findings.warn(section.path(key), "every request has its own; it is ignored")
-            continue
-        if value is not None:
-            try:
-                defaults[key] = read_default(key, value)
-            except InvalidRequest as error:
-                _report_type(section, key, value, error)
-                continue
-            for path in left_out(value, defaults[key]):
-                where = section.path(key) + path
-                section.findings.warn(where, "not sent: the parameter has no such field; extra_body may have any")
-    return defaults
-
-
-def _report_type(section: Section, key: str, value: Any, error: InvalidRequest) -> None:
-    """Report a request parameter of another type than the schema's, at its place within the value as it is written."""
-    expected, place, got = str(error).partition(": expected ")[2], "", value
-    for step in re.findall(r"\.[^.\[]+|\[[^\]]*\]", (error.param or key).removeprefix(key)):
-        if step.startswith("."):
-            if got is not None and not isinstance(got, dict):
-                expected = f"an object whose {step[1:]} is {expected}"
-                break
-            got = None if got is None else got.get(step[1:])
-        else:
-            got = None  # one of several
-        place += step
-    alike = "a list" if isinstance(got, list) else "an object" if isinstance(got, dict) else None
-    found = "" if got is None or (alike is not None and alike in expected) else f", got {shown(got)}"
-    section.findings.problem(section.path(key) + place, f"expected {expected}{found}")
-
-
-def _refuse_or_ignore(section: Section, key: str) -> None:
-    """Report a key that describes the model and would be no parameter of a request."""
-    if key in litellm_keys.PROTECTIONS["model_info"] and section.entries[key].raw:
-        section.findings.problem(section.path(key), "cannot be ignored: it belongs under model_info")
-        section.skip(key)
-    else:
-        section.ignore(key, "not a parameter of a request: it belongs under model_info; it is ignored")
 
 
 def _checked_name(section: Section, name: str) -> str | None:
@@ -337,7 +158,7 @@ def _read_params(section: Section) -> ModelParams | None:
     model = section.text("model")
     if model is None and not section.has("model"):
         section.findings.problem(section.path("model"), 'expected "provider/model", got nothing')
-    found = {key: _read_credential(section, key) for key in _CREDENTIAL_KEYS if key != "organization"}
+    found = {key: _read_credential(section, key) for key in CREDENTIAL_KEYS if key != "organization"}
     values = {key: value for key, value in found.items() if value is not None}
     weight = section.decimal("weight")
     provider = _plain(values.get("custom_llm_provider")) or (model or "").partition("/")[0]
@@ -458,37 +279,6 @@ def _read_efforts(section: Section) -> Mapping[str, float | None]:
             section.findings.problem(where, f"expected a number from 0 to 1, got {shown(prior)}")
             return {}
     return {level: efforts[level] for level in EFFORTS if level in efforts}
-
-
-def _read_credentials(document: Section) -> Mapping[str, Section]:
-    credentials: dict[str, Section] = {}
-    for located in document.items("credential_list"):
-        section = document.nested(located)
-        name = section.text("credential_name")
-        values = section.section("credential_values")
-        section.section("credential_info").ignore_all()
-        section.finish()
-        if name is None:
-            section.findings.problem(section.path("credential_name"), "expected a text, got nothing")
-        elif name in credentials:
-            section.findings.problem(section.path("credential_name"), f'"{name}" is listed twice')
-        else:
-            credentials[name] = values
-            _use_first_names(values)
-            for key in values.names():
-                if key not in _CREDENTIAL_KEYS:
-                    values.ignore(key, "a LiteLLM key that is not supported here; it is ignored")
-    return credentials
-
-
-def _credential(section: Section, credentials: Mapping[str, Section]) -> Section | None:
-    name = section.text("litellm_credential_name")
-    if name is not None and name not in credentials:
-        known = ", ".join(sorted(credentials)) or "none"
-        section.findings.problem(
-            section.path("litellm_credential_name"), f'expected a name of credential_list ({known}), got "{name}"'
-        )
-    return credentials.get(name) if name is not None else None
 
 
 def _check_ids(entries: tuple[ModelEntry, ...], findings: Findings) -> None:

@@ -23,13 +23,7 @@ from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.embeddings import embeds_by_sdk
 from gateway.providers.errors import TimeoutFault, UpstreamFault
-from gateway.providers.exchange import (
-    EXCHANGE,
-    BoundedTransport,
-    Exchange,
-    NoSecondTransport,
-    RecordedStream,
-)
+from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, RecordedStream
 from gateway.providers.inband import broken_off
 from gateway.providers.litellm_clients import (
     HANDLERS,

@@ -25,7 +25,8 @@ from gateway.providers.answers import ChunkSource
 from gateway.providers.attachments import LOST, attached, first_lost, kind_at
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.errors import BrokenFault, MessagesRefused, UpstreamFault
-from gateway.providers.exchange import USER_AGENT, Exchange, exchange_fault
+from gateway.providers.exchange import USER_AGENT, Exchange
+from gateway.providers.exchange_faults import exchange_fault
 from gateway.providers.transport import Connections, DirectRequest, send
 from gateway.providers.wire_source import WireSource
 

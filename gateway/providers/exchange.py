@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Literal, Protocol
 
 import aiohttp
@@ -38,17 +35,7 @@ from gateway.dialects.native_forms import (
 from gateway.dialects.raw_answer import gemini_finished
 from gateway.dialects.wire_usage import WireUsage, with_plain_usage
 from gateway.providers.attachments import first_lost
-from gateway.providers.decoding import Decoder, UnpackingError, decoder_for, encoding_name
-from gateway.providers.errors import (
-    MAX_RETRY_AFTER_S,
-    BrokenFault,
-    ConnectFault,
-    FailedFault,
-    TimeoutFault,
-    UpstreamFault,
-    fault_from_status,
-)
-from gateway.providers.reported_error import duration_s, report_in
+from gateway.providers.decoding import Decoder, UnpackingError, decoder_for
 
 _log = logging.getLogger("seqroute.wire")
 
@@ -463,57 +450,6 @@ def never_sent(error: Exception) -> bool:
     return isinstance(
         cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL
     ) or isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol)
-
-
-def timeout_fault(exchange: Exchange, ours: bool) -> UpstreamFault:
-    """The fault of a timeout, of our own limit (`ours`) or of the socket."""
-    if not exchange.reached:
-        return ConnectFault("the provider could not be reached in time", address=exchange.address)
-    message = "the provider did not answer in time" if ours else "the connection to the provider timed out"
-    return TimeoutFault(message, status=exchange.status)
-
-
-def wire_fault(exchange: Exchange) -> UpstreamFault:
-    """The fault of a response that broke off."""
-    failure = exchange.failure or httpx.ReadError
-    if issubclass(failure, httpx.TimeoutException):
-        return TimeoutFault("the connection to the provider timed out")
-    if issubclass(failure, AnswerTooLarge):
-        return BrokenFault("the provider's response was too large, or not compressed as it says")
-    if issubclass(failure, EncodingUnread):
-        encoding = encoding_name(exchange.headers.get("content-encoding", ""))
-        return BrokenFault(f"the provider's response has the content-encoding {encoding}, which cannot be read here")
-    return BrokenFault("the connection to the provider broke off")
-
-
-def exchange_fault(exchange: Exchange, code: str = "") -> UpstreamFault | None:
-    """The fault that the exchange shows, or None. `code`: as recognised by LiteLLM."""
-    if exchange.status >= 400:
-        name = exchange.headers.get("x-amzn-errortype", "").partition(":")[0]
-        reported = report_in(exchange.body, name)
-        return fault_from_status(exchange.status, retry_after_s(exchange.headers), code, reported)
-    if exchange.attempts and not exchange.reached:
-        return ConnectFault("the provider could not be reached", address=exchange.address)
-    if exchange.failure is not None:
-        return wire_fault(exchange)
-    if 300 <= exchange.status < 400:
-        return FailedFault("the provider redirected to another address", status=exchange.status)
-    return None
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The provider's Retry-After in seconds, at most MAX_RETRY_AFTER_S; None if unreadable."""
-    milliseconds = headers.get("retry-after-ms") or headers.get("x-ms-retry-after-ms", "")
-    text = headers.get("retry-after", "").strip()[:64]
-    try:
-        seconds = float(milliseconds) / 1000 if milliseconds else duration_s(text)
-    except ValueError:
-        try:
-            at = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError):
-            return None
-        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
 
 
 async def uninterrupted(*closings: Awaitable[None]) -> None:

@@ -40,7 +40,8 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
-from gateway.providers.exchange import AnswerBody, Exchange, exchange_fault
+from gateway.providers.exchange import AnswerBody, Exchange
+from gateway.providers.exchange_faults import exchange_fault
 from gateway.providers.inband import broken_off, fault_in
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.replies import Reply, chat_reply

@@ -13,7 +13,8 @@ import orjson
 from gateway.dialects.raw_answer import last_error
 from gateway.providers import meanings
 from gateway.providers.errors import BrokenMidAnswer, FailedFault, TimeoutFault, UpstreamFault, fault_from_status
-from gateway.providers.exchange import AnswerTooLarge, EncodingUnread, Exchange, retry_after_s, wire_fault
+from gateway.providers.exchange import AnswerTooLarge, EncodingUnread, Exchange
+from gateway.providers.exchange_faults import retry_after_s, wire_fault
 from gateway.providers.reported_error import ReportedError, report_of
 
 # MiniMax always answers with 200 and its own number.

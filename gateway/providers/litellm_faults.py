@@ -15,7 +15,8 @@ from gateway.catalog.usage_reading import read_usage
 from gateway.providers.attachments import LOST, kind_at
 from gateway.providers.call import Call
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, MessagesRefused, UpstreamFault
-from gateway.providers.exchange import Exchange, exchange_fault
+from gateway.providers.exchange import Exchange
+from gateway.providers.exchange_faults import exchange_fault
 from gateway.providers.history import broken_arguments
 from gateway.providers.inband import broken_off, reported_in
 

@@ -9,7 +9,8 @@ from gateway.providers.answers import ChunkSource
 from gateway.providers.call import Call, ProviderNames
 from gateway.providers.direct import OPENAI_ADDRESS, request_headers
 from gateway.providers.errors import BrokenFault, CallRefused, UpstreamFault
-from gateway.providers.exchange import Exchange, exchange_fault
+from gateway.providers.exchange import Exchange
+from gateway.providers.exchange_faults import exchange_fault
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.transport import Connections, DirectRequest, send
 

@@ -35,7 +35,8 @@ from gateway.providers.claude_hosts import ClaudeHosts, own_name
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.embeddings import EmbeddingParams, embedding_names
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
-from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
+from gateway.providers.exchange import Exchange, uninterrupted
+from gateway.providers.exchange_faults import timeout_fault
 from gateway.providers.forward import ForwardedCall
 from gateway.providers.history import has_thinking_parts, history, loses_names, takes_thinking_parts
 from gateway.providers.litellm_clients import LOOKING_UP, spoken_as_openai

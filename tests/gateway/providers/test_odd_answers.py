@@ -37,7 +37,8 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
-from gateway.providers.exchange import EncodingUnread, Exchange, exchange_fault
+from gateway.providers.exchange import EncodingUnread, Exchange
+from gateway.providers.exchange_faults import exchange_fault
 from gateway.providers.replies import Reply, native_reply
 from gateway.providers.wire_source import WireSource
 
