@@ -26,6 +26,7 @@ from gateway.accounts import sessions
 from gateway.accounts.auth import Authenticator, Caller
 from gateway.accounts.fields import money_fields, read_usd, spend_control_fields
 from gateway.accounts.sessions import session_refuses
+from gateway.accounts.spent import spent_account
 from gateway.catalog.live import Configuration
 from gateway.clock import NewId
 from gateway.database.database import Database
@@ -37,8 +38,6 @@ from gateway.errors import (
     IdempotencyMismatch,
     InvalidRequest,
     NotFound,
-    SessionBudgetExceeded,
-    TenantBudgetExceeded,
 )
 from gateway.http import header_map, json_response, read_body
 from gateway.ledger.ledger import Ledger
@@ -245,12 +244,11 @@ def _hold_id(tenant_id: str, session_id: str, charge_id: str) -> str:
 
 def _too_much(session: SessionRow, asked: _Asked, refused: Refused) -> GatewayError:
     left_nanousd = max(0, refused.free_nanousd)
-    kind = SessionBudgetExceeded if refused.account in ("session", "parent") else TenantBudgetExceeded
-    held = refused.balance.reserved_nanousd
-    waits = f"; {usd_string(held)} USD are reserved and may come back" if refused.pending else ""
-    return kind(
-        f"the {refused.account}'s budget has {usd_string(left_nanousd)} USD left; this charge needs "
-        f"{usd_string(asked.amount)} USD{waits}",
+    spent, held = spent_account(refused.account, session.session_id), refused.balance.reserved_nanousd
+    how = f"{usd_string(held)} USD are reserved and may come back" if refused.pending else spent.remedy
+    return spent.error(
+        f"the {spent.name}'s budget has {usd_string(left_nanousd)} USD left; this charge needs "
+        f"{usd_string(asked.amount)} USD; {how}",
         headers={"Retry-After": "1"} if refused.pending else {"x-should-retry": "false"},
         details={
             "session_id": session.session_id,

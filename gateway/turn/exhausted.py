@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from gateway.accounts.fields import spend_control_fields
-from gateway.errors import (
-    GatewayError,
-    LedgerUnavailable,
-    RateLimited,
-    RequestBudgetExceeded,
-    SessionBudgetExceeded,
-    TenantBudgetExceeded,
-)
+from gateway.accounts.spent import spent_account
+from gateway.errors import GatewayError, LedgerUnavailable, RateLimited, RequestBudgetExceeded
 from gateway.money import usd_string
 from gateway.routing import guard
 from gateway.turn.context import TurnContext
-from gateway.turn.funds import Payer, Shortage
-
-# The operator raises a key's budget, like its tenant's, so both have the code that clients know.
-_EXHAUSTED: Mapping[Payer, tuple[type[GatewayError], str]] = {
-    "session": (SessionBudgetExceeded, "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"),
-    "parent": (SessionBudgetExceeded, "GET /v1/sessions/{id} names the parent; raise its budget"),
-    "tenant": (TenantBudgetExceeded, "ask the operator to raise the tenant's budget"),
-    "key": (TenantBudgetExceeded, "ask the operator to raise the key's budget"),
-    "request": (RequestBudgetExceeded, "raise X-Route-Max-USD"),
-}
+from gateway.turn.funds import Shortage
 
 
 def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
@@ -47,7 +30,8 @@ def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
         "needed_nano_usd": least_nanousd,
         "needed_usd": usd_string(least_nanousd),
     }
-    payer = "parent session" if funds.account == "parent" else funds.account
+    spent = None if funds.account == "request" else spent_account(funds.account, context.session_id)
+    payer = "request" if spent is None else spent.name
     found = (
         f"the {payer}'s budget has {usd_string(funds.remainder_nanousd)} USD left; the cheapest capable model "
         f"needs {usd_string(least_nanousd)} USD for this turn"
@@ -59,10 +43,12 @@ def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
             headers={"Retry-After": "1"},
             details=details,
         )
-    kind, how = _EXHAUSTED[funds.account]
-    if funds.account != "request":  # what is kept for the last answer is still left
-        details |= spend_control_fields(not context.kept_nanousd or context.session_left_nanousd <= 0)
-    how = how.replace("{id}", context.session_id)
+    if spent is None:
+        return RequestBudgetExceeded(
+            f"{found}; raise X-Route-Max-USD", headers={"x-should-retry": "false"}, details=details
+        )
+    # What is kept for the last answer is still left.
+    details |= spend_control_fields(not context.kept_nanousd or context.session_left_nanousd <= 0)
     if context.closing and context.memory.closed:
         found = f"the last answer of this session was served in wrap-up; {found}"
-    return kind(f"{found}; {how}", headers={"x-should-retry": "false"}, details=details)
+    return spent.error(f"{found}; {spent.remedy}", headers={"x-should-retry": "false"}, details=details)

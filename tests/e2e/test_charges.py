@@ -128,6 +128,7 @@ async def test_too_much_is_402_and_an_unknown_or_foreign_session_404(tmp_path: P
         much = await charge(http, "s", amount_usd="0.11")
         error = much.json()["error"]
         assert (much.status_code, error["code"], error["remaining_usd"]) == (402, "session_budget_exceeded", "0.1")
+        assert error["message"].endswith("; raise it with X-Session-Budget-USD or POST /v1/sessions/s")
         await charge(http, "s", action="reserve", charge_id="c", amount_usd="0.09")
         assert (await charge(http, "s", amount_usd="0.02")).status_code == 402
         above = await charge(http, "s", action="settle", charge_id="c", amount_usd="0.095")

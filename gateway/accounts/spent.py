@@ -1,0 +1,31 @@
+"""Accounts whose money has ended: their names, errors and remedies in messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.errors import GatewayError, SessionBudgetExceeded, TenantBudgetExceeded
+from gateway.ledger.types import RefusingAccount
+
+
+@dataclass(frozen=True, slots=True)
+class SpentAccount:
+    """An account without money for what was asked."""
+
+    name: str
+    error: type[GatewayError]
+    remedy: str
+
+
+def spent_account(account: RefusingAccount, session_id: str) -> SpentAccount:
+    """The account that refuses money to this session.
+
+    The operator raises a key's budget, like its tenant's, so both have the code that clients know.
+    """
+    if account == "session":
+        raising = f"raise it with X-Session-Budget-USD or POST /v1/sessions/{session_id}"
+        return SpentAccount("session", SessionBudgetExceeded, raising)
+    if account == "parent":
+        raising = f"GET /v1/sessions/{session_id} names the parent; raise its budget"
+        return SpentAccount("parent session", SessionBudgetExceeded, raising)
+    return SpentAccount(account, TenantBudgetExceeded, f"ask the operator to raise the {account}'s budget")
