@@ -151,6 +151,8 @@ class Target:
     supported: frozenset[str]
     needs_limit: bool = True
     limits_searches: bool = False
+    renames_limit: bool = False
+    """OpenAI's model knows the limit as `max_completion_tokens` alone."""
     efforts: Mapping[str, str] = field(default_factory=dict)
     """What is sent for efforts that LiteLLM refuses or drops for the model: the nearest one."""
 
@@ -178,7 +180,14 @@ def target_of(litellm: Any, model: str, provider: str, api_base: str | None) -> 
     # In OpenAI's dialect and Gemini's the limit is optional; Azure serves Claude in Anthropic's, where it is not.
     needs_limit = provider not in wire | {"gemini"} or (provider == "azure_ai" and "claude" in model.lower())
     efforts = _other_efforts(litellm, model, provider, kind) if _EFFORT in supported else {}
-    return Target(kind, provider in wire, supported, needs_limit, limits_searches(f"{provider}/{model}"), efforts)
+    renames_limit = kind == "openai" and _renames_limit(litellm, model, provider)
+    searches = limits_searches(f"{provider}/{model}")
+    return Target(kind, provider in wire, supported, needs_limit, searches, renames_limit, efforts)
+
+
+def _renames_limit(litellm: Any, model: str, provider: str) -> bool:
+    mapped = litellm.utils.get_optional_params(model=model, custom_llm_provider=provider, max_tokens=1)
+    return "max_tokens" not in mapped
 
 
 def _other_efforts(litellm: Any, model: str, provider: str, kind: str) -> Mapping[str, str]:

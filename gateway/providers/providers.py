@@ -290,6 +290,8 @@ class Upstream:
         target, written = self._target(call, found), (call.params.keys() | call.extras.keys()) - call.allowed_params
         if PARAMETER in call.params or calls_functions(call.messages):
             call = self._with_tools(call, found, target)
+        if call.base_model is not None and target.renames_limit and call.max_tokens_param == "max_tokens":
+            call = structs.replace(call, max_tokens_param="max_completion_tokens")
         if not call.limited and call.max_tokens is not None and not target.needs_limit:
             call = structs.replace(call, max_tokens=None)
         formed = shaped(call, target, self._steering)
@@ -358,12 +360,16 @@ class Upstream:
         return structs.replace(call, params=params, messages=messages, older_functions=PARAMETER in call.params)
 
     def _target(self, call: Call, found: ProviderNames) -> Target:
-        wanted = (found.model, found.provider, call.api_base)
+        model = found.model
+        if call.base_model is not None and found.provider in ("openai", "azure"):
+            named = call.base_model.rpartition("/")[2]
+            model = named if named in self._litellm.open_ai_chat_completion_models else model
+        wanted = (model, found.provider, call.api_base)
         target = self._targets.get(wanted)
         if target is None:
             if len(self._targets) >= _MAX_PROVIDERS:
                 self._targets.clear()
-            target = self._targets[wanted] = target_of(self._litellm, found.model, found.provider, call.api_base)
+            target = self._targets[wanted] = target_of(self._litellm, model, found.provider, call.api_base)
         return target
 
     def _resolved(self, call: Call) -> ProviderNames:

@@ -273,23 +273,26 @@ async def test_the_gateways_own_errors_have_the_codes_that_clients_look_for(tmp_
         assert '"auto"' in error["message"]
 
 
-async def test_a_model_behind_another_name_is_called_as_what_it_is(tmp_path: Path, sqlite_url: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "base_model", "more"),
+    [("azure/my-reasoner", "azure/o3-mini", {"api_version": "2025-01-01"}), ("openai/my-reasoner", "gpt-5", {})],
+)
+async def test_a_model_behind_another_name_is_called_as_what_it_is(
+    tmp_path: Path, sqlite_url: str, model: str, base_model: str, more: dict[str, str]
+) -> None:
     async with ScriptedProvider([Line()]) as provider:
-        params = {
-            "model": "azure/my-reasoner",
-            "api_base": provider.url.removesuffix("/v1"),
-            "api_version": "2025-01-01",
-        }
+        params = {"model": model, "api_base": provider.url.removesuffix("/v1"), **more}
         path = written(tmp_path, provider, sqlite_url, params=params)
         tree = yaml.safe_load(path.read_text())
         for entry in tree["model_list"]:
-            entry["model_info"]["base_model"] = "azure/o3-mini"
+            entry["model_info"]["base_model"] = base_model
         path.write_text(yaml.safe_dump(tree))
         async with serving(path) as gateway, gateway.http() as http:
-            answer = await turn(http, max_tokens=100, headers=session("s"))
+            answer = await turn(http, max_tokens=100, temperature=0.3, headers=session("s"))
             assert (answer.status_code, seqroute(answer, "model")) == (200, "small")
             assert provider.bodies[0]["max_completion_tokens"] == 100
-            assert "max_tokens" not in provider.bodies[0]
+            assert provider.bodies[0].keys().isdisjoint({"max_tokens", "temperature"})
+            assert seqroute(answer, "dropped") == "temperature"
 
 
 async def test_a_turn_that_failed_counts_and_commands_count_from_one(
