@@ -259,7 +259,7 @@ def _in_words(value: object) -> str:
 
 def import_logs(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSONL transcripts, or LiteLLM spend logs (JSONL, CSV).")
+        Path, typer.Argument(metavar="FILE", help="JSONL transcripts, or LiteLLM spend logs (JSONL, JSON, CSV).")
     ],
     config: Config = Path("gateway.yaml"),
     shadow: Annotated[

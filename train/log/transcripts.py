@@ -21,6 +21,7 @@ from typing import Any
 
 from train.errors import InputError, reason_of
 
+_BEGUN_CHARS = 256
 MAX_LINE_CHARS = 16 * 2**20
 _CHAT_CALLS = frozenset({"", "completion", "acompletion", "chat_completion", "litellm_completion"})
 
@@ -100,15 +101,33 @@ def read_turn(record: Mapping[str, Any], order: float) -> LoggedTurn | str:
 
 
 def _records(path: Path) -> Iterator[Mapping[str, Any] | None]:
-    """Rows or lines as mappings; None for an invalid line."""
+    """Rows, lines or items of a list as mappings; None for an invalid one."""
     with path.open(encoding="utf-8-sig", newline="") as file:  # skips a byte order mark
         if path.suffix.lower() == ".csv":
             csv.field_size_limit(MAX_LINE_CHARS)
             yield from csv.DictReader(file)
             return
+        begun = file.read(_BEGUN_CHARS).lstrip()
+        file.seek(0)
+        listed = _listed(file.read()) if begun.startswith("[") or path.suffix.lower() == ".json" else None
+        if listed is not None:
+            yield from (value if isinstance(value, dict) else None for value in listed)
+            return
+        file.seek(0)
         for line in file:
             if line.strip():
                 yield _object(line)
+
+
+def _listed(text: str) -> list[Any] | None:
+    """The records of a JSON document: a list, alone or as `data`, or one record; None for lines."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    if isinstance(value, dict):
+        return value["data"] if isinstance(value.get("data"), list) else [value]
+    return value if isinstance(value, list) and any(isinstance(item, dict) for item in value) else None
 
 
 def _object(line: str) -> Mapping[str, Any] | None:

@@ -115,6 +115,14 @@ def test_a_line_that_is_no_object_is_counted_and_a_file_that_is_no_text_refused(
         read_transcripts(tmp_path / "none")
 
 
+@pytest.mark.parametrize("wrapped", [[record(), 3, record()], {"data": [record(), 3, record()], "total": 3}])
+def test_a_list_of_records_is_read_as_their_lines_are(tmp_path: Path, wrapped: Any) -> None:
+    file = tmp_path / "log.json"  # as LiteLLM's /spend/logs answers
+    file.write_text("\n" + json.dumps(wrapped, indent=1))
+    turns, left_out = read_transcripts(file)
+    assert (len(turns), dict(left_out)) == (2, {"no JSON object": 1})
+
+
 def test_a_model_is_found_by_its_name_or_by_what_a_deployment_calls_it() -> None:
     upstream = SMALL.deployments[0].litellm_model
     assert (
