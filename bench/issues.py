@@ -52,7 +52,7 @@ NOW: tuple[tuple[str, str], ...] = (
         "K: what people see",
         r"request_ids\.py|logs\.py|decisions/(refused_turns|failures|trainable)\.py|^gateway/metrics",
     ),
-    ("L: overload, odd requests", r"api/(admission|places|server|one_response|whole_request|refusals)\.py"),
+    ("L: overload, odd requests", r"api/(admission|places|slots|server|one_response|whole_request|refusals)\.py"),
 )
 """Features, by the files or functions that are theirs; the first that matches counts."""
 THEN: tuple[tuple[str, str], ...] = (

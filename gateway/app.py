@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from gateway.api.admission import Admission, Bodies
-from gateway.api.places import PlaceLimits, Places
+from gateway.api.slots import SlotLimits, Slots
 from gateway.catalog import build as catalog
 from gateway.catalog.models import Catalog
 from gateway.clock import Clock, Entropy, NewId, Uniform, time_ordered_ids
@@ -87,13 +87,13 @@ def _admission(app: ASGIApp, parts: Gateway) -> Admission:
     """Limits on requests under way; chats go from here to their endpoint without a search of the routes."""
     services = parts.services
     limits, metrics = services.settings.limits, services.metrics
-    places = Places(PlaceLimits(limits.parallel_requests, limits.tenant_parallel_requests, limits.admission_wait_s))
-    metrics.running.set_function(lambda: places.active)
-    metrics.waiting.set_function(lambda: places.waiting)
+    slots = Slots(SlotLimits(limits.parallel_requests, limits.tenant_parallel_requests, limits.admission_wait_s))
+    metrics.running.set_function(lambda: slots.active)
+    metrics.waiting.set_function(lambda: slots.waiting)
     return Admission(
         app,
         services.lifecycle,
-        places,
+        slots,
         Bodies(MAX_LARGE_BODIES * limits.body_bytes),
         services.authenticator.known_tenant,
         {("POST", prefix + "/chat/completions"): parts.endpoints.chat for prefix in ("/v1", "")},

@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.health import Lifecycle
-from gateway.api.places import RETRY_LATER, Places, RunningSlot
 from gateway.api.refusals import refusal
 from gateway.api.server import Shedding
+from gateway.api.slots import RETRY_LATER, RunningSlot, Slots
 from gateway.database.database import DatabaseStartError
 from gateway.errors import (
     Draining,
@@ -82,7 +82,7 @@ class Admission:
         self,
         app: ASGIApp,
         lifecycle: Lifecycle,
-        places: Places,
+        slots: Slots,
         bodies: Bodies,
         tenant_of: TenantOf = lambda headers: "",
         direct: Mapping[tuple[str, str], Endpoint] = MappingProxyType({}),
@@ -97,7 +97,7 @@ class Admission:
         ) if cors_origins else None  # fmt: skip
         self._direct = direct
         self._lifecycle = lifecycle
-        self._places = places
+        self._slots = slots
         self._bodies = bodies
         self._tenant_of = tenant_of
         self._on_refusal = on_refusal
@@ -114,7 +114,7 @@ class Admission:
         if scope["type"] != "http" or scope["path"] in MACHINES:
             await self.app(scope, receive, send)
             return
-        visit = _Visit(scope, receive, self._places, self._bodies, self._tenant_of)
+        visit = _Visit(scope, receive, self._slots, self._bodies, self._tenant_of)
         try:
             self._check(scope)
         except GatewayError as error:
@@ -160,7 +160,7 @@ class Admission:
 
         Applies to known tenants under overload: the same response as the normal path, at a fraction of its cost.
         """
-        if not self._places.is_crowded:
+        if not self._slots.is_crowded:
             return None
         if method != b"POST" or b"%" in url or self._for_browsers is not None or not self._lifecycle.ready:
             return None
@@ -170,14 +170,14 @@ class Admission:
         tenant = self._tenant_of(named)
         if not tenant:
             return None
-        error = self._places.foresee(tenant, patience_s(named))
+        error = self._slots.foresee(tenant, patience_s(named))
         if error is not None:
             self._on_refusal(error.code)
         return error
 
     def shedding(self) -> Shedding:
         """The server's part: refusals before a request is parsed."""
-        return Shedding(self.shed, tuple(_TOLD), lambda: self._places.is_crowded)
+        return Shedding(self.shed, tuple(_TOLD), lambda: self._slots.is_crowded)
 
     def _check(self, scope: Scope) -> None:
         """Raise the errors that need no part of the body."""
@@ -234,29 +234,29 @@ class _Visit(RequestIds):
     __slots__ = (
         "_bodies",
         "_counted",
-        "_place",
-        "_places",
         "_receive",
         "_scope",
         "_size",
+        "_slot",
+        "_slots",
         "_tenant",
         "_tenant_of",
         "_told",
         "_whole",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, places: Places, bodies: Bodies, tenant_of: TenantOf) -> None:
+    def __init__(self, scope: Scope, receive: Receive, slots: Slots, bodies: Bodies, tenant_of: TenantOf) -> None:
         super().__init__((scope.get("extensions") or {}).get(REQUEST_ID_HEADER))
         self._scope = scope
         self._receive = receive
-        self._places = places
+        self._slots = slots
         self._bodies = bodies
         self._tenant_of = tenant_of
         self._told = _told(scope["headers"])
         self._tenant = ""
         self._size = self._counted = 0
         self._whole = False
-        self._place: RunningSlot | None = None
+        self._slot: RunningSlot | None = None
 
     async def begin(self) -> None:
         """Check the limits; take a slot for a request without a body. Operators' requests need none.
@@ -270,9 +270,9 @@ class _Visit(RequestIds):
         try:
             tenant = self._payer()
             if tenant:
-                self._places.check(tenant, patience_s(self._told))
+                self._slots.check(tenant, patience_s(self._told))
             if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
-                await self._take_place()
+                await self._take_slot()
         except GatewayError as error:
             raise _NotBegun(error) from None
 
@@ -282,22 +282,22 @@ class _Visit(RequestIds):
         if message["type"] == "http.request":
             self._count(len(message.get("body", b"")))
             if not self._whole and not message.get("more_body", False):
-                await self._take_place()
+                await self._take_slot()
         return message
 
     def end(self) -> None:
-        if self._place is not None:
-            self._places.give_back(self._place)
+        if self._slot is not None:
+            self._slots.give_back(self._slot)
         if self._counted:
             self._bodies.drop(self._payer(), self._counted)
 
-    async def _take_place(self) -> None:
+    async def _take_slot(self) -> None:
         self._whole = True
-        self._place = await self._places.take(self._payer(), patience_s(self._told))
+        self._slot = await self._slots.take(self._payer(), patience_s(self._told))
 
     def call_left(self) -> None:
-        if self._place is not None:
-            self._places.started(self._place)
+        if self._slot is not None:
+            self._slots.started(self._slot)
 
     def _count(self, size: int) -> None:
         self._size += size
@@ -308,7 +308,7 @@ class _Visit(RequestIds):
 
     def _payer(self) -> str:
         """The tenant if known; unchanged from the first counted byte to the end."""
-        if not self._tenant and self._place is None and not self._counted:
+        if not self._tenant and self._slot is None and not self._counted:
             self._tenant = self._tenant_of(self._told)
         return self._tenant
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from gateway.api.places import STARTING
+from gateway.api.slots import STARTING
 from tests.harness.gateway import Served, config, serving
 from tests.harness.upstream import FaultUpstream
 

@@ -49,7 +49,7 @@ opens its connections first, so its first tenths of a second do not predict the 
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceLimits:
+class SlotLimits:
     """Limits of concurrent requests, per process and per tenant, and of the wait for a slot."""
 
     process: int = 512
@@ -69,13 +69,13 @@ class RunningSlot:
 class _Waiter:
     tenant: str
     until_s: float
-    place: asyncio.Future[RunningSlot]
+    slot: asyncio.Future[RunningSlot]
 
 
-class Places:
+class Slots:
     """The slots of one event loop. Each slot that is taken must be given back once."""
 
-    def __init__(self, limits: PlaceLimits) -> None:
+    def __init__(self, limits: SlotLimits) -> None:
         self._limits = limits
         self._under_way: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
@@ -161,29 +161,29 @@ class Places:
             self._watched_since_s = self._since_s
             self._timer = loop.call_later(LOOK_S, self._look, loop)
         try:
-            return await waiter.place
+            return await waiter.slot
         except asyncio.CancelledError:
-            if waiter.place.done() and not waiter.place.cancelled() and waiter.place.exception() is None:
-                self.give_back(waiter.place.result())
+            if waiter.slot.done() and not waiter.slot.cancelled() and waiter.slot.exception() is None:
+                self.give_back(waiter.slot.result())
             raise
 
-    def started(self, place: RunningSlot) -> None:
+    def started(self, slot: RunningSlot) -> None:
         """Report that the request's call was sent, so that the next request may start."""
-        if place.starting:
-            place.starting = False
+        if slot.starting:
+            slot.starting = False
             self._starting -= 1
-            self._starting_of[place.tenant] -= 1
-            if not self._starting_of[place.tenant]:
-                del self._starting_of[place.tenant]
+            self._starting_of[slot.tenant] -= 1
+            if not self._starting_of[slot.tenant]:
+                del self._starting_of[slot.tenant]
             self._start_waiting()
 
-    def give_back(self, place: RunningSlot) -> None:
+    def give_back(self, slot: RunningSlot) -> None:
         """Return the slot of a finished request."""
         self._active -= 1
-        self._under_way[place.tenant] -= 1
-        if self._under_way[place.tenant] <= 0:
-            del self._under_way[place.tenant]
-        self.started(place)
+        self._under_way[slot.tenant] -= 1
+        if self._under_way[slot.tenant] <= 0:
+            del self._under_way[slot.tenant]
+        self.started(slot)
         self._start_waiting()
 
     def _is_full(self) -> bool:
@@ -214,8 +214,8 @@ class Places:
                 self._waiting.move_to_end(tenant)
             else:
                 del self._waiting[tenant]
-            if not waiter.place.done():
-                waiter.place.set_result(self._start(tenant))
+            if not waiter.slot.done():
+                waiter.slot.set_result(self._start(tenant))
 
     # -- the wait --------------------------------------------------------------------------------------------------
 
@@ -242,10 +242,10 @@ class Places:
 
     def _refuse_late(self, now_s: float) -> None:
         for tenant, queue in list(self._waiting.items()):
-            staying = deque(waiter for waiter in queue if waiter.until_s > now_s and not waiter.place.done())
+            staying = deque(waiter for waiter in queue if waiter.until_s > now_s and not waiter.slot.done())
             for waiter in queue:
-                if waiter.until_s <= now_s and not waiter.place.done():
-                    waiter.place.set_exception(_overloaded())
+                if waiter.until_s <= now_s and not waiter.slot.done():
+                    waiter.slot.set_exception(_overloaded())
             if staying:
                 self._waiting[tenant] = staying
             else:

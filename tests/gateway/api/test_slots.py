@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from gateway.api.admission import patience_s
-from gateway.api.places import STANDING_SHARE, STARTING, PlaceLimits, Places
+from gateway.api.slots import STANDING_SHARE, STARTING, SlotLimits, Slots
 from gateway.errors import GatewayError, Overloaded, RateLimited
 from tests.harness.simulator import VirtualLoop
 
@@ -30,20 +30,20 @@ def simulated(work: Coroutine[Any, Any, T]) -> T:
 
 def test_waiting_tenants_take_turns_and_a_tenants_own_requests_keep_their_order() -> None:
     async def play() -> list[str]:
-        places, started = Places(PlaceLimits(process=2, tenant=20, wait_s=10)), []
+        slots, started = Slots(SlotLimits(process=2, tenant=20, wait_s=10)), []
 
         async def turn(tenant: str, name: str) -> None:
-            place = await places.take(tenant)
+            slot = await slots.take(tenant)
             started.append(name)
             await asyncio.sleep(0.1)
-            places.give_back(place)
+            slots.give_back(slot)
 
         async with asyncio.TaskGroup() as group:
             for number in range(6):
                 group.create_task(turn("loud", f"loud{number}"))
             for tenant in ("b", "c"):
                 group.create_task(turn(tenant, tenant))
-        assert (places.active, places.waiting) == (0, 0)
+        assert (slots.active, slots.waiting) == (0, 0)
         return started
 
     assert simulated(play()) == ["loud0", "loud1", "loud2", "b", "c", "loud3", "loud4", "loud5"]
@@ -51,39 +51,39 @@ def test_waiting_tenants_take_turns_and_a_tenants_own_requests_keep_their_order(
 
 def test_requests_let_through_at_one_moment_are_counted_before_they_take_their_places() -> None:
     async def play() -> list[bool]:
-        places = Places(PlaceLimits(process=10, tenant=4))
-        await places.take("a")
-        at_once = [places.foresee("a") is None for _ in range(5)]
+        slots = Slots(SlotLimits(process=10, tenant=4))
+        await slots.take("a")
+        at_once = [slots.foresee("a") is None for _ in range(5)]
         await asyncio.sleep(0.01)  # none of them came
-        return [*at_once, places.foresee("a") is None, places.foresee("b") is None]
+        return [*at_once, slots.foresee("a") is None, slots.foresee("b") is None]
 
     assert simulated(play()) == [True, True, True, False, False, True, True]
 
 
 def test_a_tenants_own_limit_is_429_at_once_and_nobody_elses() -> None:
     async def play() -> None:
-        places = Places(PlaceLimits(process=10, tenant=2))
-        first, _ = await places.take("a"), await places.take("a")
+        slots = Slots(SlotLimits(process=10, tenant=2))
+        first, _ = await slots.take("a"), await slots.take("a")
         with pytest.raises(RateLimited) as refused:
-            await places.take("a")
+            await slots.take("a")
         assert refused.value.headers["Retry-After"] == "1"
-        await places.take("b")
-        places.give_back(first)
-        await places.take("a")
+        await slots.take("b")
+        slots.give_back(first)
+        await slots.take("a")
 
     simulated(play())
 
 
 def test_a_wait_ends_in_503_when_its_time_is_up() -> None:
     async def play() -> float:
-        places, loop = Places(PlaceLimits(process=1, tenant=1, wait_s=0.5)), asyncio.get_running_loop()
-        first = await places.take("a")
+        slots, loop = Slots(SlotLimits(process=1, tenant=1, wait_s=0.5)), asyncio.get_running_loop()
+        first = await slots.take("a")
         began_s = loop.time()
         with pytest.raises(Overloaded) as refused:
-            await places.take("b")
+            await slots.take("b")
         assert refused.value.headers["Retry-After"] == "1"
-        places.give_back(first)
-        await places.take("b")
+        slots.give_back(first)
+        await slots.take("b")
         return loop.time() - began_s
 
     assert 0.5 <= simulated(play()) < 0.65
@@ -91,17 +91,17 @@ def test_a_wait_ends_in_503_when_its_time_is_up() -> None:
 
 def test_who_leaves_while_waiting_leaves_no_place_behind() -> None:
     async def play() -> tuple[int, int]:
-        places = Places(PlaceLimits(process=1, tenant=5))
-        first = await places.take("a")
-        leaving = [asyncio.create_task(places.take("b")) for _ in range(3)]
+        slots = Slots(SlotLimits(process=1, tenant=5))
+        first = await slots.take("a")
+        leaving = [asyncio.create_task(slots.take("b")) for _ in range(3)]
         await asyncio.sleep(0)
         leaving[0].cancel()
-        places.give_back(first)  # reaches the second, which leaves before it can notice
+        slots.give_back(first)  # reaches the second, which leaves before it can notice
         leaving[1].cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
         assert leaving[2].done()
         assert leaving[2].exception() is None
-        return places.active, places.waiting
+        return slots.active, slots.waiting
 
     assert simulated(play()) == (1, 0)
 
@@ -114,7 +114,7 @@ class Seen:
     refused: list[float] = field(default_factory=list)
 
 
-async def offered(per_s: dict[str, float], seconds: float, places: Places) -> dict[str, Seen]:
+async def offered(per_s: dict[str, float], seconds: float, slots: Slots) -> dict[str, Seen]:
     """An open loop of clients: they come whether or not the others are through."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -122,7 +122,7 @@ async def offered(per_s: dict[str, float], seconds: float, places: Places) -> di
 
     async def turn(tenant: str, came_s: float) -> None:
         try:
-            place = await places.take(tenant)
+            slot = await slots.take(tenant)
         except GatewayError:
             loop.pass_time(REFUSAL_S)
             seen[tenant].refused.append(loop.time() - came_s)
@@ -130,10 +130,10 @@ async def offered(per_s: dict[str, float], seconds: float, places: Places) -> di
         for _ in range(4):  # between its steps others have theirs
             loop.pass_time(TURN_S / 8)
             await asyncio.sleep(0)
-        places.started(place)
+        slots.started(slot)
         await asyncio.sleep(PROVIDER_S)
         loop.pass_time(TURN_S / 2)
-        places.give_back(place)
+        slots.give_back(slot)
         seen[tenant].answered.append(loop.time() - came_s)
 
     arrivals = sorted(
@@ -153,8 +153,8 @@ def quantile(seconds: list[float], share: float) -> float:
 
 def test_ten_times_the_load_costs_a_tenth_of_the_answers_at_most_and_refusals_are_quick() -> None:
     async def play() -> Seen:
-        places = Places(PlaceLimits(process=512, tenant=512, wait_s=2.0))
-        return (await offered({"a": 3333}, 20.0, places))["a"]
+        slots = Slots(SlotLimits(process=512, tenant=512, wait_s=2.0))
+        return (await offered({"a": 3333}, 20.0, slots))["a"]
 
     seen = simulated(play())
     # 60,000 refusals of .1 ms are a third of the core by themselves.
@@ -168,7 +168,7 @@ def test_ten_times_the_load_costs_a_tenth_of_the_answers_at_most_and_refusals_ar
 
 def test_a_burst_may_wait_for_longer_than_a_queue_that_stands() -> None:
     async def play() -> Seen:
-        return (await offered({"a": 3333}, 0.1, Places(PlaceLimits(512, 512, wait_s=3.0))))["a"]
+        return (await offered({"a": 3333}, 0.1, Slots(SlotLimits(512, 512, wait_s=3.0))))["a"]
 
     burst = simulated(play())
     assert (len(burst.answered), burst.refused) == (333, [])
@@ -177,13 +177,13 @@ def test_a_burst_may_wait_for_longer_than_a_queue_that_stands() -> None:
 
 def test_a_request_waits_for_half_of_its_client_s_time_at_most() -> None:
     async def play() -> list[float]:
-        places, loop = Places(PlaceLimits(process=1, tenant=50, wait_s=5.0)), asyncio.get_running_loop()
-        await places.take("a")
+        slots, loop = Slots(SlotLimits(process=1, tenant=50, wait_s=5.0)), asyncio.get_running_loop()
+        await slots.take("a")
         waited = []
         for patience in (1.0, 4.0, 600.0):
             began_s = loop.time()
             with pytest.raises(Overloaded):
-                await places.take("b", patience)
+                await slots.take("b", patience)
             waited.append(loop.time() - began_s)
         return waited
 
@@ -213,7 +213,7 @@ def test_a_tenant_of_fifty_times_the_load_hardly_slows_the_others_and_takes_no_a
     calm = {"a": 10.0, "b": 10.0, "c": 10.0}
 
     async def play(per_s: dict[str, float]) -> dict[str, Seen]:
-        return await offered(per_s, 15.0, Places(PlaceLimits(process=512, tenant=256, wait_s=3.0)))
+        return await offered(per_s, 15.0, Slots(SlotLimits(process=512, tenant=256, wait_s=3.0)))
 
     alone, crowded = simulated(play(calm)), simulated(play(calm | {"loud": 500.0}))
     assert not [tenant for tenant in calm if crowded[tenant].refused]
@@ -224,20 +224,20 @@ def test_a_tenant_of_fifty_times_the_load_hardly_slows_the_others_and_takes_no_a
 
 def test_only_some_are_started_at_a_time_and_the_next_when_a_call_has_left() -> None:
     async def play() -> None:
-        places = Places(PlaceLimits())
-        taken = [await places.take("a") for _ in range(STARTING)]
-        waiting = asyncio.create_task(places.take("b"))
+        slots = Slots(SlotLimits())
+        taken = [await slots.take("a") for _ in range(STARTING)]
+        waiting = asyncio.create_task(slots.take("b"))
         await asyncio.sleep(0)
         assert not waiting.done()
-        places.started(taken[0])
-        places.started(taken[0])  # a second attempt's call frees nothing more
-        later = asyncio.create_task(places.take("b"))
+        slots.started(taken[0])
+        slots.started(taken[0])  # a second attempt's call frees nothing more
+        later = asyncio.create_task(slots.take("b"))
         await asyncio.sleep(0)
         assert waiting.done()
         assert not later.done()
-        places.give_back(taken[1])
+        slots.give_back(taken[1])
         await later
-        assert places.active == STARTING + 1
+        assert slots.active == STARTING + 1
 
     simulated(play())
 
@@ -247,7 +247,7 @@ def test_one_pause_of_the_loop_refuses_nobody() -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         loop.call_later(2.0, loop.pass_time, 0.5)
-        return (await offered({"a": 150.0}, 5.0, Places(PlaceLimits())))["a"]
+        return (await offered({"a": 150.0}, 5.0, Slots(SlotLimits())))["a"]
 
     seen = simulated(play())
     assert (len(seen.answered), seen.refused) == (750, [])
@@ -257,16 +257,16 @@ def test_a_slow_start_is_no_pace_by_which_a_crowd_is_refused() -> None:
     """Before the connections are made one or two may start; a moment later the whole crowd does, in good time."""
 
     async def play() -> int:
-        places = Places(PlaceLimits(process=512, tenant=512, wait_s=3.0))
+        slots = Slots(SlotLimits(process=512, tenant=512, wait_s=3.0))
         connected = asyncio.Event()
 
         async def turn(number: int) -> None:
             await asyncio.sleep(number * 0.001)
-            place = await places.take("a")
+            slot = await slots.take("a")
             await (connected.wait() if number else asyncio.sleep(0.05))
-            places.started(place)
+            slots.started(slot)
             await asyncio.sleep(PROVIDER_S)
-            places.give_back(place)
+            slots.give_back(slot)
 
         async with asyncio.TaskGroup() as group:
             turns = [group.create_task(turn(number)) for number in range(300)]
@@ -279,15 +279,15 @@ def test_a_slow_start_is_no_pace_by_which_a_crowd_is_refused() -> None:
 
 def test_sixty_four_first_requests_are_served_by_a_worker_that_takes_a_second_to_start() -> None:
     async def play() -> int:
-        places, connected = Places(PlaceLimits()), asyncio.Event()
+        slots, connected = Slots(SlotLimits()), asyncio.Event()
 
         async def turn(number: int) -> None:
             await asyncio.sleep(number * 0.02)
-            place = await places.take("a")
+            slot = await slots.take("a")
             await (connected.wait() if number else asyncio.sleep(0.4))
-            places.started(place)
+            slots.started(slot)
             await asyncio.sleep(PROVIDER_S)
-            places.give_back(place)
+            slots.give_back(slot)
 
         async with asyncio.TaskGroup() as group:
             turns = [group.create_task(turn(number)) for number in range(64)]
@@ -303,7 +303,7 @@ def test_sixty_four_clients_that_wait_for_their_answers_are_never_refused(paused
     """They keep the processor busy, so that a queue stands; a pause of the machine is not its pace."""
 
     async def play() -> tuple[int, int]:
-        places, loop = Places(PlaceLimits()), asyncio.get_running_loop()
+        slots, loop = Slots(SlotLimits()), asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         answered = refused = 0
         for at_s in (0.05, 3.0, 6.0):
@@ -313,7 +313,7 @@ def test_sixty_four_clients_that_wait_for_their_answers_are_never_refused(paused
             nonlocal answered, refused
             while loop.time() < 12.0:
                 try:
-                    place = await places.take("a")
+                    slot = await slots.take("a")
                 except Overloaded:
                     refused += 1
                     await asyncio.sleep(0.1)
@@ -321,10 +321,10 @@ def test_sixty_four_clients_that_wait_for_their_answers_are_never_refused(paused
                 for _ in range(4):
                     loop.pass_time(TURN_S / 8)
                     await asyncio.sleep(0)
-                places.started(place)
+                slots.started(slot)
                 await asyncio.sleep(0.1)
                 loop.pass_time(TURN_S / 2)
-                places.give_back(place)
+                slots.give_back(slot)
                 answered += 1
 
         async with asyncio.TaskGroup() as group:
