@@ -20,6 +20,7 @@ from gateway.http import json_response
 
 Schema = Mapping[str, Any]
 _TEXT: Schema = {"type": "string"}
+_ERROR: Mapping[str, Any] = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 _USD: Schema = {
     "type": ["string", "number"], "pattern": r"^\d{1,6}(\.\d{1,9})?$", "minimum": 0, "maximum": 999_999,
     "description": "a decimal amount in USD",
@@ -185,8 +186,8 @@ def _operation(method: str, path: str, route: Route) -> dict[str, Any]:
         "operationId": re.sub(r"\W+", "_", f"{method.lower()}_{path}").strip("_"),
         "responses": {
             "2XX": {"description": "done"},
-            "4XX": {"description": "refused", "content": {"application/json": {"schema": _reference("Error")}}},
-            "5XX": {"description": "unavailable", "content": {"application/json": {"schema": _reference("Error")}}},
+            "4XX": {"description": "refused", "content": _ERROR},
+            "5XX": {"description": "unavailable", "content": _ERROR},
         },
     }
     if summary:
@@ -200,10 +201,6 @@ def _operation(method: str, path: str, route: Route) -> dict[str, Any]:
     if path in MACHINES:
         made["security"] = []
     return made
-
-
-def _reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
 
 
 class OpenApi:
