@@ -46,6 +46,8 @@ class LiveConfiguration:
         self._environ = environ
         self._clock = clock
         self._current = first
+        self._read: list[object] = []
+        """Stamps of the files as they were read last, by a signal or because they had changed."""
 
     @property
     def current(self) -> Configuration:
@@ -61,6 +63,7 @@ class LiveConfiguration:
     def reload(self) -> bool:
         """Read the files again; True when the new configuration is active."""
         before = self.current.settings
+        self._read = _stamps(before.files)
         try:
             settings, catalog = load(before.path, self._environ, self._clock)
         except SettingsError as error:
@@ -91,7 +94,7 @@ class LiveConfiguration:
         nothing.
         """
         files = self.current.settings.files
-        seen = await asyncio.to_thread(_stamps, files)
+        self._read = await asyncio.to_thread(_stamps, files)
         while files:
             folders = {file.parent for file in files}
             watch = awatch(
@@ -100,11 +103,12 @@ class LiveConfiguration:
             )  # fmt: skip
             async with contextlib.aclosing(watch) as looks:
                 async for _ in looks:
-                    before, seen = seen, await asyncio.to_thread(_stamps, files)
-                    if seen != before and await asyncio.to_thread(self.reload) and self.current.settings.files != files:
+                    if await asyncio.to_thread(_stamps, files) != self._read:
+                        await asyncio.to_thread(self.reload)
+                    if self.current.settings.files != files:
                         break
             # Watch the new set of files; they may change before the watch begins, so the first look reloads.
-            files, seen = self.current.settings.files, []
+            files = self.current.settings.files
 
     def on_hangup(self) -> Callable[[], None]:
         """Reload on SIGHUP; return a function that removes the handler.

@@ -185,3 +185,18 @@ async def test_a_hangup_reloads(tmp_path: Path) -> None:
         await budget_becomes(subject, 2)
     finally:
         undo()
+
+
+async def test_a_hangup_after_a_change_reads_the_file_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "seqroute.configuration")
+    subject = live(tmp_path)
+    undo = subject.on_hangup()
+    try:
+        async with followed(subject):
+            subject.current.settings.path.write_text(edited(subject, "session_settings", default_budget_usd=2))
+            os.kill(os.getpid(), 1)
+            await budget_becomes(subject, 2)
+            await asyncio.sleep(0.8)  # longer than the watch waits for further changes
+    finally:
+        undo()
+    assert caplog.text.count("configuration reloaded") == 1
