@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import importlib
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from zlib import crc32
 
 import httpx
 import orjson
@@ -14,6 +16,13 @@ from gateway.dialects.sse import event_frame
 from gateway.providers.exchange import AnswerBody
 
 _FRAMES = "application/vnd.amazon.eventstream"
+_PRELUDE = struct.Struct("!III")
+"""Of a frame: its length, that of its headers, and the checksum of both."""
+_CHECKED_BYTES = 8
+_AROUND_BYTES = _PRELUDE.size + 4
+"""What a frame has around its headers and its payload."""
+_LARGEST_BYTES = 24 * 2**20
+"""What botocore takes for a payload."""
 
 
 def is_framed(content_type: str) -> bool:
@@ -31,19 +40,33 @@ class UnframedEvents:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.begun = True
-        frames = self._botocore.EventStreamBuffer()
+        held = bytearray()
         async for piece in self._inner:
-            frames.add_data(piece)
+            held += piece
             made, broken = bytearray(), False
             try:
-                for frame in frames:
+                for frame in self._taken(held):
                     made += _event(frame.headers, frame.payload)
-            except (self._botocore.ParserError, ValueError):
+            except Exception:  # noqa: BLE001 - botocore's parser raises whatever wrong bytes lead to
                 broken = True
             if made:
                 yield bytes(made)
             if broken:
                 raise httpx.DecodingError("a frame of the stream cannot be read")
+
+    def _taken(self, held: bytearray) -> Iterator[Any]:
+        """The whole frames at the beginning, taken out; botocore is given each at once, as it copies what it holds."""
+        while len(held) >= _PRELUDE.size:
+            length, headers_length, checksum = _PRELUDE.unpack_from(held)
+            likely = headers_length + _AROUND_BYTES <= length <= _LARGEST_BYTES
+            if not likely or checksum != crc32(held[:_CHECKED_BYTES]):
+                raise ValueError("the frame's length cannot be right")
+            if len(held) < length:
+                return
+            buffer = self._botocore.EventStreamBuffer()
+            buffer.add_data(bytes(held[:length]))
+            del held[:length]
+            yield next(buffer)
 
     async def aclose(self) -> None:
         """Release the connection."""

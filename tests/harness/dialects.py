@@ -319,7 +319,7 @@ def _invocations(asked: Asked) -> Spoken:
     if not chat:
         events[-1] = events[-1] | {"generated_text": "".join(TEXT), "details": {"finish_reason": "eos_token"}}
     said = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
-    return _FRAMES, b"".join(_frame({":event-type": "PayloadPart"}, piece) for piece in said)
+    return _FRAMES, b"".join(frame({":event-type": "PayloadPart"}, piece) for piece in said)
 
 
 def _watsonx_text(asked: Asked) -> Spoken:
@@ -471,22 +471,26 @@ _DIALECTS: tuple[tuple[str, Callable[[Asked], Spoken]], ...] = (
 
 def as_frames(*events: tuple[str, dict[str, Any]]) -> Spoken:
     """The content type and body of Amazon's frames."""
-    return _FRAMES, b"".join(_frame({":event-type": name}, json.dumps(body).encode()) for name, body in events)
+    return _FRAMES, b"".join(frame({":event-type": name}, json.dumps(body).encode()) for name, body in events)
 
 
 def thrown(kind: str, message: str) -> bytes:
     """The frame of an exception, as Amazon's servers send it in the middle of a stream."""
-    return _frame({":message-type": "exception", ":exception-type": kind}, json.dumps({"message": message}).encode())
+    return frame({":message-type": "exception", ":exception-type": kind}, json.dumps({"message": message}).encode())
 
 
-def _frame(headers: Mapping[str, str], payload: bytes) -> bytes:
-    """application/vnd.amazon.eventstream: lengths, their CRC, headers, payload, the CRC of it all."""
+def frame(headers: Mapping[str, str], payload: bytes, *, kind: int = 7, length: int | None = None) -> bytes:
+    """application/vnd.amazon.eventstream: lengths, their CRC, headers, payload, the CRC of it all.
+
+    `kind`: the type of the headers, text by default. `length`: what the frame says of its own, if that is wrong.
+    """
     every = {":message-type": "event", ":content-type": "application/json", **headers}
     packed = b"".join(
-        struct.pack("!B", len(name)) + name.encode() + struct.pack("!BH", 7, len(value)) + value.encode()
+        struct.pack("!B", len(name)) + name.encode() + struct.pack("!BH", kind, len(value)) + value.encode()
         for name, value in every.items()
     )
-    prelude = struct.pack("!II", 16 + len(packed) + len(payload), len(packed))
+    whole = 16 + len(packed) + len(payload)
+    prelude = struct.pack("!II", whole if length is None else length, len(packed))
     head = prelude + struct.pack("!I", binascii.crc32(prelude)) + packed + payload
     return head + struct.pack("!I", binascii.crc32(head))
 
@@ -494,7 +498,7 @@ def _frame(headers: Mapping[str, str], payload: bytes) -> bytes:
 def invoked(events: list[dict[str, Any]]) -> Spoken:
     """Bedrock's `invoke` stream: the model's own events, in base64, in frames."""
     return _FRAMES, b"".join(
-        _frame(
+        frame(
             {":event-type": "chunk"}, json.dumps({"bytes": base64.b64encode(json.dumps(e).encode()).decode()}).encode()
         )
         for e in events

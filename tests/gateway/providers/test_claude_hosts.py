@@ -16,6 +16,7 @@ from gateway.catalog.usage import PartialUsage, Usage
 from gateway.dialects import messages_request
 from gateway.dialects.forwarded import FORWARDED
 from gateway.errors import http_status
+from gateway.providers.amazon_stream import UnframedEvents
 from gateway.providers.call import ProviderNames
 from gateway.providers.claude_hosts import ClaudeHosts
 from gateway.providers.errors import (
@@ -30,7 +31,7 @@ from gateway.providers.errors import (
 )
 from gateway.providers.providers import Call, Outgoing, Upstream
 from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, CLAUDE_END, CLAUDE_START, CLAUDE_TEXT
-from tests.harness.dialects import Asked, DialectProvider, as_json, invoked, spoken, thrown
+from tests.harness.dialects import Asked, DialectProvider, as_json, frame, invoked, spoken, thrown
 from tests.harness.fixed_answers import CannedProvider, raw_answer
 from tests.harness.provider_cases import AWS, google_account
 
@@ -348,6 +349,22 @@ async def test_amazon_s_header_names_the_error(upstream: Upstream) -> None:
         assert (caught.value.reported.type, caught.value.code) == (name.partition(":")[0], code)
 
 
+class Pieces:
+    """A body that arrives in pieces."""
+
+    begun = True
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
 async def streamed(upstream: Upstream, frames: bytes, *, whole: bool = True) -> tuple[str, Any, UpstreamFault | None]:
     """The text, the usage and the fault of a stream of Amazon's frames."""
     head = f"HTTP/1.1 200 OK\r\ncontent-type: {FRAMES}\r\ntransfer-encoding: chunked\r\n\r\n{len(frames):x}\r\n"
@@ -394,13 +411,22 @@ async def test_what_bedrock_counts_behind_the_answer_is_what_its_events_left_out
     assert usage.output_tokens == 7
 
 
-@pytest.mark.parametrize("stop", ["cut", "ended", "half a frame", "broken frame", "exception"])
+UNREADABLE = {
+    "unknown header": frame({}, b"{}", kind=77), "no length": frame({}, b"", length=0),
+    "length of the prelude": frame({}, b"", length=12), "length of gigabytes": frame({}, b"", length=2**32 - 1),
+    "no JSON": frame({}, b"{"), "no base64": frame({}, b'{"bytes": "a"}'), "nesting": frame({}, b"[" * 100_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stop", ["cut", "ended", "half a frame", "broken frame", "exception", *UNREADABLE])
 async def test_a_stream_of_frames_that_breaks_is_billed_as_reported_so_far(upstream: Upstream, stop: str) -> None:
     frames = invoked(BEGUN)[1]
     if stop == "half a frame":
         frames += frames[:60]
     elif stop == "broken frame":
         frames += frames[:40] + bytes([frames[40] ^ 1]) + frames[41:]
+    elif stop in UNREADABLE:
+        frames += UNREADABLE[stop] + invoked([*CLAUDE_END])[1]
     elif stop == "exception":
         frames += thrown("throttlingException", "Too many requests")
     text, usage, fault = await streamed(upstream, frames, whole=stop != "cut")
@@ -413,6 +439,30 @@ async def test_a_stream_of_frames_that_breaks_is_billed_as_reported_so_far(upstr
     assert fault is not None
     assert (fault.dispatched, fault.retryable) == (True, False)
     assert http_status(fault.answer()) == (429 if stop == "exception" else 502)
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_an_unreadable_frame_before_the_answer_is_a_broken_answer(upstream: Upstream, name: str) -> None:
+    text, _, fault = await streamed(upstream, UNREADABLE[name] + invoked([*BEGUN, *CLAUDE_END])[1])
+    assert (text, type(fault), str(fault)) == ("", BrokenFault, "the connection to the provider broke off")
+
+
+async def test_a_large_frame_is_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Botocore copies all that it holds for every piece that it is given."""
+    botocore: Any = importlib.import_module("botocore.eventstream")
+    add, given = botocore.EventStreamBuffer.add_data, []
+
+    def counted(buffer: Any, data: bytes) -> None:
+        given.append(len(data))
+        add(buffer, data)
+
+    monkeypatch.setattr(botocore.EventStreamBuffer, "add_data", counted)
+    events = [{"type": "ping"}, {"type": "text", "text": "x" * 2**20}, {"type": "ping"}]
+    frames = invoked(events)[1]
+    sent = [frames[at : at + 1_000] for at in range(0, len(frames), 1_000)]
+    made = b"".join([piece async for piece in UnframedEvents(Pieces(sent))])
+    assert [json.loads(line.removeprefix(b"data: ")) for line in made.split(b"\n\n")[:-1]] == events
+    assert given == [len(invoked([event])[1]) for event in events]
 
 
 @pytest.mark.parametrize(
