@@ -116,8 +116,14 @@ class Exchange(Struct):
 
     @property
     def shows_form(self) -> bool:
-        """A stream's response says what it is, so that its start can be awaited."""
-        return self.headers.get("content-type", "").startswith(("text/event-stream", "application/json"))
+        """A stream's response says that it is one, or that it is whole, so that its form can be awaited.
+
+        JSON without a length may be lines of a stream.
+        """
+        kind = self.headers.get("content-type", "")
+        return kind.startswith("text/event-stream") or (
+            kind.startswith("application/json") and "content-length" in self.headers
+        )
 
     @property
     def tail_only(self) -> bool:

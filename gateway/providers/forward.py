@@ -131,7 +131,7 @@ class ForwardedCall:
         body = self._forwarded.chat_body(payload)
         if not body.get("usage") and (counted := WireUsage.of(b"", exchange.headers).report):
             body["usage"] = counted  # Bedrock's headers
-        if failed or ("output" not in payload and "content" not in payload):
+        if failed or ("content" if self._forwarded.api == "messages_api" else "output") not in payload:
             fault = fault_in(payload, exchange.headers, named_error=failed, alone=True)
             fault = fault or BrokenFault("the provider's answer was in another dialect", status=exchange.status)
             raise fault.billed(read_usage(take_usage(body)))

@@ -263,6 +263,18 @@ async def test_a_forwarded_answer_whose_content_is_a_text_has_it_as_a_block(upst
     assert reply.body["choices"][0]["message"]["content"] == "Hello"
 
 
+async def test_an_answer_of_another_api_is_billed_and_no_answer(upstream: Upstream) -> None:
+    converse = {
+        "output": {"message": {"content": [{"text": "Hello"}]}},
+        "usage": {"inputTokens": 21, "outputTokens": 7},
+    }
+    forwarded = messages_request.to_chat(MESSAGES).forwarded
+    async with CannedProvider(json_answer(converse)) as canned:
+        asked = Call("anthropic/m", [], api_base=canned.address, api_key="k", forwarded=forwarded, max_tokens=64)
+        fault = await failed(upstream.complete(upstream.outgoing(asked)))
+    assert (type(fault), fault.usage) == (BrokenFault, Usage(21, 7))
+
+
 @pytest.mark.parametrize(
     "data", ["overloaded", '"overloaded"', '{"message": "overloaded"}', '{"type": "x", "error": "overloaded"}']
 )
