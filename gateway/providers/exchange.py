@@ -116,7 +116,7 @@ class Exchange(Struct):
 
     @property
     def shows_form(self) -> bool:
-        """A stream's response says that it is one, or that it is whole, so that its form can be awaited.
+        """True for an answer that says that it is a stream, or whole: its form can be awaited.
 
         JSON without a length may be lines of a stream.
         """
