@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from gateway.catalog.hosted_tools import searching
 
 ClaudeHost = Literal["anthropic", "bedrock", "vertex_ai", "azure_ai"]
 
+AZURE_TOKEN = "azure_ad_token"
 CLIENT_TOOLS = "messages_api.client_tools"
 """The capability of Anthropic's tools that the client runs: bash, text_editor, computer, memory."""
 SEARCH_RESULTS = "messages_api.search_results"
@@ -20,6 +21,19 @@ _TOOLS: Mapping[ClaudeHost, frozenset[str]] = {
     "anthropic": _SEARCHING | {SERVER_TOOLS}, "azure_ai": _SEARCHING | {SERVER_TOOLS}, "vertex_ai": _SEARCHING,
     "bedrock": frozenset({CLIENT_TOOLS}),
 }  # fmt: skip
+_UNFOLLOWED: Mapping[ClaudeHost, frozenset[str]] = {
+    "anthropic": frozenset(), "bedrock": frozenset({"region_name"}), "vertex_ai": frozenset({"region_name"}),
+    "azure_ai": frozenset({
+        "azure_password", "azure_scope", "azure_username", "client_id", "client_secret", "tenant_id",
+    }),
+}  # fmt: skip
+"""The operator's options that a chat follows, and a Messages request does not; other clouds' have no effect in both."""
+_DEFAULTS = frozenset({
+    "max_completion_tokens", "max_tokens", "reasoning_effort", "temperature", "thinking", "top_k", "top_p",
+})  # fmt: skip
+"""The operator's parameters that a Messages request can have; Anthropic itself knows a `service_tier` too."""
+_EXCHANGED = "oidc/"
+"""The beginning of what stands for a token, which a server of Azure's gives for it."""
 _NAME = "claude"
 _INVOKED = "invoke/"
 _ARN = "arn:"
@@ -41,6 +55,17 @@ def claude_host(provider: str, model: str, base_model: str | None) -> ClaudeHost
     if provider == "vertex_ai":
         return "vertex_ai" if name.startswith(_NAME) else None
     return "azure_ai" if provider == "azure_ai" and _NAME in name else None
+
+
+def carries(host: ClaudeHost, defaults: Iterable[str], options: Mapping[str, str]) -> bool:
+    """True if Messages at the host have a place for the operator's parameters and options.
+
+    Where they do not, a guardrail would not guard: such a deployment has all requests translated, and none with a tool
+    that cannot be.
+    """
+    known = _DEFAULTS | {"service_tier"} if host == "anthropic" else _DEFAULTS
+    exchanged = options.get(AZURE_TOKEN, "").startswith(_EXCHANGED)
+    return known.issuperset(defaults) and _UNFOLLOWED[host].isdisjoint(options) and not exchanged
 
 
 def tools_of(host: ClaudeHost) -> frozenset[str]:

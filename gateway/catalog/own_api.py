@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.catalog.addresses import is_anthropic_address, is_openai_address, provider_of
-from gateway.catalog.claude_hosts import ClaudeHost, claude_host, tools_of
+from gateway.catalog.claude_hosts import ClaudeHost, carries, claude_host, tools_of
 from gateway.catalog.hosted_tools import WEB_SEARCH, Api, searching
 from gateway.config.model_entry import ModelEntry
 
@@ -38,9 +38,11 @@ def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
 
 
 def host_of(entry: ModelEntry, known: Mapping[str, Any]) -> ClaudeHost | None:
-    """The host at which the entry's model takes Messages."""
-    provider = provider_of(entry, known)
-    return claude_host(_LISTED_AS.get(provider, provider), entry.params.model, entry.info.base_model)
+    """The host at which the entry's model takes Messages, with all that the operator adds to its requests."""
+    provider, params = provider_of(entry, known), entry.params
+    host = claude_host(_LISTED_AS.get(provider, provider), params.model, entry.info.base_model)
+    options = {name: value.reveal() for name, value in (params.provider_params or {}).items()}
+    return host if host is not None and carries(host, params.request_defaults, options) else None
 
 
 def capabilities_of(entry: ModelEntry, known: Mapping[str, Any]) -> frozenset[str]:

@@ -27,8 +27,6 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 _USUAL_EFFORT = "high"
 """What Anthropic takes for an effort that is not stated."""
 _OWN_DEFAULTS = ("service_tier", *_SAMPLING, "thinking")
-_PLACED = frozenset({*_OWN_DEFAULTS, _EFFORT, "max_tokens", "max_completion_tokens"})
-"""The operator's parameters that have a place in a Messages body."""
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     **{name: (name,) for name in (*_OWN_DEFAULTS, "tool_choice")},
     "stop": ("stop_sequences",), _EFFORT: ("thinking", _EFFORT_FIELD), "user": ("metadata",),
@@ -160,7 +158,6 @@ def _can_be_forwarded(call: Call, found: ProviderNames, forms: ClaudeForms) -> b
     key = anthropic_key(call, found) if ours else ""
     return (
         call.lane != "litellm"
-        and call.defaults.keys() <= (_PLACED if ours else _PLACED - {"service_tier"})
         and call.dropped_params & given <= _FIELDS.keys()
         and (forms.schemas or not shaped)
         and key != NO_KEY

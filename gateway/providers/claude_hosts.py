@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from yarl import URL
 
-from gateway.catalog.claude_hosts import ClaudeHost, claude_host
+from gateway.catalog.claude_hosts import AZURE_TOKEN, ClaudeHost, carries, claude_host
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.direct import VERIFIED_LITELLM, request_headers
@@ -30,18 +30,7 @@ from gateway.providers.transport import DirectRequest
 _log = logging.getLogger("seqroute.lanes")
 
 _BETA = "anthropic-beta"
-_AWS = frozenset({
-    "aws_access_key_id", "aws_bedrock_runtime_endpoint", "aws_external_id", "aws_profile_name", "aws_region_name",
-    "aws_role_name", "aws_secret_access_key", "aws_session_name", "aws_session_token", "aws_sts_endpoint",
-    "aws_web_identity_token", "custom_llm_provider",
-})  # fmt: skip
-_OPTIONS: Mapping[ClaudeHost, frozenset[str]] = {
-    "anthropic": frozenset({"custom_llm_provider"}),
-    "bedrock": _AWS,
-    "vertex_ai": frozenset({"custom_llm_provider", "vertex_credentials", "vertex_location", "vertex_project"}),
-    "azure_ai": frozenset({"custom_llm_provider", "api_version", "azure_ad_token"}),
-}
-"""The operator's options that the requests made here follow."""
+_KEY_HEADERS = frozenset({"api-key", "authorization", "x-api-key"})
 _CLAUDE = re.compile(r"claude-[a-z0-9.@-]+")
 _VERSION = re.compile(r"-v\d+$|-default$")
 _MARKED_BY_CLIENTS = frozenset({"bedrock", "vertex_ai"})
@@ -80,14 +69,16 @@ class ClaudeHosts:
         }
 
     def host_of(self, call: Call, found: ProviderNames) -> ClaudeHost | None:
-        """The host of a call; None for one that takes no Messages."""
+        """The host of a call; None for one whose deployment takes no Messages."""
         host = claude_host(found.provider, found.model, call.base_model)
+        if host is None or not carries(host, call.defaults, call.options):
+            return None
         return host if host == "anthropic" or host in self._configs else None
 
-    def follows_options(self, host: ClaudeHost, call: Call, found: ProviderNames) -> bool:
-        """True if all of the operator's options have an effect here, and a key is there if needed."""
-        keyed = host != "azure_ai" or "azure_ad_token" in call.options or key_for(call, found, "") != NO_KEY
-        return call.options.keys() <= _OPTIONS[host] and keyed
+    def has_key(self, host: ClaudeHost, call: Call, found: ProviderNames) -> bool:
+        """False where Azure's key is only the environment's, or a token that LiteLLM asks a server for."""
+        stated = not _KEY_HEADERS.isdisjoint(map(str.lower, call.extra_headers))
+        return host != "azure_ai" or AZURE_TOKEN in call.options or stated or key_for(call, found, "") != NO_KEY
 
     def takes_schemas(self, host: ClaudeHost, call: Call, found: ProviderNames) -> bool:
         """False where Bedrock would only tell the model of a schema in words."""
@@ -139,7 +130,9 @@ class ClaudeHosts:
                 return made
             if host == "vertex_ai":
                 return await asyncio.to_thread(self._for_vertex, call, found, body)
-            return self._for_azure(call, found, body)
+            if self.has_key(host, call, found):
+                return self._for_azure(call, found, body)
+            _log.error("a call for %s has no api_key and no azure_ad_token", call.litellm_model[:120])
         except Exception as error:  # noqa: BLE001 - each cloud's code has errors of its own, which may repeat a key
             _log.error("a call for %s has no credentials: %s", call.litellm_model[:120], type(error).__name__)
         raise CredentialFault("the gateway has no credentials that the model's provider takes", dispatched=False)
@@ -180,7 +173,7 @@ class ClaudeHosts:
         stated, headers = _split(call.extra_headers)
         headers = _with_client_s(headers, call)
         base = call.api_base or found.api_base
-        key, token = key_for(call, found, base or ""), call.options.get("azure_ad_token")
+        key, token = key_for(call, found, base or ""), call.options.get(AZURE_TOKEN)
         headers |= {"api-key": NO_KEY if token else key} if token or key != NO_KEY else {}
         made, base = config.validate_anthropic_messages_environment(
             headers=headers, model=found.model, messages=body["messages"], optional_params=body, litellm_params={},

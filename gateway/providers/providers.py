@@ -319,7 +319,7 @@ class Upstream:
         forms = self._forms_of(model if host == "anthropic" else own_name(model))
         if not self._claude.takes_schemas(host, call, found):
             forms = replace(forms, schemas=False)
-        written = as_written(call, found, forms, by_host=self._claude.follows_options(host, call, found))
+        written = as_written(call, found, forms, by_host=self._claude.has_key(host, call, found))
         if written is None:
             return None
         fitted, left_out = written

@@ -110,9 +110,19 @@ def test_hosted_tools_are_certain_at_their_provider_s_own_address(
         ("model: vertex_ai/claude-opus-4-6", "vertex_ai"),
         ("model: us.anthropic.claude-opus-4-6-v1, custom_llm_provider: bedrock", "bedrock"),
         ("model: azure_ai/claude-opus-4-6", "azure_ai"), ("model: openrouter/anthropic/claude-opus-4-6", None),
+        ("model: bedrock/anthropic.claude-opus-4-6-v1, temperature: 0.5, vertex_project: p", "bedrock"),
+        ("model: bedrock/anthropic.claude-opus-4-6-v1, guardrailConfig: {guardrailIdentifier: g}", None),
+        ("model: bedrock/anthropic.claude-opus-4-6-v1, extra_body: {guardrailConfig: {}}, order: 1", None),
+        ("model: anthropic/claude-opus-4-6, safety_identifier: x", None),
+        ("model: vertex_ai/claude-opus-4-6, region_name: us-east5", None),
+        ("model: azure_ai/claude-opus-4-6, tenant_id: t, client_id: c, client_secret: s", None),
+        ("model: azure_ai/claude-opus-4-6, azure_ad_token: oidc/env/TOKEN", None),
+        ("model: azure_ai/claude-opus-4-6, azure_ad_token: t, api_version: v", "azure_ai"),
     ],
 )  # fmt: skip
-def test_messages_go_as_written_to_the_hosts_of_claude(tmp_path: Path, params: str, host: Any) -> None:
+def test_messages_go_as_written_to_the_hosts_of_claude_that_can_have_all_that_the_operator_adds(
+    tmp_path: Path, params: str, host: Any
+) -> None:
     prices = "input_cost_per_token: 0.000001, output_cost_per_token: 0.000002"
     text = f"model_list:\n  - {{model_name: a, litellm_params: {{{params}}}, model_info: {{{prices}}}}}\n"
     model = catalog_of(tmp_path, text).models["a"]

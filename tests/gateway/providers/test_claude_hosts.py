@@ -15,7 +15,7 @@ from gateway.catalog.claude_hosts import claude_host
 from gateway.catalog.usage import PartialUsage, Usage
 from gateway.dialects import messages_request
 from gateway.dialects.forwarded import FORWARDED
-from gateway.errors import http_status
+from gateway.errors import InvalidRequest, http_status
 from gateway.providers.amazon_stream import UnframedEvents
 from gateway.providers.call import ProviderNames
 from gateway.providers.claude_hosts import ClaudeHosts
@@ -178,6 +178,39 @@ async def test_azure_is_sent_its_key_or_its_token(upstream: Upstream, provider: 
     assert (keyed.headers["x-api-key"], "authorization" in keyed.headers) == ("k", False)
     assert (signed.headers["authorization"], "x-api-key" in signed.headers) == ("Bearer t", False)
     assert keyed.body == {"model": "claude-opus-4-6", "max_tokens": 9_000, "messages": HELLO}
+
+
+@pytest.mark.parametrize("fields", [{"tools": [BASH]}, {}])
+async def test_a_call_to_azure_without_any_key_is_not_sent(
+    upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    """A key of the environment is for the environment's address."""
+    monkeypatch.setenv("AZURE_API_KEY", "of-the-environment")
+    made = asking(upstream, "azure_ai/claude-opus-4-6", provider.address, fields)
+    assert (made.call.forwarded is None) is (not fields)
+    if fields:
+        with pytest.raises(CredentialFault) as caught:
+            await upstream.complete(made)
+        assert (caught.value.dispatched, provider.asked) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        (OPUS, {"defaults": {"guardrailConfig": {"guardrailIdentifier": "g"}}}),
+        (OPUS, {"defaults": {"extra_body": {"guardrailConfig": {"guardrailIdentifier": "g"}}}}),
+        (OPUS, {"options": AWS | {"region_name": "eu-west-1"}}),
+        ("anthropic/claude-opus-4-6", {"defaults": {"safety_identifier": "x"}}),
+        ("azure_ai/claude-opus-4-6", {"options": {"tenant_id": "t", "client_id": "c", "client_secret": "s"}}),
+        ("azure_ai/claude-opus-4-6", {"options": {"azure_ad_token": "oidc/env/TOKEN"}}),
+    ],
+)  # fmt: skip
+async def test_what_the_operator_adds_to_every_request_is_not_left_out_of_one_that_cannot_be_translated(
+    upstream: Upstream, model: str, more: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequest, match="no model that may answer this request has it"):
+        asking(upstream, model, "http://127.0.0.1:1", {"tools": [BASH]}, api_key="k", **more)
+    assert asking(upstream, model, "http://127.0.0.1:1", api_key="k", **more).call.forwarded is None
 
 
 async def test_the_operator_s_betas_reach_a_host_that_litellm_does_not_know_to_have_them(
