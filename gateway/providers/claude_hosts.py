@@ -76,7 +76,7 @@ class ClaudeHosts:
         return host if host == "anthropic" or host in self._configs else None
 
     def has_key(self, host: ClaudeHost, call: Call, found: ProviderNames) -> bool:
-        """False where Azure's key is only the environment's, or a token that LiteLLM asks a server for."""
+        """False where Azure's key is only the environment's, or a token that LiteLLM has to fetch."""
         stated = not _KEY_HEADERS.isdisjoint(map(str.lower, call.extra_headers))
         return host != "azure_ai" or AZURE_TOKEN in call.options or stated or key_for(call, found, "") != NO_KEY
 
