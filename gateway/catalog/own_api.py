@@ -38,7 +38,7 @@ def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
 
 
 def host_of(entry: ModelEntry, known: Mapping[str, Any]) -> ClaudeHost | None:
-    """The host at which the entry's model takes Messages with all that the operator adds to them."""
+    """The host that takes the entry's Messages, with all that the operator adds to them."""
     provider, params = provider_of(entry, known), entry.params
     host = claude_host(_LISTED_AS.get(provider, provider), params.model, entry.info.base_model)
     options = {name: value.reveal() for name, value in (params.provider_params or {}).items()}
