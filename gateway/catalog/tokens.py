@@ -31,6 +31,8 @@ import orjson
 import tiktoken
 from msgspec import Struct
 
+from gateway.catalog.video_length import seconds_of
+
 _log = logging.getLogger("seqroute.tokens")
 
 THREADS = 2
@@ -73,7 +75,17 @@ IMAGE = PromptTokens(1_000, 6_000)
 _IMAGE_LOW = PromptTokens(85, 3_000)
 _FILE_BY_ID = PromptTokens(5_000, 100_000)
 _FILE_AT_LEAST = PromptTokens(1_500, 5_000)
-_VIDEO = PromptTokens(300, 2_000)
+# Gemini bills up to about 300 tokens for a second, models that look more often at larger frames up to 1,500.
+_VIDEO_SECOND = PromptTokens(300, 1_500)
+_VIDEO_AT_LEAST = PromptTokens(300, 2_000)
+_VIDEO_CHARACTERS = 650
+"""Of base64, for a token of a video of usual quality."""
+_LONGEST_PROMPT = 2_100_000
+"""More than any model that takes videos has; a model's own limit, where it is known, bounds the bill
+(`gateway.catalog.call_cost`)."""
+_LONGEST_ADDRESS = 8_192
+_BEHIND_PATH = re.compile("[?#]")
+_FILM_ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 _AUDIO_AT_LEAST = PromptTokens(20, 100)
 
 
@@ -233,28 +245,53 @@ def _part(part: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
         yield inner
     elif kind == "redacted_thinking":
         yield str(part.get("data"))
-    elif kind == "image_url":
+    elif kind in ("image_url", "video_url", "file") and _is_video(kind, inner):
+        yield _video(_text_in(inner, "file_data" if kind == "file" else "url"))
+    elif kind == "image_url" and not _is_other_data(inner):
         yield _IMAGE_LOW if isinstance(inner, Mapping) and inner.get("detail") == "low" else IMAGE
     elif kind == "input_audio":
         # At 8 kbit/s a second is 1,300 base64 characters; providers bill 10 to 32 tokens for it.
-        size = _size(inner, "data")
+        size = len(_text_in(inner, "data"))
         yield PromptTokens(max(size // 2_000, _AUDIO_AT_LEAST.estimate), size // 25 + _AUDIO_AT_LEAST.bound)
-    elif kind == "video_url":
-        # Providers bill 70 to 1,500 tokens for a second, which is 15,000 to 700,000 base64 characters.
-        size = _size(inner, "url")
-        inline = isinstance(inner, Mapping) and str(inner.get("url")).startswith("data:")
-        yield PromptTokens(size // 650 + _VIDEO.estimate, size // 12 + _VIDEO.bound) if inline else _FILE_BY_ID
-    elif kind == "file":
-        size = _size(inner, "file_data")
+    elif kind in ("file", "image_url"):
+        size = len(_text_in(inner, "file_data" if kind == "file" else "url"))
         if size:
             yield PromptTokens(size // 10 + _FILE_AT_LEAST.estimate, size + _FILE_AT_LEAST.bound)
         else:
             yield _FILE_BY_ID
 
 
-def _size(inner: object, name: str) -> int:
+def _is_video(kind: str, inner: object) -> bool:
+    """True for a video in any kind of part: providers go by what the data says of itself."""
+    if kind == "video_url":
+        return True
+    address = _text_in(inner, "url") or _text_in(inner, "file_data") or _text_in(inner, "file_id")
+    if address[:_LONGEST_ADDRESS].lower().startswith("data:video/") or _text_in(inner, "format").startswith("video/"):
+        return True
+    named = len(address) < _LONGEST_ADDRESS and not address.startswith("data:")
+    return named and _BEHIND_PATH.split(address, 1)[0].lower().endswith(_FILM_ENDINGS)
+
+
+def _is_other_data(inner: object) -> bool:
+    """True for inline data that is no picture; some providers take sounds and documents so."""
+    address = _text_in(inner, "url")
+    return address.startswith("data:") and not address[:_LONGEST_ADDRESS].lower().startswith("data:image/")
+
+
+def _video(address: str) -> PromptTokens:
+    inline = address.startswith("data:")
+    seconds = seconds_of(address) if inline else None
+    if seconds is not None:
+        most = seconds * _VIDEO_SECOND.bound + _VIDEO_AT_LEAST.bound
+        likely = seconds * _VIDEO_SECOND.estimate + _VIDEO_AT_LEAST.estimate
+        return PromptTokens(min(likely, _LONGEST_PROMPT), min(most, _LONGEST_PROMPT))
+    likely = len(address) // _VIDEO_CHARACTERS + _VIDEO_AT_LEAST.estimate if inline else _FILE_BY_ID.estimate
+    return PromptTokens(likely, _LONGEST_PROMPT)
+
+
+def _text_in(inner: object, name: str) -> str:
     value = inner.get(name) if isinstance(inner, Mapping) else None
-    return len(value) if isinstance(value, str) else 0
+    return value if isinstance(value, str) else ""
 
 
 def _digest(text: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.util
 import json
 import socket
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer
 
 from gateway.catalog import tokens
 from gateway.catalog.tokens import PromptTokens, TokenCounter, count_text
+from tests.gateway.catalog.test_video_length import HOUR, film
 
 
 def tokenizer_folder() -> Path:
@@ -158,13 +160,50 @@ async def test_audio_and_files_are_weighed_by_their_size(counter: TokenCounter) 
 
     minute = await counter.count(part("input_audio", data="A" * 60 * 1_334, format="mp3"), {})
     assert minute.bound > 60 * 32
-    video = await counter.count(part("video_url", url="data:video/mp4;base64," + "A" * 60 * 100_000), {})
-    assert 300 < video.estimate < 60 * 300 < video.bound  # a minute of 600 kbit/s, at 300 tokens a second
-    assert (await counter.count(part("video_url", url="https://x/v.mp4"), {})).bound >= 100_000
     inline = await counter.count(part("file", file_data="A" * 50_000), {})
     assert inline.bound > 50_000
     by_id = await counter.count(part("file", file_id="file-1"), {})
     assert by_id.bound >= 100_000
+
+
+HOUR_OF_VIDEO = "data:video/mp4;base64," + base64.b64encode(HOUR.read_bytes()).decode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "inner"),
+    [
+        ("video_url", {"url": HOUR_OF_VIDEO}), ("image_url", {"url": HOUR_OF_VIDEO}),
+        ("image_url", {"url": HOUR_OF_VIDEO.replace("video", "Video"), "detail": "low"}),
+        ("file", {"file_data": HOUR_OF_VIDEO}),
+        ("file", {"file_data": HOUR_OF_VIDEO.replace("video/mp4", "x/y"), "format": "video/mp4"}),
+        ("video_url", {"url": "https://x/v"}), ("image_url", {"url": "https://x/v.MP4?size=1"}),
+        ("image_url", {"url": "https://x/v", "format": "video/mp4"}), ("file", {"file_id": "gs://bucket/v.mov"}),
+        ("video_url", {"url": "data:video/webm;base64,AAAA"}),
+    ],
+)  # fmt: skip
+async def test_a_video_is_held_for_by_its_seconds_however_it_is_sent(
+    counter: TokenCounter, kind: str, inner: dict[str, str]
+) -> None:
+    """Gemini bills some 300 tokens for each, an hour of one still frame in a file of 1 KB like any other."""
+    counted = await counter.count([{"role": "user", "content": [{"type": kind, kind: inner}]}], {})
+    assert counted.bound > 3_600 * 300
+
+
+async def test_a_short_video_is_held_for_by_its_own_seconds(counter: TokenCounter) -> None:
+    def counted(url: str) -> Any:
+        return counter.count([{"role": "user", "content": [{"type": "video_url", "video_url": {"url": url}}]}], {})
+
+    short = await counted(film())
+    assert 2 * 300 < short.estimate < 2 * 1_500 < short.bound < 10_000
+    long = await counted(HOUR_OF_VIDEO)
+    assert 3_600 * 300 < long.estimate < long.bound
+    minute = await counted("data:video/webm;base64," + "A" * 60 * 100_000)  # of 600 kbit/s
+    assert 300 < minute.estimate < 60 * 300
+
+
+async def test_other_data_in_a_picture_s_place_is_weighed_by_its_size(counter: TokenCounter) -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:application/pdf;base64," + "A" * 50_000}}
+    assert (await counter.count([{"role": "user", "content": [part]}], {})).bound > 50_000
 
 
 async def test_a_long_answer_is_counted_whole_and_not_on_the_event_loop(
