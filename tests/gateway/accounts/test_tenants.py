@@ -147,7 +147,7 @@ async def test_budget_changes_race_with_turns_and_nothing_is_lost(database_url: 
 async def test_names_and_ids_are_taken_once(database_url: str) -> None:
     async with open_bench(database_url) as bench:
         await write(bench, tenants.patch_tenant, "acme", {"name": "Acme"}, **by())
-        taken = (("acme", "new"), ("new", "acme"), ("new", "Acme"))
+        taken = (("acme", "new"), ("Acme", "new"), ("new", "acme"), ("new", "Acme"))
         for tenant_id, name in (*taken, ("no spaces", "x"), ("x" * 65, "x")):
             with pytest.raises(InvalidRequest):
                 await write(bench, tenants.create_tenant, tenant_id, name, budget_nanousd=1, **by())
@@ -162,6 +162,30 @@ async def test_names_and_ids_are_taken_once(database_url: str) -> None:
         assert {tenant.balance for tenant in made} == {Balance(5, 0, 0)}
         listed = await bench.database.read(tenants.list_tenants)
         assert {tenant.tenant_id for tenant in listed} == {"acme", "fresh", "other"}
+
+
+async def test_a_name_and_an_id_given_at_once_are_never_the_same(database_url: str) -> None:
+    """No unique index compares the two columns: the transactions do."""
+
+    async def create(tenant_id: str, name: str) -> bool:
+        try:
+            await write(bench, tenants.create_tenant, tenant_id, name, budget_nanousd=1, **by())
+        except InvalidRequest:
+            return False
+        return True
+
+    async def rename(tenant_id: str, name: str) -> bool:
+        try:
+            await write(bench, tenants.patch_tenant, tenant_id, {"name": name}, **by())
+        except InvalidRequest:
+            return False
+        return True
+
+    async with open_bench(database_url) as bench:
+        await bench.tenant("renamed")
+        for n in range(10):
+            assert sorted(await race(create(f"x{n}", f"y{n}"), create(f"z{n}", f"x{n}"))) == [False, True]
+            assert sorted(await race(rename("renamed", f"r{n}"), create(f"r{n}", f"s{n}"))) == [False, True]
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------
