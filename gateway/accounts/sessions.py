@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
 from msgspec import structs
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 
@@ -15,8 +14,9 @@ from gateway.accounts.budgets import balance_of, change_grant, checked_amount, l
 from gateway.accounts.trees import raise_below
 from gateway.database.tables import session_ancestors, sessions, tenants
 from gateway.errors import GatewayError, InvalidRequest, NotFound, SessionPaused
+from gateway.ledger.budget_headers import hear, set_by_hand
 from gateway.ledger.records import SessionRow
-from gateway.ledger.types import MAX_DEPTH, Balance, ParentRefused, SessionClosed, TenantMissing
+from gateway.ledger.types import MAX_DEPTH, Balance, ParentRefused, SessionClosed, SessionTerms, TenantMissing
 from gateway.money import usd_string
 
 MAX_EXPECTED_TURNS = 10_000
@@ -65,23 +65,31 @@ def change_session(
     expected_turns: int | None = None,
     state: str | None = None,
     parent_id: str | None = None,
-    by_header: bool = False,
+    by_header: SessionTerms | None = None,
     actor: str,
     now_ms: int,
 ) -> SessionRow:
     """Open a new session or change an existing one; `max_nanousd` is the gateway's budget limit.
 
     A budget below what is spent and reserved is raised to that amount: the session can spend no more. A child's is
-    lowered to what the sessions above it have. `by_header`: the budget is that of a turn's X-Session-Budget-USD; any
-    other holds until that header has another value, since agents send the same one with every turn. `parent_id`: the
-    session above a new or unused one. `state="open"` reopens a closed session and resumes a paused one.
+    lowered to what the sessions above it have. `by_header`: the terms of a turn whose header asked for the budget; any
+    other is set by hand and holds against headers (gateway/ledger/budget_headers.py). `parent_id`: the session above a
+    new or unused one. `state="open"` reopens a closed session and resumes a paused one.
     Raises NotFound for the tenant, InvalidRequest for other arguments.
     """
     _check_terms(state, expected_turns)
     tenant = lock_tenant(connection, tenant_id)
+    row = connection.execute(_here(tenant_id, session_id)).one_or_none()
+    values: dict[str, Any] = {"updated_at_ms": now_ms}
+    memory = "{}" if row is None else row.memory
+    if by_header is not None:
+        changes, values["memory"] = hear(memory, by_header)
+        budget_nanousd = budget_nanousd if changes else None
+    elif budget_nanousd is not None:
+        values["memory"] = set_by_hand(memory)
     if budget_nanousd is not None:
         _check_budget(budget_nanousd, (max_nanousd, tenant.max_session_nanousd))
-    row = connection.execute(_here(tenant_id, session_id)).one_or_none()
+        values["own_limit"] = 1
     before = None if row is None else _from_row(row, balance_of(tenant))
     if before is None:
         _open(
@@ -90,10 +98,6 @@ def change_session(
     elif budget_nanousd is not None:
         _grant(connection, tenant_id, before, budget_nanousd, actor, now_ms)
         raise_below(connection, tenant_id, session_id, actor=actor, now_ms=now_ms)
-    values: dict[str, Any] = {"updated_at_ms": now_ms}
-    if budget_nanousd is not None:
-        values["own_limit"] = 1
-        values["memory"] = _memory_with_budget(row, budget_nanousd, by_header)
     if expected_turns is not None:
         values["expected_turns"] = expected_turns
     if state is not None:
@@ -113,17 +117,6 @@ def change_session(
         now_ms,
     )
     return after
-
-
-def _memory_with_budget(row: Row[Any] | None, budget_nanousd: int, by_header: bool) -> str:
-    """The session's memory with what its client's header asked for, and whether that is overruled now."""
-    memory: dict[str, Any] = {} if row is None else orjson.loads(row.memory)
-    if by_header:
-        memory |= {"asked_nanousd": budget_nanousd, "overruled_nanousd": None}
-    elif row is not None and memory.get("overruled_nanousd") is None:
-        first_under_way = row.turns > 0 and "last_model" not in memory  # its header is remembered with its bill
-        memory["overruled_nanousd"] = row.granted_nanousd if first_under_way else memory.get("asked_nanousd")
-    return orjson.dumps(memory).decode()
 
 
 def _check_terms(state: str | None, expected_turns: int | None) -> None:

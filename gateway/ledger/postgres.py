@@ -94,6 +94,8 @@ class PostgresLedger(LedgerBackend):
             "checkpoint": op.checkpoint_nanousd,
             "first_nanousd": op.terms.default_nanousd,
             "ceiling_nanousd": op.terms.ceiling_nanousd,
+            "asked": None if op.terms.ceiling_nanousd is None else op.terms.asked,
+            "times_by_hand": op.terms.times_by_hand,
             "expected_turns": op.terms.expected_turns,
             "max_turns": op.terms.max_turns,
             "parent_session_id": op.parent_session_id,

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from gateway.database.sqlite_connection import Cursor
 from gateway.ledger import statements as sql
+from gateway.ledger.budget_headers import hear
 from gateway.ledger.records import decision_row
 from gateway.ledger.sqlite_limits import count, over_limit
 from gateway.ledger.sqlite_rows import balances, entry, find_hold
@@ -59,6 +60,7 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
         over = over_limit(cursor, op.limits, now_ms // 1000)
         if over is not None:
             return over
+    op, memory = _heard(cursor, op)
     above = links_of(cursor, op, session)
     if isinstance(above, ParentRefused):
         return above
@@ -85,7 +87,7 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
     tenant_before = Balance(*tenant[:4])
     if free_nanousd(tenant_before.available_nanousd, kept) < op.amount_nanousd:
         return Refused("tenant", tenant_before, tenant_before.reserved_nanousd > 0, kept)
-    return _hold(cursor, op, now_ms, key_id, session, before, old.granted_nanousd, tenant_before)
+    return _hold(cursor, op, now_ms, key_id, session, memory, before, old.granted_nanousd, tenant_before)
 
 
 def reserve_again(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
@@ -134,6 +136,16 @@ def granted_to_child(
     return max(wanted, 0 if session is None else min(session.granted_nanousd, used))
 
 
+def _heard(cursor: Cursor, op: Reserve) -> tuple[Reserve, str | None]:
+    """The operation without a ceiling that changes nothing, and the session's memory of it; None: as it is."""
+    if op.terms.ceiling_nanousd is None:
+        return op, None
+    stored = cursor.execute(sql.MEMORY, {"tenant": op.tenant_id, "session": op.session_id}).fetchone()
+    changes, memory = hear("{}" if stored is None else stored[0], op.terms)
+    terms = op.terms if changes else structs.replace(op.terms, ceiling_nanousd=None)
+    return structs.replace(op, terms=terms), memory
+
+
 def _key_account(cursor: Cursor, op: Reserve, now_ms: int) -> Balance | None:
     """The key's own account; None when only its tenant's budget limits it."""
     row = cursor.execute(sql.KEY, {"key": op.key_id}).fetchone()
@@ -151,6 +163,7 @@ def _hold(
     now_ms: int,
     key_id: str | None,
     session: Any,
+    memory: str | None,
     before: Balance,
     old_granted: int,
     tenant: Balance,
@@ -176,6 +189,7 @@ def _hold(
             "expected": op.terms.expected_turns,
             "own_limit": None if op.terms.ceiling_nanousd is None else 1,
             "kept": kept_from_now_on(0 if session is None else session[sql.KEPT], op.kept_nanousd),
+            "memory": memory,
         },
     )
     held = {"reserved": op.amount_nanousd, "spent": 0, "overage": 0}

@@ -168,6 +168,7 @@ RESERVE_ON_SESSION = as_sql(
         expected_turns=func.coalesce(bindparam("expected"), sessions.c.expected_turns),
         own_limit=func.coalesce(bindparam("own_limit"), sessions.c.own_limit),
         kept_nanousd=bindparam("kept"),
+        memory=func.coalesce(bindparam("memory"), sessions.c.memory),
         updated_at_ms=bindparam("now"),
     )
 )

@@ -77,14 +77,24 @@ def kept_from_now_on(kept_nanousd: int, asked_nanousd: int | None) -> int:
 class SessionTerms(Struct, frozen=True):
     """Terms on which a session's first turn opens it.
 
-    `ceiling_nanousd` (a client's X-Session-Budget-USD) sets the session's granted amount when given, never below what
-    is already spent and reserved. `expected_turns` replaces an earlier hint when given.
+    `ceiling_nanousd` (a client's X-Session-Budget-USD or -Share) sets the session's granted amount when given, never
+    below what is already spent and reserved, unless a budget that was set by hand holds against it
+    (gateway/ledger/budget_headers.py). `expected_turns` replaces an earlier hint when given.
     """
 
     default_nanousd: int
     ceiling_nanousd: int | None = None
     expected_turns: int | None = None
     max_turns: int | None = None
+    share_percent: int | None = None
+    """Set if the client asked for the ceiling as a share of the parent's budget."""
+    times_by_hand: int = 0
+    """How often the session's budget had been set by hand when the turn came; 0 for a session's first turn."""
+
+    @property
+    def asked(self) -> str:
+        """The ceiling in the client's words: the same share again is no change."""
+        return str(self.ceiling_nanousd) if self.share_percent is None else f"{self.share_percent}%"
 
 
 @dataclass(frozen=True, slots=True)

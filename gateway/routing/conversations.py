@@ -23,7 +23,7 @@ from gateway.clock import Clock, NewId, now_ms
 from gateway.database.database import Database
 from gateway.database.tables import conversation_beginnings as beginnings
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.types import Beginning, KnownBeginning, SoughtBeginning
+from gateway.ledger.types import Beginning, KnownBeginning, SessionTerms, SoughtBeginning
 
 MAX_SOUGHT = 16
 """Beginnings that are looked up: a turn adds one answer, the results of its tools and a new message."""
@@ -179,13 +179,11 @@ class Conversations:
         """A fresh session id."""
         return self._new_id("conv")
 
-    async def keep_budget(
-        self, tenant_id: str, session_id: str, place: Place | None, *, budget_nanousd: int, expected_turns: int | None
-    ) -> None:
-        """Give the session of a refused turn the budget that it asked for.
+    async def keep_budget(self, tenant_id: str, session_id: str, place: Place | None, terms: SessionTerms) -> None:
+        """Give the session of a refused turn the budget that its header asked for.
 
-        A first turn opens it, at its `place` among the conversations. Raises LedgerUnavailable, and InvalidRequest
-        when the tenant's limit was lowered meanwhile.
+        One that was set by hand may hold against it. A first turn opens the session, at its `place` among the
+        conversations. Raises LedgerUnavailable, and InvalidRequest when the tenant's limit was lowered meanwhile.
         """
         at_ms = now_ms(self._clock)
 
@@ -194,10 +192,10 @@ class Conversations:
                 connection,
                 tenant_id,
                 session_id,
-                default_nanousd=budget_nanousd,
-                budget_nanousd=budget_nanousd,
-                expected_turns=expected_turns,
-                by_header=True,
+                default_nanousd=terms.default_nanousd,
+                budget_nanousd=terms.ceiling_nanousd,
+                expected_turns=terms.expected_turns,
+                by_header=terms,
                 actor="client",
                 now_ms=at_ms,
             )

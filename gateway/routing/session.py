@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from msgspec import Struct, field
+from msgspec import Struct, convert, field
 
 from gateway.accounts.sessions import SESSION_ID, normalize_id
 from gateway.catalog.cache_hits import LONGEST_CACHE_S, PROMPT_CACHE_S
 from gateway.dialects.message_digests import MessageDigests
 from gateway.errors import InvalidRequest
+from gateway.ledger.budget_headers import BudgetHeaders
 from gateway.ledger.records import SessionRow
 from policy.mdp import SessionView
 
@@ -95,10 +96,7 @@ class SessionMemory(Struct, frozen=True):
     """The session's budget when its last answer was served in wrap-up; None again after an ordinary one."""
     closed: bool = False
     """True if the newest answer was served in wrap-up, whichever account's money had ended."""
-    asked_nanousd: int | None = None
-    """The budget that the client's header asked for last."""
-    overruled_nanousd: int | None = None
-    """The same, once the session was given another budget than by the header: repeating it changes nothing."""
+    budget: BudgetHeaders = BudgetHeaders()
     stalled_messages: int | None = None
     """The length of the conversation when its stall was reported (gateway.turn.stall_rule)."""
     warm: Mapping[str, WarmPrefix] = field(default_factory=dict)
@@ -112,6 +110,7 @@ class SessionMemory(Struct, frozen=True):
         """Parse the merged memory, ignoring fields of newer versions that serve at the same time."""
         stored = orjson.loads(text)
         values = {name: stored[name] for name in cls.__struct_fields__ if name in stored}
+        values["budget"] = convert(values.get("budget", {}), BudgetHeaders)
         values["warm"] = {model: WarmPrefix(**prefix) for model, prefix in values.get("warm", {}).items()}
         values["answered"] = tuple(Answered(**turn) for turn in values.get("answered", ()))
         return cls(**values)
@@ -183,14 +182,11 @@ def memory_update(
     closed: bool | None = None,
     wrapped_nanousd: int | None = None,
     homes: Mapping[str, str] | None = None,
-    asked_nanousd: int | None = None,
-    overruled_nanousd: int | None = None,
 ) -> str:
     """The update of the session's memory after a turn, as `records.merge_memory` merges it.
 
     `closed`: whether the answer was served in wrap-up; None leaves what is known. `wrapped_nanousd`: the session's
-    budget, if it has no money for another turn. `homes`: the deployments that answered last. `asked_nanousd`: the
-    budget in the turn's header; a value other than `overruled_nanousd` is in force.
+    budget, if it has no money for another turn. `homes`: the deployments that answered last.
     """
     digest = digests.whole
     added = {
@@ -203,10 +199,6 @@ def memory_update(
     facts: dict[str, Any] = {"last_model": model, "last_at_ms": at_ms, "last_request": digest, "explores": explores}
     if homes is not None and not failed:
         facts["homes"] = dict(homes)
-    if asked_nanousd is not None:
-        facts["asked_nanousd"] = asked_nanousd
-        if overruled_nanousd not in (None, asked_nanousd):
-            facts["overruled_nanousd"] = None
     if closed is not None:
         facts |= {"closed": closed, "wrapped_nanousd": wrapped_nanousd}
     update = {

@@ -109,7 +109,8 @@ class TurnContext(Struct, frozen=True):
     @property
     def budget_nanousd(self) -> int:
         """The session's ceiling, including this turn's header; as the ledger will grant it."""
-        row, chain, ceiling = self.row, self.chain, self.terms.ceiling_nanousd
+        row, chain = self.row, self.chain
+        ceiling = self.terms.ceiling_nanousd if self.memory.budget.changed_by(self.terms) else None
         if row is None:
             if chain is None:
                 return self.terms.default_nanousd if ceiling is None else ceiling
@@ -259,8 +260,7 @@ class Attempt(Struct, frozen=True):
     @property
     def _granted_less(self) -> int | None:
         """The session's budget, when it is less than what its client asked for."""
-        asked = self.context.terms.ceiling_nanousd or self.context.asked.session_budget_nanousd
-        granted = self.session.granted_nanousd
+        asked, granted = self.context.terms.ceiling_nanousd, self.session.granted_nanousd
         return granted if asked is not None and granted < asked and self.context.outage is None else None
 
     @property

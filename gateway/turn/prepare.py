@@ -16,6 +16,7 @@ from gateway.clock import Clock, now_ms
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest
 from gateway.errors import InvalidRequest, LedgerUnavailable, NotFound
+from gateway.ledger.budget_headers import BudgetHeaders
 from gateway.ledger.ledger import AccountSnapshot, Ledger
 from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.records import Chain, SessionRow
@@ -132,7 +133,7 @@ class Preparation:
             tenant=accounts.tenant,
             prompt=prompt,
             options=self._options(caller, chat, requested, bound_to, prompt.estimate),
-            terms=self._terms(caller, asked, chain, memory),
+            terms=self._terms(caller, asked, chain, row, memory.budget),
             idempotency=claim,
             started_ms=now_ms(self._clock),
             outage=outage,
@@ -195,20 +196,20 @@ class Preparation:
 
     async def keep_budget(self, context: TurnContext) -> bool:
         """Keep the budget that a refused turn asked for, for its session's next; True if kept."""
-        row, wanted_nanousd = context.row, context.asked.session_budget_nanousd
-        if context.outage is not None or wanted_nanousd is None or context.terms.ceiling_nanousd is None:
+        row, terms = context.row, context.terms
+        if context.outage is not None or terms.ceiling_nanousd is None:
             return False
         if row is None and context.parent_session_id is not None:  # the first served turn puts it below its parent
             return False
-        if row is not None and row.balance.granted_nanousd == context.budget_nanousd:
+        known = row is not None and terms.asked in context.memory.budget.asked
+        if known and row is not None and row.balance.granted_nanousd == context.budget_nanousd:
             return False
         try:
             await self._conversations.keep_budget(
                 context.caller.tenant_id,
                 context.session_id,
                 context.place if row is None else None,
-                budget_nanousd=wanted_nanousd,
-                expected_turns=context.asked.expected_turns,
+                terms,
             )
         except (LedgerUnavailable, InvalidRequest):
             _log.warning("the budget of session %s could not be kept", context.session_id)
@@ -301,7 +302,7 @@ class Preparation:
         return AccountSnapshot(self._outage.balance, None, now_ms(self._clock)), self._outage
 
     def _terms(
-        self, caller: Caller, asked: TurnHeaders, chain: Chain | None, memory: sessions.SessionMemory
+        self, caller: Caller, asked: TurnHeaders, chain: Chain | None, row: SessionRow | None, known: BudgetHeaders
     ) -> SessionTerms:
         """The session's budget terms. Raises InvalidRequest above the tenant's limit, and for a share of nothing."""
         settings = self._configuration().settings.session
@@ -314,8 +315,6 @@ class Preparation:
                 f"X-Session-Budget-USD: expected at most {usd_string(most)}, the tenant's limit for a session",
                 param="X-Session-Budget-USD",
             )
-        if wanted is not None and wanted == memory.overruled_nanousd:
-            wanted = None
         if asked.budget_share_percent is not None:
             if chain is None:
                 raise InvalidRequest(
@@ -329,6 +328,9 @@ class Preparation:
             ceiling_nanousd=wanted,
             expected_turns=asked.expected_turns,
             max_turns=settings.max_turns,
+            share_percent=asked.budget_share_percent,
+            # The header of a first turn changes nothing yet: it holds as if it came before a budget set by hand.
+            times_by_hand=known.times_by_hand if known.asked or (row is not None and row.turns) else 0,
         )
 
     def claim(self, chat: ChatRequest, asked: TurnHeaders) -> IdempotencyClaim | None:

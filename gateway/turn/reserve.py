@@ -24,6 +24,7 @@ from gateway.ledger.types import Refused, Reserve, Reserved, ReserveOutcome
 from gateway.providers.balance import Full, LoadBalancer
 from gateway.request_ids import note_decision
 from gateway.routing import guard
+from gateway.routing.session import SessionMemory
 from gateway.turn.context import Attempt, RoutingDecision, TurnContext
 from gateway.turn.decide import Decider
 from gateway.turn.demand import demand_of
@@ -154,7 +155,8 @@ class Reservations:
         if standing.session is None and context.parent_session_id is not None:
             above = await self._ledger.snapshot(context.caller.tenant_id, context.parent_session_id)
             chain = None if above is None or above.session is None else above.session.as_parent
-        return structs.replace(context, row=standing.session, tenant=standing.tenant, chain=chain)
+        memory = context.memory if standing.session is None else SessionMemory.from_json(standing.session.memory)
+        return structs.replace(context, row=standing.session, memory=memory, tenant=standing.tenant, chain=chain)
 
     async def reserve(
         self,
@@ -192,6 +194,8 @@ class Reservations:
     async def _reserve_money(self, attempt: Attempt, row: dict[str, Any] | None) -> ReserveOutcome:
         """Reserve an attempt's money, and keep its lease."""
         context, estimate = attempt.context, attempt.choice.estimate
+        # A turn asks for its session's budget once: it may have been set otherwise since.
+        terms = context.terms if row is not None else structs.replace(context.terms, ceiling_nanousd=None)
         checkpoint_nanousd = self._settling.checkpoint_nanousd(attempt, 0)
         reserved = await (context.outage or self._ledger).reserve(
             Reserve(
@@ -204,7 +208,7 @@ class Reservations:
                 model=attempt.model,
                 amount_nanousd=estimate.hold_nanousd,
                 ttl_ms=self._leases.ttl_ms,
-                terms=context.terms,
+                terms=terms,
                 decision=row,
                 idempotency=context.idempotency if row is not None else None,
                 checkpoint_nanousd=checkpoint_nanousd,

@@ -256,8 +256,6 @@ class Settlements:
                 wrapped_nanousd=_wrapped_nanousd(context),
                 at_ms=now_ms(self._clock),
                 homes=_homes(attempt),
-                asked_nanousd=context.asked.session_budget_nanousd,
-                overruled_nanousd=context.memory.overruled_nanousd,
             )
         )
         self._count(attempt, bill, columns)

@@ -35,6 +35,7 @@ DECLARE
   results jsonb[] := '{}';
   result jsonb;
   v_found boolean;
+  v_heard boolean;
   v_again boolean;
   v_now_ms bigint := seqroute_now_ms();
   v_counted boolean;
@@ -68,7 +69,7 @@ BEGIN
 
   FOR o IN SELECT * FROM jsonb_to_recordset(p_ops) AS x(
     op text, again boolean, hold_id text, attempt_id text, decision_id text, session_id text, key_id text, model text,
-    amount bigint, ttl_ms bigint, first_nanousd bigint, ceiling_nanousd bigint,
+    amount bigint, ttl_ms bigint, first_nanousd bigint, ceiling_nanousd bigint, asked text, times_by_hand int,
     expected_turns int, max_turns int, parent_session_id text, checkpoint bigint, decision jsonb, claim_key text,
     claim_sha text, claim_kept_ms bigint, usage_source text, memory text, close_session boolean, answer_status int,
     answer_headers text, answer_body text, drop_claim boolean, tenant_id text, beginning jsonb, digests jsonb,
@@ -194,6 +195,14 @@ BEGIN
         END IF;
       END IF;
       IF result IS NULL THEN
+        IF NOT v_found THEN
+          s.memory := '{}';
+        END IF;
+        v_heard := o.ceiling_nanousd IS NOT NULL;
+        IF v_heard THEN
+          SELECT CASE WHEN x.changes THEN o.ceiling_nanousd END, x.memory INTO o.ceiling_nanousd, s.memory
+          FROM seqroute_hear(s.memory, COALESCE(o.asked, o.ceiling_nanousd::text), COALESCE(o.times_by_hand, 0)) x;
+        END IF;
         v_granted := COALESCE(o.ceiling_nanousd, CASE WHEN v_found THEN s.granted_nanousd ELSE o.first_nanousd END);
         IF NOT v_found OR o.ceiling_nanousd IS NOT NULL THEN
           v_granted := LEAST(v_granted, t.max_session_nanousd);  -- LEAST ignores a NULL: no limit
@@ -327,14 +336,15 @@ BEGIN
             last_decision_id = CASE WHEN o.decision IS NULL THEN x.last_decision_id ELSE o.decision_id END,
             expected_turns = COALESCE(o.expected_turns, x.expected_turns), updated_at_ms = v_now_ms,
             own_limit = CASE WHEN o.ceiling_nanousd IS NULL THEN x.own_limit ELSE 1 END,
-            kept_nanousd = s.kept_nanousd
+            kept_nanousd = s.kept_nanousd, memory = CASE WHEN v_heard THEN s.memory ELSE x.memory END
           WHERE x.tenant_id = t.tenant_id AND x.session_id = o.session_id;
         ELSE
           INSERT INTO sessions (tenant_id, session_id, granted_nanousd, reserved_nanousd, turns, last_decision_id,
-            expected_turns, created_at_ms, updated_at_ms, parent_session_id, own_limit, kept_nanousd)
+            expected_turns, created_at_ms, updated_at_ms, parent_session_id, own_limit, kept_nanousd, memory)
           VALUES (t.tenant_id, o.session_id, v_granted, o.amount, CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END,
             CASE WHEN o.decision IS NULL THEN NULL ELSE o.decision_id END, o.expected_turns, v_now_ms, v_now_ms,
-            v_parent, CASE WHEN v_parent IS NOT NULL AND o.ceiling_nanousd IS NULL THEN 0 ELSE 1 END, s.kept_nanousd);
+            v_parent, CASE WHEN v_parent IS NOT NULL AND o.ceiling_nanousd IS NULL THEN 0 ELSE 1 END, s.kept_nanousd,
+            s.memory);
         END IF;
         v_room := NULL;
         IF v_chain IS NOT NULL THEN

@@ -236,54 +236,6 @@ async def test_a_first_turn_that_is_refused_keeps_the_budget_that_it_asked_for(
     assert (found["bankrupt_sessions"], found["refused_turns"], found["sessions_with_turns"]) == (1, 2, 1)
 
 
-@pytest.mark.parametrize("served", [True, False])
-async def test_a_budget_set_by_hand_holds_while_the_agent_repeats_its_header(
-    tmp_path: Path, database_url: str, served: bool
-) -> None:
-    first = "0.01" if served else "0.0000001"
-    agent, set_by_hand = session("s") | {"X-Session-Budget-USD": first}, "/v1/sessions/s"
-    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
-
-        async def budget() -> str:
-            found: str = (await http.get(set_by_hand)).json()["budget_usd"]
-            return found
-
-        assert (await turn(http, headers=agent)).status_code == (200 if served else 402)
-        for raised in ("0.5", "0.7"):
-            await http.post(set_by_hand, json={"budget_usd": raised})
-            for _ in range(2):
-                assert (await turn(http, headers=agent)).status_code == 200
-                assert await budget() == raised
-        await http.post(set_by_hand, json={"budget_usd": "0"})
-        refused = await turn(http, headers=agent)
-        lowered = await budget()
-        assert (refused.status_code, refused.json()["error"]["remaining_nano_usd"]) == (402, 0)
-        other = agent | {"X-Session-Budget-USD": "0.3"}
-        assert (await turn(http, headers=other)).status_code == 200
-        assert lowered != await budget() == "0.3"
-        # Another value was in force since, so the first one is a change again.
-        assert (await turn(http, headers=agent | {"X-Session-Budget-USD": "0.02"})).status_code == 200
-        assert await budget() == "0.02"
-        await http.post(set_by_hand, json={"budget_usd": "0.015"})
-        told = await turn(http, headers=other | {"X-Session-Budget-USD": "0.02"})
-        assert (seqroute(told, "session-budget-usd"), await budget()) == ("0.015", "0.015")
-        await play.gateway.audit()
-
-
-async def test_a_lower_budget_in_the_header_of_a_refused_turn_counts_and_leaves_nothing(
-    tmp_path: Path, database_url: str
-) -> None:
-    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
-        served = await turn(http, headers=session("s") | {"X-Session-Budget-USD": "0.5"})
-        lower = await turn(http, headers=session("s") | {"X-Session-Budget-USD": "0.0000001"})
-        error = lower.json()["error"]
-        assert (lower.status_code, error["remaining_nano_usd"]) == (402, 0)
-        assert "has 0 USD left" in error["message"]
-        shown = (await http.get("/v1/sessions/s")).json()
-        assert shown["budget_usd"] == shown["spent_usd"] == seqroute(served, "cost-usd")
-        assert (await turn(http, headers=session("s"))).status_code == 402
-
-
 async def test_refusals_of_a_client_that_names_no_session_are_one_row(tmp_path: Path, sqlite_url: str) -> None:
     async with playing(tmp_path, sqlite_url) as play:
         tenant_id, key = await play.gateway.tenant("poor", budget_usd="0.0000001")

@@ -186,7 +186,7 @@ async def test_a_ceiling_below_what_was_overspent_forgives_nothing(database_url:
 
 async def test_the_session_remembers_what_the_last_bill_told_it(database_url: str) -> None:
     async with open_bench(database_url) as bench:
-        op = await bench.held(100, ceiling=1_000)
+        op = await bench.held(100, default=1_000)
         bench.hands.at_ms += 5
         await bench.ledger.settle(bench.bill(op, 60, session_memory='{"last_model":"small"}'))
         session = await bench.ledger.session("acme", "s1")
@@ -201,7 +201,7 @@ async def test_turns_of_one_session_beside_each_other_are_all_remembered(databas
     async with open_bench(database_url) as bench:
         merged = "{}"
         for number in range(25):
-            op = await bench.held(100, ceiling=10**9)
+            op = await bench.held(100)
             update = sessions.memory_update(
                 model=f"m{number % 3}", prompt_tokens=10,
                 digests=MessageDigests([{"role": "user", "content": f"helper {number}"}]),

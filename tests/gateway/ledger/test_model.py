@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from msgspec import structs
 
 from gateway.accounts.keys import get_key
+from gateway.accounts.sessions import change_session
 from gateway.accounts.tenants import grant_to_tenant
 from gateway.catalog.usage import UsageSource
 from gateway.errors import InvalidRequest
@@ -47,6 +48,10 @@ class Account:
     overage: int = 0
     own_limit: bool = True
     kept: int = 0
+    asked: list[int] = field(default_factory=list)
+    """The ceilings of headers so far, the last one at the end."""
+    by_hand: bool = False
+    times_by_hand: int = 0
 
     def balance(self) -> Balance:
         return Balance(self.granted, self.reserved, self.spent, self.overage)
@@ -92,7 +97,8 @@ class Model:
         above = self.above(op.session_id)
         if PARENTS.get(op.session_id) is not None and not above:
             return "unknown"
-        granted, own_limit = self._granted(op, known, above)
+        heard = self._heard(op, session)
+        granted, own_limit = self._granted(op, known, above, heard)
         kept = session.kept if op.kept_nanousd is None else op.kept_nanousd and max(session.kept, op.kept_nanousd)
         beside = 0 if op.closing else kept
         if replace(session, granted=granted).free(beside) < op.amount_nanousd:
@@ -105,6 +111,9 @@ class Model:
             return "tenant"
         session.granted, session.kept = granted, kept
         session.own_limit = own_limit
+        if (ceiling := op.terms.ceiling_nanousd) is not None:
+            session.asked = [*(value for value in session.asked if value != ceiling), ceiling]
+            session.by_hand = session.by_hand and heard is None
         self.sessions[op.session_id] = session
         accounts = [session, *above, self.tenant] + ([self.key] if op.key_id is not None else [])
         for account in accounts:
@@ -128,10 +137,35 @@ class Model:
         least = min(account.free() for account in above) if above else None
         return structs.replace(self.sessions[session_id].balance(), above_nanousd=least)
 
-    def _granted(self, op: Reserve, known: Account | None, above: list[Account]) -> tuple[int, bool]:
+    def _heard(self, op: Reserve, session: Account) -> int | None:
+        """The turn's ceiling, unless it repeats one or came before the budget was set by hand."""
+        ceiling, terms = op.terms.ceiling_nanousd, op.terms
+        if terms.times_by_hand != session.times_by_hand:
+            return None
+        return None if session.by_hand and ceiling in session.asked else ceiling
+
+    def set_by_hand(self, session_id: str, budget: int) -> None:
+        """The budget is set otherwise than by a header, and passed on to those below without a limit."""
+        above = self.above(session_id)
+        session = self.sessions.setdefault(session_id, Account(budget))
+        used = session.reserved + session.spent
+        if above:
+            budget = min(budget, used + max(0, min(account.free() for account in above)))
+        session.granted, session.own_limit = max(budget, min(session.granted, used)), True
+        session.by_hand, session.times_by_hand = True, session.times_by_hand + 1
+        raised = [session_id]
+        for name in ("child", "twin", "grandchild"):
+            below = self.sessions.get(name)
+            if below is not None and not below.own_limit and (parent := PARENTS[name]) in raised:
+                below.granted = max(below.granted, self.sessions[parent].granted)
+                raised.append(name)
+
+    def _granted(
+        self, op: Reserve, known: Account | None, above: list[Account], ceiling: int | None
+    ) -> tuple[int, bool]:
         """What the session's budget is with this turn, and whether that is its own."""
         session = known or Account(above[0].granted if above else op.terms.default_nanousd, own_limit=not above)
-        used, ceiling = session.reserved + session.spent, op.terms.ceiling_nanousd
+        used = session.reserved + session.spent
         if ceiling is None:
             grows = above and not session.own_limit
             return (max(session.granted, above[0].granted) if grows else session.granted), session.own_limit
@@ -234,16 +268,18 @@ class LedgerMachine(RuleBasedStateMachine):
         target=holds, amount=AMOUNTS, session=st.sampled_from(["a", "b", "child", "twin", "grandchild"]),
         keyed=st.booleans(),
         ceiling=st.sampled_from([None, None, 0, 120, 700]), dispatch=st.none() | AMOUNTS,
-        kept=st.sampled_from([None, None, 0, 30, 90]), closing=st.booleans(),
+        kept=st.sampled_from([None, None, 0, 30, 90]), closing=st.booleans(), late=st.sampled_from([0, 0, 0, 1]),
     )  # fmt: skip
     def reserve(
         self, amount: int, session: str, keyed: bool, ceiling: int | None, dispatch: int | None, kept: int | None,
-        closing: bool,
+        closing: bool, late: int,
     ) -> Any:  # fmt: skip
+        known = self.model.sessions.get(session)
         key = self.key_id if keyed else None
         op = self.bench.asking(
             amount, session=session, tenant=self.name, ceiling=ceiling, default=500, key=key, dispatch=dispatch,
             parent=PARENTS.get(session), kept=kept, closing=closing,
+            times_by_hand=max(0, known.times_by_hand - late) if known is not None else 0,
         )  # fmt: skip
         expected = self.model.reserve(op, self.bench.hands.at_ms)
         outcome = self.do(self.bench.ledger.reserve(op))
@@ -293,6 +329,20 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = self.model.sweep(self.bench.hands.at_ms)
         swept = self.do(self.bench.sweep(self.bench.hands.at_ms))
         assert (swept.expired, swept.orphaned) == expected
+
+    @rule(session=st.sampled_from(["a", "b", "child", "grandchild"]), budget=st.sampled_from([0, 90, 300, 700]))
+    def set_by_hand(self, session: str, budget: int) -> None:
+        if session in PARENTS and session not in self.model.sessions:
+            return
+        self.model.set_by_hand(session, budget)
+        self.do(
+            self.bench.database.write(
+                lambda connection: change_session(
+                    connection, self.name, session, default_nanousd=500, budget_nanousd=budget, actor="model",
+                    now_ms=self.bench.hands.at_ms,
+                )
+            )
+        )  # fmt: skip
 
     @rule(change=st.sampled_from([-500, -30, 40, 1_000]))
     def grant(self, change: int) -> None:
