@@ -1,4 +1,4 @@
-"""How long an inline video lasts, by the boxes of its MP4 or QuickTime file.
+"""Seconds of an inline video, by the boxes of its MP4 or QuickTime file.
 
 Providers bill a video by its seconds, and the bytes of a file say nothing of those: one still frame may be shown for an
 hour. A caller writes the file, so that its length here is the longest of all that its boxes say of it, each of which a
@@ -25,7 +25,7 @@ _Place = tuple[bytes, int, int]
 
 
 def seconds_of(url: str) -> int | None:
-    """The seconds of the video in a `data:` address, rounded up; None where they cannot be known."""
+    """The seconds of a video in a `data:` address, rounded up; None: not known."""
     head, comma, _ = url[:_LONGEST_HEAD].partition(",")
     if not comma or not head.endswith(";base64") or len(url) > MOST_CHARACTERS:
         return None
