@@ -6,6 +6,7 @@ saw. What a request carries is found out by its bytes, whatever the provider's c
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ _SEARCHED_AGAIN_BYTES = 2**27
 """How much is searched for pieces out of order: a client can have every one of them searched for in its whole body."""
 _PLAIN = re.compile(r"[A-Za-z0-9+/=_.:~-]+")
 _PLACE = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\]")
+_KIND = re.compile(r"[a-z]+:[a-z_]+:[A-Za-z0-9.+:/-]{1,64}")
+_DATA_HEAD = re.compile(r"data:[a-z]+/[a-z0-9.+-]+;base64")
 _DATA = ("url", "file_data", "data", "file_id")
 
 
@@ -55,19 +58,45 @@ def kinds_of_parts(messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:
 
 
 def kind_at(messages: Sequence[Mapping[str, Any]], place: str) -> str:
-    """The kind of the part at a place of `attached`; empty for what is no part."""
+    """The kind of the part at a place of `attached`; empty for no part, and a broken one.
+
+    Such a one may be lost for what it is, and says nothing of its kind.
+    """
     found = _PLACE.fullmatch(place)
     if found is None:
         return ""
     message = messages[int(found[1])]
-    return _kind(message, message["content"][int(found[2])])
+    part = message["content"][int(found[2])]
+    kind = _kind(message, part)
+    data = _data_of(part)
+    named = "://" in data[:_SHORT_CHARACTERS] or (part.get("file") or {}).get("file_id") == data
+    return kind if _KIND.fullmatch(kind) and (named or _is_whole(data)) else ""
+
+
+def _is_whole(data: str) -> bool:
+    """True for base64, alone or in a `data:` address."""
+    head, comma, content = data.partition(",")
+    if comma and not _DATA_HEAD.fullmatch(head):
+        return False
+    try:
+        binascii.a2b_base64(content if comma else head, strict_mode=True)
+    except ValueError:
+        return False
+    return True
+
+
+def _data_of(part: Mapping[str, Any]) -> str:
+    """The data, the address or the id of a part."""
+    inner = part.get(str(part.get("type")))
+    inner = inner if isinstance(inner, Mapping) else {"url": inner}
+    return next((value for name in _DATA if isinstance(value := inner.get(name), str)), "")
 
 
 def _kind(message: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     kind = str(part.get("type"))
     inner = part.get(kind)
     inner = inner if isinstance(inner, Mapping) else {"url": inner}
-    data = next((value for name in _DATA if isinstance(value := inner.get(name), str)), "")
+    data = _data_of(part)
     written = data[:_SHORT_CHARACTERS] if "://" in data[:_SHORT_CHARACTERS] else data[:_PIECE_CHARACTERS]
     named = written.partition(";" if written.startswith("data:") else "://")
     return f"{message.get('role')}:{kind}:{named[0] if named[1] else inner.get('format')}"

@@ -18,6 +18,9 @@ from gateway.config.settings import RouterSettings
 WINDOW_S = 60.0
 RECENT_CALLS = 50
 MOST_FAILS = 1000
+LOST_FOR_S = 3_600.0
+MOST_LOST = 1_000
+"""How many losses are remembered, of all tenants and deployments."""
 
 
 class _Sums(NamedTuple):
@@ -38,7 +41,7 @@ class Breaker:
         self._resting_until_s: dict[str, float] = {}
         self._recent: dict[str, deque[tuple[bool, float]]] = {}
         self._sums: dict[str, _Sums] = {}
-        self._lost: dict[tuple[str, str], set[str]] = {}
+        self._lost_until_s: dict[tuple[str, str, str, str], float] = {}
 
     def record(self, deployment_id: str, *, failed: bool, latency_s: float, counts: bool = True) -> None:
         """Record the outcome of a call; only provider faults are failures.
@@ -62,19 +65,28 @@ class Breaker:
         if recent > settings.allowed_fails:
             self._resting_until_s[deployment_id] = now_s + settings.cooldown_s
 
-    def note_lost(self, deployment: Deployment, part: str) -> None:
-        """Remember a kind of part that the form of a deployment's provider has no place for."""
-        self._lost.setdefault((deployment.deployment_id, deployment.litellm_model), set()).add(part)
+    def note_lost(self, tenant_id: str, deployment: Deployment, part: str) -> None:
+        """Remember for a while that a deployment's provider had no place for a kind of part.
+
+        For its tenant alone: an odd part may be lost for another reason than its kind, and must not move others' turns.
+        """
+        lost = (tenant_id, deployment.deployment_id, deployment.litellm_model, part)
+        self._lost_until_s.pop(lost, None)
+        while len(self._lost_until_s) >= MOST_LOST:
+            del self._lost_until_s[next(iter(self._lost_until_s))]
+        self._lost_until_s[lost] = self._clock() + LOST_FOR_S
 
     @property
     def knows_losses(self) -> bool:
         """True once a provider had no place for a part."""
-        return bool(self._lost)
+        return bool(self._lost_until_s)
 
-    def loses(self, deployments: Sequence[Deployment], parts: frozenset[str]) -> bool:
-        """True if every deployment is known to have no place for one of these kinds of parts."""
+    def loses(self, tenant_id: str, deployments: Sequence[Deployment], parts: frozenset[str]) -> bool:
+        """True if every deployment had no place for one of these kinds of parts lately."""
+        now_s, until_s = self._clock(), self._lost_until_s
         return all(
-            not parts.isdisjoint(self._lost.get((each.deployment_id, each.litellm_model), ())) for each in deployments
+            any(until_s.get((tenant_id, each.deployment_id, each.litellm_model, part), 0.0) > now_s for part in parts)
+            for each in deployments
         )
 
     def healthy(self, deployments: Sequence[Deployment]) -> list[Deployment]:

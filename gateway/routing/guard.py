@@ -7,7 +7,7 @@ condition, is added by `gateway.routing.estimates` from the current balances.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from msgspec import Struct, structs
@@ -100,6 +100,7 @@ def feasible(
     allow_lists: Sequence[frozenset[str] | None],
     bound_to: str | None,
     prompt_tokens: int,
+    tenant_id: str = "",
 ) -> list[Eligibility]:
     """The eligibility of every model, in catalogue order. `bound_to`: the model of a tool loop.
 
@@ -117,16 +118,15 @@ def feasible(
         certain = requested.pinned is not None or _is_certain(model, chat)
         options.append(Eligibility(model, healthy, why_not or (BUSY if wait_s else ""), wait_s, certain))
     if requested.pinned is None and breaker.knows_losses:
-        return _without_losses(options, kinds_of_parts(chat.messages), breaker)
+        parts = kinds_of_parts(chat.messages)
+        return _without_losses(options, lambda model: breaker.loses(tenant_id, model.deployments, parts))
     return options
 
 
-def _without_losses(options: list[Eligibility], parts: frozenset[str], breaker: Breaker) -> list[Eligibility]:
+def _without_losses(options: list[Eligibility], loses: Callable[[Model], bool]) -> list[Eligibility]:
     """The options without models whose providers have no place for a part, where others can serve the turn."""
     left = [
-        structs.replace(option, why_not=NO_FORM)
-        if not option.why_not and breaker.loses(option.model.deployments, parts)
-        else option
+        structs.replace(option, why_not=NO_FORM) if not option.why_not and loses(option.model) else option
         for option in options
     ]
     return left if any(not option.why_not for option in left) else options

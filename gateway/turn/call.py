@@ -168,7 +168,7 @@ class ProviderCalls:
         if isinstance(fault, CallRefused):
             attempt.slot.unsent()
         if isinstance(fault, MessagesRefused) and fault.part:
-            self._breaker.note_lost(attempt.deployment, fault.part)
+            self._breaker.note_lost(attempt.context.caller.tenant_id, attempt.deployment, fault.part)
         attempt.slot.leave()  # a retry may need the place
         if attempt.context.caller.is_second:  # no client waits for it: one call, which says nothing of the others
             await self._background.run(self._settling.failed(attempt, fault, final=True))

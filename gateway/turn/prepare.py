@@ -186,6 +186,7 @@ class Preparation:
             allow_lists=(caller.tenant_models, caller.key_models),
             bound_to=bound_to if bound_to in catalog.models else None,
             prompt_tokens=prompt_tokens,
+            tenant_id=caller.tenant_id,
         )
 
     async def _with_note(self, context: TurnContext, note: str, bound_to: str | None) -> TurnContext:

@@ -35,6 +35,10 @@ def picture(data: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
 
+def shown(address: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": address}}
+
+
 def messages(*parts: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "user", "content": list(parts)}]
 
@@ -113,3 +117,18 @@ def test_a_kind_of_part_is_who_says_it_what_it_is_and_in_which_format() -> None:
     assert kinds_of_parts(messages) == set(kinds)
     assert [kind_at(messages, f"messages[1].content[{position}]") for position in range(1, 5)] == kinds
     assert kind_at(messages, "messages[1].audio") == ""
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        (shown("data:image/png;base64,AAAA;base64,BBBB"), ""), (shown("data:image/png;base64,AA A"), ""),
+        (shown("data:image/png,AAAA"), ""), (shown("data:x" + "y" * 100 + ";base64,AAAA"), ""),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "y" * 1_000}}, ""),
+        ({"type": "input_audio", "input_audio": {"data": "?", "format": "wav"}}, ""),
+        ({"type": "file", "file": {"file_id": "file-1"}}, "user:file:None"),
+        (shown("https://x.example/a,b.png"), "user:image_url:https"),
+    ],
+)  # fmt: skip
+def test_a_broken_part_says_nothing_of_its_kind(part: dict[str, Any], kind: str) -> None:
+    assert kind_at([{"role": "user", "content": [part]}], "messages[0].content[0]") == kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.config.settings import RouterSettings
-from gateway.providers.cooldown import RECENT_CALLS, WINDOW_S, Breaker
+from gateway.providers.cooldown import LOST_FOR_S, MOST_LOST, RECENT_CALLS, WINDOW_S, Breaker
 from tests.harness.models import deployment
 
 ONE = deployment("one")
@@ -87,3 +87,26 @@ def test_rates_and_latencies_are_of_the_recent_calls_of_the_group() -> None:
     for _ in range(RECENT_CALLS):
         subject.record("one", failed=False, latency_s=1.0)
     assert subject.recent([ONE])[0] == 0.0
+
+
+def test_a_lost_kind_of_part_is_remembered_for_its_tenant_for_a_while() -> None:
+    clock = Time()
+    subject = breaker(clock)
+    subject.note_lost("t", ONE, "png")
+    assert subject.loses("t", [ONE], frozenset({"png", "gif"}))
+    assert not subject.loses("other", [ONE], frozenset({"png"}))
+    assert not subject.loses("t", [ONE, TWO], frozenset({"png"}))
+    assert not subject.loses("t", [ONE], frozenset({"gif"}))
+    clock.now_s += LOST_FOR_S
+    assert not subject.loses("t", [ONE], frozenset({"png"}))
+
+
+def test_of_lost_kinds_only_the_latest_are_kept() -> None:
+    subject = breaker(Time())
+    subject.note_lost("t", ONE, "first")
+    subject.note_lost("t", ONE, "second")
+    subject.note_lost("t", ONE, "first")
+    for number in range(MOST_LOST - 1):
+        subject.note_lost("t", ONE, str(number))
+    assert subject.loses("t", [ONE], frozenset({"first"}))
+    assert not subject.loses("t", [ONE], frozenset({"second"}))
