@@ -173,14 +173,13 @@ class ClaudeHosts:
         stated, headers = _split(call.extra_headers)
         headers = _with_client_s(headers, call)
         base = call.api_base or found.api_base
-        key, token = key_for(call, found, base or ""), call.options.get(AZURE_TOKEN)
-        headers |= {"api-key": NO_KEY if token else key} if token or key != NO_KEY else {}
+        key = key_for(call, found, base or "")
         made, base = config.validate_anthropic_messages_environment(
-            headers=headers, model=found.model, messages=body["messages"], optional_params=body, litellm_params={},
-            api_base=base,
+            headers={"api-key": key, **headers}, model=found.model, messages=body["messages"], optional_params=body,
+            litellm_params={}, api_base=base,
         )  # fmt: skip
-        if token:
-            made = {name: value for name, value in made.items() if name != "x-api-key"}
+        made = {name: value for name, value in made.items() if value != NO_KEY}
+        if key == NO_KEY and (token := call.options.get(AZURE_TOKEN)):  # as LiteLLM has it, a key comes first
             made["authorization"] = f"Bearer {token}"
         url = config.get_complete_url(
             api_base=base, api_key=None, model=found.model, optional_params={}, litellm_params={}, stream=call.stream

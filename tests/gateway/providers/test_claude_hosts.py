@@ -169,12 +169,17 @@ async def test_without_credentials_nothing_is_sent(
     assert provider.asked == []
 
 
-async def test_azure_is_sent_its_key_or_its_token(upstream: Upstream, provider: DialectProvider) -> None:
+async def test_azure_is_sent_its_key_else_its_token(upstream: Upstream, provider: DialectProvider) -> None:
     model, token = "azure_ai/claude-opus-4-6", {"azure_ad_token": "t", "api_version": "2024-05-01-preview"}
     await upstream.complete(asking(upstream, model, provider.address, api_key="k"))
     await upstream.complete(asking(upstream, model, f"{provider.address}/anthropic", options=token))
-    keyed, signed = provider.asked
-    assert [asked.path for asked in (keyed, signed)] == ["/anthropic/v1/messages"] * 2
+    await upstream.complete(asking(upstream, model, provider.address, api_key="k", options=token))
+    own: dict[str, Any] = {"extra_headers": {"Authorization": "Bearer own"}}
+    await upstream.complete(asking(upstream, model, provider.address, {"tools": [BASH]}, **own))
+    keyed, signed, both, stated = provider.asked
+    assert [asked.path for asked in provider.asked] == ["/anthropic/v1/messages"] * 4
+    assert (both.headers["x-api-key"], "authorization" in both.headers) == ("k", False)
+    assert (stated.headers["authorization"], "x-api-key" in stated.headers) == ("Bearer own", False)
     assert (keyed.headers["x-api-key"], "authorization" in keyed.headers) == ("k", False)
     assert (signed.headers["authorization"], "x-api-key" in signed.headers) == ("Bearer t", False)
     assert keyed.body == {"model": "claude-opus-4-6", "max_tokens": 9_000, "messages": HELLO}
