@@ -13,6 +13,7 @@ import importlib.metadata
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,8 @@ from gateway.providers.transport import DirectRequest
 
 _log = logging.getLogger("seqroute.lanes")
 
+TOKEN_WAIT_S = 20.0
+"""How long a turn waits for a token of Google's; others get one in less than a second."""
 _BETA = "anthropic-beta"
 _KEY_HEADERS = frozenset({"api-key", "authorization", "x-api-key"})
 _CLAUDE = re.compile(r"claude-[a-z0-9.@-]+")
@@ -129,7 +132,7 @@ class ClaudeHosts:
                 made: DirectRequest = await self._sign(self._for_bedrock, call, found, body)
                 return made
             if host == "vertex_ai":
-                return await asyncio.to_thread(self._for_vertex, call, found, body)
+                return self._for_vertex(await self._google_token(call), call, found, body)
             if self.has_key(host, call, found):
                 return self._for_azure(call, found, body)
             _log.error("a call for %s has no api_key and no azure_ad_token", call.litellm_model[:120])
@@ -157,9 +160,32 @@ class ClaudeHosts:
         # What was signed is the path as it is written, with an ARN's colons in percents.
         return DirectRequest(URL(url, encoded=True), request_headers(signed, None), raw)
 
-    def _for_vertex(self, call: Call, found: ProviderNames, body: dict[str, Any]) -> DirectRequest:
+    async def _google_token(self, call: Call) -> tuple[str, str]:
+        """A token and its project, for which Google's server may be asked.
+
+        One that hangs must not hold up turns with another account, nor these for as long as google-auth waits.
+        """
+        config, options = self._configs["vertex_ai"], dict(call.options)
+        asked: asyncio.Future[tuple[str, str]] = asyncio.ensure_future(
+            config.get_access_token_async(
+                config.safe_get_vertex_ai_credentials(options), config.safe_get_vertex_ai_project(options)
+            )
+        )
+        try:
+            await asyncio.wait([asked], timeout=TOKEN_WAIT_S)
+            if not asked.done():
+                raise TimeoutError
+            return asked.result()
+        finally:
+            asked.cancel()  # not waited for: LiteLLM's thread cannot be stopped
+
+    def _for_vertex(
+        self, token: tuple[str, str], call: Call, found: ProviderNames, body: dict[str, Any]
+    ) -> DirectRequest:
         stated, headers = _split(call.extra_headers)
-        made, url = self._configs["vertex_ai"].validate_anthropic_messages_environment(
+        config = copy(self._configs["vertex_ai"])
+        config._ensure_access_token = lambda **_: token
+        made, url = config.validate_anthropic_messages_environment(
             headers=_with_client_s(headers, call), model=found.model, messages=body["messages"],
             optional_params=body, litellm_params=dict(call.options),
             api_base=None if call.api_base is None else call.api_base.rstrip("/"),

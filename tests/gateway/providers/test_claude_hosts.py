@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from gateway.catalog.usage import PartialUsage, Usage
 from gateway.dialects import messages_request
 from gateway.dialects.forwarded import FORWARDED
 from gateway.errors import InvalidRequest, http_status
+from gateway.providers import claude_hosts
 from gateway.providers.amazon_stream import UnframedEvents
 from gateway.providers.call import ProviderNames
 from gateway.providers.claude_hosts import ClaudeHosts
@@ -167,6 +169,35 @@ async def test_without_credentials_nothing_is_sent(
             False, True, 502,
         )  # fmt: skip
     assert provider.asked == []
+
+
+async def test_a_token_server_of_google_s_that_hangs_holds_up_no_other_account(
+    upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Google's library waits for two minutes, in threads."""
+    left = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await left.wait()
+        writer.close()
+
+    def asked(account: str) -> Any:
+        options = {"vertex_project": "p", "vertex_location": "us-east5", "vertex_credentials": account}
+        return upstream.complete(asking(upstream, "vertex_ai/claude-opus-4-6", provider.address, options=options))
+
+    good = google_account(provider)
+    await asked(good)
+    monkeypatch.setattr(claude_hosts, "TOKEN_WAIT_S", 0.3)
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        bad = json.dumps({**json.loads(good), "token_uri": f"http://127.0.0.1:{port}/token"})
+        waiting = [asyncio.ensure_future(asked(bad)) for _ in range(60)]
+        await asyncio.sleep(0)
+        assert (await asked(good)).usage
+        faults = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(fault) for fault in faults} == {CredentialFault}
+        assert (await asked(good)).usage
+        left.set()
 
 
 async def test_azure_is_sent_its_key_else_its_token(upstream: Upstream, provider: DialectProvider) -> None:
