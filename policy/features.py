@@ -1,6 +1,8 @@
-"""Encoding of an observation as arrays: the network's inputs, versioned by FEATURE_VERSION.
+"""Encoding of an observation as the learned models' arrays, versioned by FEATURE_VERSION.
 
-Two kinds of input, kept apart because training resamples budgets and lambdas (hindsight budget relabeling):
+`encode` leaves out the money left, the budget and lambda, because training resamples them (hindsight budget
+relabeling). It knows no model by its name: a new model of the catalogue is one more row of prices, limits and cache
+state. A new feature needs its fact in `policy.mdp` and `policy.facts`; `decode` reads logs that hold features.
 """
 
 from __future__ import annotations

@@ -125,6 +125,18 @@ def test_first_lines_of_docstrings_are_short_phrases(folder: str) -> None:
     assert found == [], f"expected an imperative or a noun phrase of at most {LONGEST_FIRST_LINE} characters"
 
 
+def test_no_docstring_ends_before_what_it_announces() -> None:
+    found = [
+        f"{name_of(path)}:{node.lineno}: {node.value.value[-60:]!r}"
+        for folder in TIDY
+        for path in sources(folder)
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if node.value.value.rstrip()[-1:] in (":", ",", ";")
+    ]
+    assert found == []
+
+
 @cache
 def documented() -> set[tuple[str, str]]:
     """(class, method) of every method of the three packages that has a docstring."""

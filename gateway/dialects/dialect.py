@@ -2,6 +2,8 @@
 
 A request in any dialect becomes a `ChatRequest`, providers answer in chat format, and the dialect renders that
 response. The turn, the ledger and settlement know only chat. One object serves one request.
+
+A new dialect has a file in this package, a method in `gateway/turn/endpoints.py` that reads its body, and a route.
 """
 
 from __future__ import annotations

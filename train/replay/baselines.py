@@ -1,8 +1,8 @@
-"""Baselines: grids over the gateway's own rules, tuned on the training half.
+"""Baselines: grids over the rules of `policy.rules`, tuned on the training half.
 
-All have the information of `ours`: predicted quality, the cost distribution, the budget, and the turns left as declared
-or learned. `reserve` (0: none, 1: as calibrated) puts the gateway's shield in front of a rule; it is tuned like any
-other number, so a baseline starves only where starving pays.
+All know what our own policies (`ours`) know: predicted quality, the cost distribution, the budget, and the turns left
+as declared or learned. `reserve` (0: none, 1: as calibrated) puts the gateway's shield in front of a rule; it is tuned
+like any other number, so a baseline starves only where starving pays.
 """
 
 from __future__ import annotations

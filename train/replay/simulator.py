@@ -2,6 +2,14 @@
 
 One loop serves every policy. At each turn a `Rule` sees all sessions that can still be answered at once, as a `Turn`;
 `served.as_rule` makes one of any `policy.mdp.Policy`. The hard cap is the gateway's:
+
+- A model is offered while the remaining money covers the prompt and the shortest answer that the gateway reserves for.
+  A turn without an offered model is *unanswered*.
+- Mode `degrade`: models whose likely bill (the 98 % quantile) exceeds the remaining money are not offered while another
+  model's fits.
+- A response that costs more than the remaining money is *cut*: quality 0, and the money is spent.
+
+Shapes: S sessions, T turns, K candidates, L cost levels, N sessions that are still answered at a turn.
 """
 
 from __future__ import annotations

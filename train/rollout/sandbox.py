@@ -2,6 +2,12 @@
 
 Stdin: {"check": {kind: value}, "answer", "messages", "cpu_s", "memory_bytes"}. Stdout: {"score": 0..1, "note"}.
 Imports no module of this repository. Three layers, each effective where the others are missing:
+
+- resource limits: CPU time, memory, no bytes written to files, no processes, few descriptors;
+- a seccomp filter on Linux: no fork, exec, signals or sockets, and no change of a file system;
+- an audit hook: the same in Python, for systems without seccomp; it also refuses to read /proc.
+
+Only the score and the exception's name leave the process. A check that executes an answer trusts it with its score.
 """
 
 from __future__ import annotations
