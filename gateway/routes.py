@@ -16,7 +16,7 @@ from gateway.api.budget_tool import BudgetTool
 from gateway.api.charges import Charges
 from gateway.api.health import Health
 from gateway.api.openapi import OpenApi
-from gateway.api.planning import Planning
+from gateway.api.prices_and_forecasts import PricesAndForecasts
 from gateway.api.refusals import refusal
 from gateway.api.resources import Views
 from gateway.api.welcome import Welcome, not_found
@@ -64,7 +64,7 @@ def _tenant_routes(gateway: Gateway) -> list[BaseRoute]:
         clock=services.clock,
         new_id=services.new_id,
     )
-    planning = Planning(
+    prices_and_forecasts = PricesAndForecasts(
         configuration=current,
         database=database,
         authenticator=authenticator,
@@ -95,8 +95,8 @@ def _tenant_routes(gateway: Gateway) -> list[BaseRoute]:
         ("/route", dry_runs.route, "POST"),
         ("/feedback", views.feedback, "POST"),
         ("/router/outcomes", views.feedback, "POST"),
-        ("/prices", planning.prices, "GET"),
-        ("/forecast", planning.forecast, "POST"),
+        ("/prices", prices_and_forecasts.prices, "GET"),
+        ("/forecast", prices_and_forecasts.forecast, "POST"),
         ("/tools/check_budget", tool.definition, "GET"),
         ("/tools/check_budget", tool.call, "POST"),
         ("/models", views.models, "GET"),

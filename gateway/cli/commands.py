@@ -9,9 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import decisions, init, keys, report, sessions, tenants
-from gateway.cli import import_litellm as importing
-from gateway.cli import serve as serving
+from gateway.cli import decisions, import_litellm, init, keys, report, serve, sessions, tenants
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -36,9 +34,9 @@ def build() -> typer.Typer:
     )
     app.callback()(_options)
     app.command("init")(init.init)
-    app.command("serve")(serving.serve)
-    app.command("check-config")(serving.check_config)
-    app.command("migrate")(serving.migrate)
+    app.command("serve")(serve.serve)
+    app.command("check-config")(serve.check_config)
+    app.command("migrate")(serve.migrate)
     app.add_typer(tenants.tenants_app, name="tenants")
     app.add_typer(keys.keys_app, name="keys")
     app.add_typer(sessions.sessions_app, name="sessions")
@@ -47,11 +45,11 @@ def build() -> typer.Typer:
     app.command("explain")(decisions.explain)
     app.command("report")(report.report)
     app.command("audit")(decisions.audit)
-    app.command("import-litellm")(importing.import_litellm)
+    app.command("import-litellm")(import_litellm.import_litellm)
     app.command("export", context_settings=PASS_ON)(decisions.export)
     app.command("retain", context_settings=PASS_ON)(decisions.retain)
-    app.command("demo-provider", context_settings=PASS_ON)(serving.demo_provider)
-    app.command("demo", context_settings=PASS_ON)(serving.demo)
+    app.command("demo-provider", context_settings=PASS_ON)(serve.demo_provider)
+    app.command("demo", context_settings=PASS_ON)(serve.demo)
     return app
 
 

@@ -27,7 +27,7 @@ from gateway.http import header_map, json_response, read_body
 _PER_UNIT = frozenset({"image", "request"})
 
 
-class Planning:
+class PricesAndForecasts:
     """`GET /prices` and `POST /forecast`; both are read-only and free."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Planning:
         """Current prices of every model that this key may use."""
         caller = await self._authenticator.reader(header_map(request))
         catalog = self._configuration().catalog
-        data = [_priced(m) | _changes(m, catalog) for m in catalog.served if _allowed(m, caller)]
+        data = [_model_prices(model, catalog) for model in catalog.served if _may_use(caller, model)]
         return json_response({"object": "list", "at_ms": now_ms(self._clock), "data": data})
 
     async def forecast(self, request: Request) -> Response:
@@ -66,8 +66,8 @@ class Planning:
 
         def read(connection: Connection) -> dict[str, Any]:
             found = sessions.get_session(connection, caller.tenant_id, session_id)
-            told = self._forecasts.read(connection, caller.tenant_id, session_id, found.balance.spendable_nanousd)
-            return {"session_id": session_id, **balance_fields(found.balance), **told}
+            forecast = self._forecasts.read(connection, caller.tenant_id, session_id, found.balance.spendable_nanousd)
+            return {"session_id": session_id, **balance_fields(found.balance), **forecast}
 
         try:
             return json_response(await self._database.read(read))
@@ -75,51 +75,44 @@ class Planning:
             raise NotFound("session: no such session", param="session_id") from error
 
 
-def _allowed(model: Model, caller: Caller) -> bool:
+def _may_use(caller: Caller, model: Model) -> bool:
     return all(names is None or model.name in names for names in (caller.key_models, caller.tenant_models))
 
 
-def _priced(model: Model) -> dict[str, Any]:
-    return {"model": model.name, **_complete(model.prices)}
+def _model_prices(model: Model, catalog: Catalog) -> dict[str, Any]:
+    """A model's prices now, and the dated ones of its deployments that follow."""
+    changes = [
+        {"valid_from_ms": dated.valid_from_ms, **_price_list(dated.prices)}
+        for name, dated in catalog.coming
+        if name == model.name
+    ]
+    return {"model": model.name, **_price_list(model.prices), "changes": changes}
 
 
-def _changes(model: Model, catalog: Catalog) -> dict[str, Any]:
-    """The coming prices of a model's deployments, with their dates."""
-    return {
-        "changes": [
-            {"valid_from_ms": dated.valid_from_ms, **_complete(dated.prices)}
-            for name, dated in catalog.coming
-            if name == model.name
-        ]
-    }
-
-
-def _complete(prices: Prices) -> dict[str, Any]:
+def _price_list(prices: Prices) -> dict[str, Any]:
     low, medium, high = prices.search_femtousd
     return {
-        **_listed(prices),
+        **_token_prices(prices),
         "web_search_usd": {"low": low / 1e15, "medium": medium / 1e15, "high": high / 1e15},
         "google_maps_query_usd": prices.maps_femtousd / 1e15,
         "citation_usd_per_million_tokens": prices.citation_femtousd / 1e9,
-        "service_tiers": {name: _listed(tier) for name, tier in prices.service_tiers},
+        "service_tiers": {name: _token_prices(tier) for name, tier in prices.service_tiers},
     }
 
 
-def _listed(prices: Prices) -> dict[str, Any]:
-    tiers = [{"above_prompt_tokens": tier.above_prompt_tokens} for tier in prices.tiers]
-    return {
-        **_rates(prices.at(0)),
-        "tiers": [tier | _rates(prices.at(tier["above_prompt_tokens"] + 1)) for tier in tiers],
-    }
+def _token_prices(prices: Prices) -> dict[str, Any]:
+    thresholds = [tier.above_prompt_tokens for tier in prices.tiers]
+    tiers = [{"above_prompt_tokens": above, **_rates(prices.at(above + 1))} for above in thresholds]
+    return {**_rates(prices.at(0)), "tiers": tiers}
 
 
 def _rates(rates: Rates) -> dict[str, float]:
     """USD per million tokens; per image or call where the price is per unit."""
-    made = {}
+    usd = {}
     for field in fields(rates):
         name, femtousd = field.name.removesuffix("_femtousd"), getattr(rates, field.name)
         if name in _PER_UNIT:
-            made[f"{name}_usd"] = femtousd / 1e15
+            usd[f"{name}_usd"] = femtousd / 1e15
         else:
-            made[f"{name}_usd_per_million_tokens"] = femtousd / 1e9
-    return made
+            usd[f"{name}_usd_per_million_tokens"] = femtousd / 1e9
+    return usd
