@@ -32,12 +32,7 @@ from gateway.api import framing
 from gateway.api.one_response import Departure, LingeringTransport, UndelimitedResponse, tell_departure
 from gateway.api.refusals import raw_answer, shed_answer
 from gateway.api.whole_request import whole_request
-from gateway.errors import (
-    GatewayError,
-    HeadersTooLarge,
-    InvalidRequest,
-    RequestTimeout,
-)
+from gateway.errors import GatewayError, HeadersTooLarge, InvalidRequest, RequestTimeout
 from gateway.http import WATCH
 from gateway.request_ids import REQUEST_ID_HEADER, id_of, numbered_ids
 
@@ -49,8 +44,9 @@ UNREAD_S = 0.05
 """Time for the event loop to read what has arrived, before a client is judged late."""
 WRITE_STALL_S = 60.0
 PIPELINE_CHECK_S = 0.25
-"""How often the client of waiting requests is looked after."""
-_LEFT: int = getattr(select, "POLLRDHUP", select.POLLHUP)  # Linux reports an end that unread bytes precede
+"""Time between checks that the client of waiting requests is still connected."""
+# Linux reports the client's end of the connection even before the bytes that precede it are read.
+_LEFT: int = getattr(select, "POLLRDHUP", select.POLLHUP)
 _SEPARATORS = 4  # ": " and the line's end
 
 Phase = Literal["silent", "head", "body"]
@@ -101,11 +97,15 @@ class BoundedHttp(HttpToolsProtocol):
         self._begun = False
         self._completed = 0
         self._received = 0
+        """Bytes of the head that have arrived, parsed or not."""
         self._parsed = 0
+        """Bytes of the head that the parser has reported."""
         self._upgrade_ignored = False
         self._shed = False
+        """The current request was refused under overload: its body is dropped."""
         self._shed_at_s = -math.inf
-        self._deaf = False
+        self._input_ignored = False
+        """The connection ends: incoming bytes are dropped."""
         self._lingering = False
         self._pipeline_watched = False
         self._refusal: GatewayError | None = None
@@ -142,7 +142,7 @@ class BoundedHttp(HttpToolsProtocol):
         if shedding is not None and shedding.is_crowded() and self._refused_whole(data, shedding):
             return
         self._unset_keepalive_if_required()
-        if self._deaf:
+        if self._input_ignored:
             return
         began_in_head, completed = self._in_head, self._completed
         try:
@@ -165,7 +165,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._wait_for(None)
 
     def _parse(self, data: bytes) -> None:
-        """Feed the parser. It stops after the head of an upgrade: continue with a new one without it."""
+        """Feed the parser. It stops after the head of an upgrade: feed that head without the upgrade to a new one."""
         while True:
             try:
                 self.parser.feed_data(data)
@@ -192,12 +192,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Count and collect a part of the address."""
-        self._weigh(len(url))
+        self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count and collect a header."""
-        self._weigh(len(name) + len(value) + _SEPARATORS)
+        self._count_head(len(name) + len(value) + _SEPARATORS)
         if self._in_head:  # drop trailers: they arrive after authentication
             super().on_header(name, value)
 
@@ -247,13 +247,13 @@ class BoundedHttp(HttpToolsProtocol):
     def _refused_whole(self, data: bytes, shedding: Shedding) -> bool:
         """Refuse a request under overload without parsing it, when it came as a whole on an idle connection."""
         between_requests = self._in_head and not self._begun and not self._received and self._is_idle()
-        if not between_requests or self._deaf or self.transport.is_closing():
+        if not between_requests or self._input_ignored or self.transport.is_closing():
             return False
         request = whole_request(data, shedding.headers, self._limits.header_bytes)
         error = None if request is None else shedding.error_of(b"POST", request.url, request.headers)
         if request is None or error is None:
             return False
-        self._write_shed(error, request.url)
+        self._write(*shed_answer(error, request.url))
         self._wait_for(None)
         self._shed_at_s = self.loop.time()
         if self.timeout_keep_alive_task is None:
@@ -272,14 +272,14 @@ class BoundedHttp(HttpToolsProtocol):
         if error is None:
             return False
         self._shed = True
-        self._write_shed(error, self.url)
+        self._write(*shed_answer(error, self.url))
         self.on_response_complete()
         return True
 
     def _is_idle(self) -> bool:
         return self._running is None or self._running.response_complete
 
-    def _weigh(self, size: int) -> None:
+    def _count_head(self, size: int) -> None:
         self._parsed += size
         if self._parsed > self._limits.header_bytes:
             self._stop(self._too_large())
@@ -336,7 +336,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _arrived(self, events: int) -> bool:
         number = self.transport.get_extra_info("socket").fileno()
-        if number < 0:  # closed already; the loop tells so in its next turn
+        if number < 0:  # closed already; the loop reports it next
             return False
         arrived = select.poll()
         arrived.register(number, events)
@@ -396,7 +396,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _refuse(self, error: GatewayError) -> None:
         """Stop reading. Send the error, unless an earlier response is pending or has started."""
-        self._deaf = True
+        self._input_ignored = True
         self._wait_for(None)
         if self.transport.is_closing():
             return
@@ -421,9 +421,6 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             self._answer(error)
 
-    def _write_shed(self, error: GatewayError, url: bytes) -> None:
-        self._write(*shed_answer(error, url))
-
     def _write(self, status: bytes, rest: bytes) -> None:
         headers = b"".join([b"%s: %s\r\n" % header for header in self.server_state.default_headers])
         self.transport.write(b"%s%s%s" % (status, headers, rest))
@@ -436,7 +433,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._linger()
 
     def _request_id(self) -> str:
-        """The id of the request that is refused: as it was started with, else by the part of its head that was read."""
+        """The id of the refused request: the one it started with, else one by the part of its head that was read."""
         extensions: Any = None if self._in_head else self.scope.get("extensions")
         if extensions:
             return str(extensions[REQUEST_ID_HEADER])
@@ -444,7 +441,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _linger(self) -> None:
         """End the connection, but read and drop for a while what its client is still sending."""
-        self._deaf = self._lingering = True
+        self._input_ignored = self._lingering = True
         self._wait_for(None)
         self._unset_keepalive_if_required()
         self.flow.resume_reading()

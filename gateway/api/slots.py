@@ -9,10 +9,10 @@ A turn mostly waits for its provider, so the number of running turns says little
 CPU time: authentication, decision, reservation. So only a few start at a time, until their call is sent; the others
 wait here, cheaply and fairly, and refusals are not delayed by them.
 
-In time means: a burst may wait for `wait_s`. A queue that has not been empty for a second is no burst: what comes then
-is refused unless it can start within a tenth of that, because a longer queue delays every answer and adds none. Few
-waiting requests are never refused by such a forecast: a first second or a pause of the machine would refuse them. A
-client that says how long it waits for its answer waits here for at most half of that.
+In time means: a burst may wait for `wait_s`. A queue that has not been empty for a second is no burst: a new request is
+then refused unless it can start within a tenth of `wait_s`, because a longer queue delays every answer and adds none.
+The forecast never refuses the first FEW waiting requests: it is wrong in a process's first second and after a pause of
+the machine. A client that says how long it waits for its answer waits here for at most half of that.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ from gateway.errors import Overloaded, RateLimited
 STARTING = 16
 """Requests that may start concurrently: enough for group commits in the database."""
 STARTING_BESIDE_OTHERS = 4
-"""The same for one tenant while others have requests too: theirs share the processor with what is starting."""
+"""The same for one tenant while others have requests too."""
 FEW = 3 * STARTING
-"""Waiting requests that no forecast refuses, only the end of their wait. With those that are starting they are 64: so
-many clients, each waiting for its answer before it asks again, see no error because a pause was taken for the pace."""
+"""Waiting requests that only the end of their wait refuses. With the starting ones they are 64: that many clients with
+one request each see no error after a pause of the machine."""
 RETRY_LATER: Mapping[str, str] = MappingProxyType({"Retry-After": "1"})
-LOOK_S = 0.1
+UPDATE_S = 0.1
+"""Time between updates of the start rate."""
 RATE_MEMORY_S = 0.5
+"""Time constant of the start rate's moving average."""
 FORESEEN_SHARE = 0.5
 """Share of the longest wait: a request expected to wait longer at the current rate is refused at once."""
 STANDING_S = 1.0
 STANDING_SHARE = 0.1
-"""The same share once the queue has not been empty for so long."""
+"""The same share once the queue has not been empty for STANDING_S."""
 PATIENCE_SHARE = 0.5
 """Share of the time that a client gives its request, for which it may wait to start."""
 WATCHED_SHARE = 1 / 6
@@ -77,16 +79,18 @@ class Slots:
 
     def __init__(self, limits: SlotLimits) -> None:
         self._limits = limits
-        self._under_way: Counter[str] = Counter()
+        self._active_of: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
         self._active = 0
         self._starting = 0
         self._starting_of: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
         self._started = 0
-        self._since_s = 0.0
+        """Requests started since `_updated_at_s`."""
+        self._updated_at_s = 0.0
         self._watched_since_s = 0.0
-        self._crowded_since_s = 0.0
+        self._waiting_since_s = 0.0
+        """When the queue was empty last."""
         self._rate = 0.0
         self._let_through: Counter[str] = Counter()
         self._let_through_at_s = -math.inf
@@ -119,7 +123,7 @@ class Slots:
     def foresee(self, tenant: str, patience_s: float = math.inf) -> RateLimited | Overloaded | None:
         """The error that `take` would raise after all requests let through at this moment.
 
-        One and the same object each time: to be written, not raised. None lets the request through.
+        Always the same object, so write it and do not raise it. None lets the request through.
         """
         now_s = asyncio.get_running_loop().time()
         if now_s != self._let_through_at_s:
@@ -132,13 +136,13 @@ class Slots:
 
     def _refusal(self, tenant: str, patience_s: float, coming: int, now_s: float) -> RateLimited | Overloaded | None:
         queue = self._waiting.get(tenant, ())
-        if self._under_way[tenant] + len(queue) + coming >= self._limits.tenant:
+        if self._active_of[tenant] + len(queue) + coming >= self._limits.tenant:
             return self._tenant_full
         if self._waiting:
             ahead = (len(queue) + coming + 1) * (len(self._waiting) + (not queue))
             if ahead <= FEW:
                 return None
-            standing = now_s - self._crowded_since_s > STANDING_S
+            standing = now_s - self._waiting_since_s > STANDING_S
             longest_s = self._limits.wait_s * (STANDING_SHARE if standing else FORESEEN_SHARE)
             rate = self._pace(now_s)
             if rate > 0 and ahead / rate > min(longest_s, patience_s * PATIENCE_SHARE):
@@ -154,12 +158,12 @@ class Slots:
         wait_s = min(self._limits.wait_s, patience_s * PATIENCE_SHARE)
         waiter = _Waiter(tenant, loop.time() + wait_s, loop.create_future())
         if not self._waiting:
-            self._crowded_since_s = loop.time()
+            self._waiting_since_s = loop.time()
         self._waiting.setdefault(tenant, deque()).append(waiter)
         if self._timer is None:
-            self._started, self._since_s, self._rate = 0, loop.time(), 0.0
-            self._watched_since_s = self._since_s
-            self._timer = loop.call_later(LOOK_S, self._look, loop)
+            self._started, self._updated_at_s, self._rate = 0, loop.time(), 0.0
+            self._watched_since_s = self._updated_at_s
+            self._timer = loop.call_later(UPDATE_S, self._update, loop)
         try:
             return await waiter.slot
         except asyncio.CancelledError:
@@ -180,9 +184,9 @@ class Slots:
     def give_back(self, slot: RunningSlot) -> None:
         """Return the slot of a finished request."""
         self._active -= 1
-        self._under_way[slot.tenant] -= 1
-        if self._under_way[slot.tenant] <= 0:
-            del self._under_way[slot.tenant]
+        self._active_of[slot.tenant] -= 1
+        if self._active_of[slot.tenant] <= 0:
+            del self._active_of[slot.tenant]
         self.started(slot)
         self._start_waiting()
 
@@ -191,7 +195,7 @@ class Slots:
 
     def _may_start(self, tenant: str) -> bool:
         """Whether one more of this tenant's requests may start while the process is not full."""
-        others = len(self._under_way) - (tenant in self._under_way) + len(self._waiting) - (tenant in self._waiting)
+        others = len(self._active_of) - (tenant in self._active_of) + len(self._waiting) - (tenant in self._waiting)
         return self._starting_of[tenant] < (STARTING_BESIDE_OTHERS if others else STARTING)
 
     def _start(self, tenant: str) -> RunningSlot:
@@ -199,7 +203,7 @@ class Slots:
         self._starting += 1
         self._starting_of[tenant] += 1
         self._started += 1
-        self._under_way[tenant] += 1
+        self._active_of[tenant] += 1
         return RunningSlot(tenant)
 
     def _start_waiting(self) -> None:
@@ -219,24 +223,24 @@ class Slots:
 
     # -- the wait --------------------------------------------------------------------------------------------------
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _update(self, loop: asyncio.AbstractEventLoop) -> None:
         """Update the start rate and refuse expired waiters, while there are any."""
         self._timer = None
         now_s = loop.time()
-        elapsed_s = now_s - self._since_s
+        elapsed_s = now_s - self._updated_at_s
         share = 1.0 if self._rate == 0 else -math.expm1(-elapsed_s / RATE_MEMORY_S)
         self._rate += (self._started / elapsed_s - self._rate) * share
-        self._started, self._since_s = 0, now_s
+        self._started, self._updated_at_s = 0, now_s
         self._refuse_late(now_s)
         if self._waiting:
-            self._timer = loop.call_later(LOOK_S, self._look, loop)
+            self._timer = loop.call_later(UPDATE_S, self._update, loop)
 
     def _pace(self, now_s: float) -> float:
         """Starts per second; 0 while unknown."""
         if now_s - self._watched_since_s < self._limits.wait_s * WATCHED_SHARE:
             return 0.0
-        elapsed_s = now_s - self._since_s
-        if self._rate > 0 or self._timer is None or elapsed_s < LOOK_S:
+        elapsed_s = now_s - self._updated_at_s
+        if self._rate > 0 or self._timer is None or elapsed_s < UPDATE_S:
             return self._rate
         return max(self._started, 1) / elapsed_s
 
