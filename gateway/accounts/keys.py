@@ -55,7 +55,7 @@ class Key:
     quota: RateQuota = NO_LIMITS
     soft_budget_nanousd: int | None = None
     previous_until_ms: int | None = None
-    """Until when the secret before the last rotation is good; None: there is none."""
+    """End of the grace period of the secret before the last rotation; None: it has none."""
 
     @property
     def over_soft_budget(self) -> bool:
@@ -116,7 +116,7 @@ def create_key(
     entropy: Callable[[int], bytes] = os.urandom,
     **limits: int | None,
 ) -> NewKey:
-    """Create a key; `limits` are of LIMITS.
+    """Create a key; `limits` are those of `gateway.accounts.budgets.LIMITS`.
 
     Raises NotFound for the tenant, InvalidRequest for other arguments.
     """
@@ -170,8 +170,7 @@ def rotate_key(
     Until then both are the same key, with one budget and one set of limits; of several rotations only the last secret
     has a grace period. Raises NotFound, and InvalidRequest for a revoked key.
     """
-    row = _row(connection, key_id)
-    lock_tenant(connection, row.tenant_id)
+    lock_tenant(connection, _row(connection, key_id).tenant_id)
     row = _row(connection, key_id)
     if row.revoked_at_ms is not None:
         raise InvalidRequest("key: it is revoked; create a new one", param="id")
@@ -226,7 +225,6 @@ def set_key_budget(
         window = before.window if budget_nanousd is not None else None
     if window is not None and budget_nanousd is None:
         raise InvalidRequest("budget_duration: a window needs a budget", param="budget_duration")
-    now = balance_of(_row(connection, key_id))
     if budget_nanousd is not None:
         checked_amount(budget_nanousd, "budget_usd")
         change_grant(
@@ -234,7 +232,7 @@ def set_key_budget(
             "key",
             keys,
             keys.c.key_id == key_id,
-            now,
+            balance_of(_row(connection, key_id)),
             budget_nanousd,
             tenant_id=row.tenant_id,
             key_id=key_id,
@@ -251,7 +249,7 @@ def set_key_budget(
 
 
 def change_key(connection: Connection, key_id: str, changes: Mapping[str, Any], *, actor: str, now_ms: int) -> Key:
-    """Set what `changes` names: of LIMITS, and `expires_at_ms`. Raises NotFound, InvalidRequest."""
+    """Change limits (`budgets.LIMITS`) and `expires_at_ms`. Raises NotFound, InvalidRequest."""
     row = _row(connection, key_id)
     lock_tenant(connection, row.tenant_id)
     before = get_key(connection, key_id)
@@ -269,7 +267,7 @@ def change_key(connection: Connection, key_id: str, changes: Mapping[str, Any], 
 def lookup_key(connection: Connection, key_sha256: bytes) -> KeyOwner | None:
     """The owner of a key by its SHA-256, usable or not; None when unknown.
 
-    A secret in its grace period is the same key, which ends for it when that period does.
+    A secret in its grace period gives the same key, with the end of that period as its expiry.
     """
     row = connection.execute(
         select(keys).where((keys.c.key_sha256 == key_sha256) | (keys.c.previous_sha256 == key_sha256))
@@ -338,7 +336,7 @@ def _checked_expiry(expires_at_ms: int | None, now_ms: int) -> int | None:
 
 
 def _refuse_soft_without_budget(soft_budget_nanousd: int | None, has_budget: bool) -> None:
-    """What a key without a budget of its own spends is counted with its tenant's alone."""
+    """Refuse a soft budget for a key without a budget: its spending is counted for its tenant only."""
     if soft_budget_nanousd is not None and not has_budget:
         raise InvalidRequest("soft_budget_usd: a key's soft budget needs a budget_usd", param="soft_budget_usd")
 

@@ -1,4 +1,4 @@
-"""The hosts of Claude's Messages, and what each of them has of Anthropic's own servers."""
+"""Hosts of Claude's Messages API, and what of Anthropic's own API each of them supports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AZURE_TOKEN = "azure_ad_token"
 CLIENT_TOOLS = "messages_api.client_tools"
 """The capability of Anthropic's tools that the client runs: bash, text_editor, computer, memory."""
 SEARCH_RESULTS = "messages_api.search_results"
-"""The capability of reading what an earlier search brought."""
+"""The capability of reading the results of an earlier search."""
 SERVER_TOOLS = "messages_api.server_tools"
 """The capability of all other tools that Anthropic's servers run, of MCP servers and of containers."""
 _SEARCHING = frozenset({CLIENT_TOOLS, SEARCH_RESULTS, searching("messages_api")})
@@ -27,29 +27,29 @@ _UNFOLLOWED: Mapping[ClaudeHost, frozenset[str]] = {
         "azure_password", "azure_scope", "azure_username", "client_id", "client_secret", "tenant_id",
     }),
 }  # fmt: skip
-"""The operator's options that a chat follows, and a Messages request does not; other clouds' have no effect in both."""
+"""The operator's options that chat requests apply and Messages requests would ignore."""
 _DEFAULTS = frozenset({
     "max_completion_tokens", "max_tokens", "reasoning_effort", "temperature", "thinking", "top_k", "top_p",
 })  # fmt: skip
-"""The operator's parameters that a Messages request can have; Anthropic itself knows a `service_tier` too."""
-_EXCHANGED = "oidc/"
-"""The beginning of what stands for a token, which a server of Azure's gives for it."""
+"""The operator's parameters that a Messages request can have; Anthropic itself accepts `service_tier` too."""
+_OIDC = "oidc/"
+"""Prefix of a reference that is exchanged for an Azure token, which only chat requests do."""
 _NAME = "claude"
-_INVOKED = "invoke/"
+_INVOKE = "invoke/"
 _ARN = "arn:"
 
 
 def claude_host(provider: str, model: str, base_model: str | None) -> ClaudeHost | None:
     """The host of a deployment that takes Messages; None for all others.
 
-    At Bedrock those that LiteLLM would call by another route than InvokeModel do not: `converse/` and a region before
-    the name. Behind an ARN `base_model` says that there is a Claude.
+    At Bedrock only those that LiteLLM calls by InvokeModel take them: no `converse/` and no region before the name. An
+    ARN does not name its model, so `base_model` must name a Claude.
     """
     name = model.lower().removeprefix(f"{provider}/")
     if provider == "anthropic":
         return "anthropic"
     if provider == "bedrock":
-        name = name.removeprefix(_INVOKED)
+        name = name.removeprefix(_INVOKE)
         names = f"{name} {(base_model or '').lower()}" if name.startswith(_ARN) else name
         return "bedrock" if _NAME in names and (name.startswith(_ARN) or "/" not in name) else None
     if provider == "vertex_ai":
@@ -58,16 +58,15 @@ def claude_host(provider: str, model: str, base_model: str | None) -> ClaudeHost
 
 
 def carries(host: ClaudeHost, defaults: Iterable[str], options: Mapping[str, str]) -> bool:
-    """True if Messages at the host have a place for the operator's parameters and options.
+    """True if Messages at the host apply all of the operator's parameters and options.
 
-    Where they do not, a guardrail would not guard: such a deployment has all requests translated, and none with a tool
-    that cannot be.
+    Otherwise a guardrail among them would have no effect: such a deployment gets its requests translated to chat.
     """
     known = _DEFAULTS | {"service_tier"} if host == "anthropic" else _DEFAULTS
-    exchanged = options.get(AZURE_TOKEN, "").startswith(_EXCHANGED)
+    exchanged = options.get(AZURE_TOKEN, "").startswith(_OIDC)
     return known.issuperset(defaults) and _UNFOLLOWED[host].isdisjoint(options) and not exchanged
 
 
 def tools_of(host: ClaudeHost) -> frozenset[str]:
-    """The capabilities of a host beside Messages."""
+    """The capabilities of a host in addition to Messages."""
     return _TOOLS[host]

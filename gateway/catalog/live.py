@@ -46,8 +46,8 @@ class LiveConfiguration:
         self._environ = environ
         self._clock = clock
         self._current = first
-        self._read: list[object] = []
-        """Stamps of the files as they were read last, by a signal or because they had changed."""
+        self._stamps_read: list[object] = []
+        """Stamps of the files when they were read last."""
 
     @property
     def current(self) -> Configuration:
@@ -63,7 +63,7 @@ class LiveConfiguration:
     def reload(self) -> bool:
         """Read the files again; True when the new configuration is active."""
         before = self.current.settings
-        self._read = _stamps(before.files)
+        self._stamps_read = _stamps(before.files)
         try:
             settings, catalog = load(before.path, self._environ, self._clock)
         except SettingsError as error:
@@ -94,7 +94,7 @@ class LiveConfiguration:
         nothing.
         """
         files = self.current.settings.files
-        self._read = await asyncio.to_thread(_stamps, files)
+        self._stamps_read = await asyncio.to_thread(_stamps, files)
         while files:
             folders = {file.parent for file in files}
             watch = awatch(
@@ -103,7 +103,7 @@ class LiveConfiguration:
             )  # fmt: skip
             async with contextlib.aclosing(watch) as looks:
                 async for _ in looks:
-                    if await asyncio.to_thread(_stamps, files) != self._read:
+                    if await asyncio.to_thread(_stamps, files) != self._stamps_read:
                         await asyncio.to_thread(self.reload)
                     if self.current.settings.files != files:
                         break

@@ -28,7 +28,7 @@ _FEE = re.compile(
     r"(?!tiered_pricing|off_peak_pricing|.*_cache_hit$|.*_dbu_)[a-z0-9_]*(?:cost|pricing|uplift)[a-z0-9_]*"
 )
 """Price keys of the map, except duplicates of another key."""
-_DEFERRED = re.compile(r".*_batches")
+_BATCHES = re.compile(r".*_batches")
 """Prices of batches, which no request here starts."""
 
 _FIELDS: Mapping[str, str] = {
@@ -54,7 +54,7 @@ _OFF_PEAK = "off_peak_pricing"
 _OPENAI_REGIONS: Mapping[str, str] = {"eu.api.openai.com": "eu", "us.api.openai.com": "us"}
 _VERTEX = "vertex_ai"
 _VERTEX_DEFAULT = "us-central1"
-"""LiteLLM's location for models of Google's without one."""
+"""LiteLLM's location for a Google model without one."""
 _VERTEX_UPLIFT = "regional_endpoint_uplift_multiplier"
 _UPLIFTS = (
     _VERTEX_UPLIFT, "regional_processing_uplift_multiplier_eu",
@@ -78,15 +78,15 @@ def read_prices(
 
     The file's base prices replace the map's whole list, tiers and cache included.
     """
-    # What a wrong price leaves open is not missing: it is reported already.
+    # A price that could not be read was reported already: do not report it as missing too.
     first = _first_prices(entry, known, problems if entry.info.prices_read else [])
     if first is None:
         return None
     usd, later = dict(first), []
-    made = _built(entry, usd, problems)
+    made = _build_or_report(entry, usd, problems)
     for change in entry.info.price_changes:
         usd |= change.prices_usd
-        changed = _built(entry, usd, problems)
+        changed = _build_or_report(entry, usd, problems)
         if changed is None or made is None:
             return None
         if change.valid_from_ms <= at_ms:
@@ -115,7 +115,7 @@ def _first_prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[st
             f'"{entry.params.model[:120]}" is not in the bundled price map, so give its prices here'
         )
         return None
-    if not any(mapped.values()) and mode != "moderation":  # OpenAI's are free
+    if not any(mapped.values()) and mode != "moderation":  # OpenAI's moderation is free
         problems.append(
             f"{entry.where}.model_info.input_cost_per_token: expected a price, got nothing: the bundled price map "
             f'says 0 for "{entry.params.model[:120]}"; write 0 here if it is free'
@@ -161,7 +161,7 @@ def unstated_region(entry: ModelEntry, known: Mapping[str, Any], environ: Mappin
 
 
 def _location(entry: ModelEntry, known: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    """Where LiteLLM calls a model of Google's: a location that the model is not served in is replaced."""
+    """Where LiteLLM calls a Google model; it replaces a location that does not serve the model."""
     stated, served = stated_location(entry, environ), known.get("supported_regions") or ()
     if served and stated not in served:
         return str(served[0])
@@ -175,7 +175,7 @@ def listed_prices(known: Mapping[str, Any]) -> Prices | None:
 
 
 def mapped_prices(known: Mapping[str, Any]) -> dict[str, Decimal]:
-    """The prices that are charged here of an entry of the price map, by their keys."""
+    """Those prices of a price map's entry that are charged here, by their keys."""
     prices: dict[str, Decimal] = {}
     for key, value in known.items():
         if (PRICE_KEY.fullmatch(key) or key in UNIT_PRICE_KEYS) and isinstance(value, int | Decimal):
@@ -213,23 +213,20 @@ def stated_tiers(prices_usd: Mapping[str, Decimal]) -> frozenset[str]:
 
 
 def build_prices(prices_usd: Mapping[str, Decimal]) -> Prices:
-    """The price list of prices by LiteLLM's keys. Raises ValueError for implausible ones.
+    """Build a price list from prices by LiteLLM's keys. Raises ValueError for implausible ones.
 
     A service tier keeps the standard price of whatever it has no price for.
     """
     standard: dict[str, Decimal] = {}
-    tiers: dict[str, dict[str, Decimal]] = {}
+    services: dict[str, dict[str, Decimal]] = {}
     for key, price in prices_usd.items():
         match = PRICE_KEY.fullmatch(key)
         if match and match["tier"]:
-            tiers.setdefault(match["tier"], {})[key.removesuffix(f"_{match['tier']}")] = price
+            services.setdefault(match["tier"], {})[key.removesuffix(f"_{match['tier']}")] = price
         else:
             standard[key] = price
-    made = _one_tier(standard)
-    if not tiers:
-        return made
-    services = tuple((tier, _one_tier(standard | tiers[tier])) for tier in sorted(tiers))
-    return _one_tier(standard, services)
+    lists = tuple((name, _price_list(standard | services[name])) for name in sorted(services))
+    return _price_list(standard, lists)
 
 
 def uncharged_fees(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
@@ -244,7 +241,7 @@ def uncharged_fees(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
         and not PRICE_KEY.fullmatch(name)
         and name not in (*UNIT_PRICE_KEYS, *TOOL_PRICE_KEYS)
         and name != _SEARCH
-        and not _DEFERRED.fullmatch(name)
+        and not _BATCHES.fullmatch(name)
     )
     model = entry.params.model[:120]
     warnings = []
@@ -280,12 +277,12 @@ def _highest(lists: list[Prices], services: tuple[tuple[str, Prices], ...] = ())
         PriceTier(above, **{name: price for name, price in at(above + 1).items() if name not in _PER_CALL})
         for above in thresholds
     )
-    low, medium, high = (max(prices.search_femtousd[place] for prices in lists) for place in range(len(SIZES)))
+    low, medium, high = (max(by_list) for by_list in zip(*(prices.search_femtousd for prices in lists), strict=True))
     fees = {name: max(getattr(prices, name) for prices in lists) for name in _FEES.values()}
     return Prices(**at(0), **fees, tiers=tiers, search_femtousd=(low, medium, high), service_tiers=services)
 
 
-def _built(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems: list[str]) -> Prices | None:
+def _build_or_report(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems: list[str]) -> Prices | None:
     try:
         return build_prices(prices_usd)
     except ValueError as error:
@@ -293,7 +290,7 @@ def _built(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems: list[
         return None
 
 
-def _one_tier(prices_usd: Mapping[str, Decimal], services: tuple[tuple[str, Prices], ...] = ()) -> Prices:
+def _price_list(prices_usd: Mapping[str, Decimal], services: tuple[tuple[str, Prices], ...] = ()) -> Prices:
     plain: dict[str, int] = {}
     tiers: dict[int, dict[str, int]] = {}
     for key, price in prices_usd.items():
