@@ -1,6 +1,6 @@
-"""Whole answers of Claude, Gemini and Responses as streams, and the other way round.
+"""Conversion between whole answers and streams of Claude, Gemini and Responses.
 
-Compatible servers and proxies send one where the other was asked for, or answer in OpenAI's dialect.
+Compatible servers and proxies send one where the other was requested, or answer in OpenAI's dialect.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from gateway.dialects.sse import EventReader, EventTooLarge, data_frame, event_f
 NativeDialect = Literal["claude", "gemini", "responses"]
 _GEMINI_PATH = re.compile(r":(?:streamG|g)enerateContent\b")
 _CLAUDE_PATH = re.compile(r"/messages$|:(?:streamR|r)awPredict\b")
-_JOINED = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+_EXTENDED_FIELDS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+"""Kind of a delta of Claude's -> the field of the block that it extends."""
 
 
 def native_dialect(path: str) -> NativeDialect | None:
@@ -51,7 +52,7 @@ def payloads_of(data: bytes | bytearray) -> list[dict[str, Any]]:
 
 
 def begun_payload(head: bytes | bytearray) -> dict[str, Any] | None:
-    """The first object in the complete lines of a stream's start; None for signs of life."""
+    """The first object in the complete lines of a stream's start; None while only pings arrived."""
     for line in bytes(head).splitlines(keepends=True):
         if not line.startswith(b"data:") or not line.endswith((b"\n", b"\r")):
             continue
@@ -94,12 +95,12 @@ def _one_answer(dialect: NativeDialect, payloads: Sequence[dict[str, Any]]) -> d
     if failed is not None:
         return failed
     if dialect == "gemini":
-        return _joined_candidates(without_nulls(payloads))
+        return _join_candidates(without_nulls(payloads))
     if dialect == "responses":
         ends = [payload.get("response") for payload in payloads if payload.get("type") in ENDS]
         return ends[-1] if ends and isinstance(ends[-1], dict) else None
     whole = next((payload for payload in payloads if _is_message(payload)), None)
-    return whole if whole is not None else _joined_message(payloads)
+    return whole if whole is not None else _join_message(payloads)
 
 
 def _is_message(payload: Mapping[str, Any]) -> bool:
@@ -119,41 +120,41 @@ def _message_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The events of Claude's whole message."""
     content = message.get("content") or []
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    told = {name: value for name, value in message.items() if name not in ("stop_reason", "stop_sequence")}
-    yield {"type": "message_start", "message": {**told, "content": [], "stop_reason": None, "stop_sequence": None}}
+    known = {name: value for name, value in message.items() if name not in ("stop_reason", "stop_sequence")}
+    yield {"type": "message_start", "message": {**known, "content": [], "stop_reason": None, "stop_sequence": None}}
     for index, block in enumerate(blocks):
-        begun, deltas = _in_deltas(block)
-        yield {"type": "content_block_start", "index": index, "content_block": begun}
+        start, deltas = _split_block(block)
+        yield {"type": "content_block_start", "index": index, "content_block": start}
         yield from ({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas)
         yield {"type": "content_block_stop", "index": index}
-    ended = {name: message.get(name) for name in ("stop_reason", "stop_sequence")}
-    counts = {"usage": message["usage"]} if message.get("usage") else {}
-    yield {"type": "message_delta", "delta": ended, **counts}
+    stop = {name: message.get(name) for name in ("stop_reason", "stop_sequence")}
+    usage = {"usage": message["usage"]} if message.get("usage") else {}
+    yield {"type": "message_delta", "delta": stop, **usage}
     yield {"type": "message_stop"}
 
 
-def _in_deltas(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A block as it begins, and what fills it; blocks of other kinds come whole."""
-    begun, deltas = dict(block), []
+def _split_block(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Split a block into its start and its deltas; kinds without deltas stay whole."""
+    start, deltas = dict(block), []
     if block.get("type") in ("text", "thinking"):
-        for kind, name in _JOINED.items():
+        for kind, name in _EXTENDED_FIELDS.items():
             if block.get(name):
                 deltas.append({"type": kind, name: block[name]})
-                begun[name] = ""
-        for note in begun.pop("citations", None) or ():
-            deltas.append({"type": "citations_delta", "citation": note})
+                start[name] = ""
+        for citation in start.pop("citations", None) or ():
+            deltas.append({"type": "citations_delta", "citation": citation})
     elif block.get("type") in ("tool_use", "server_tool_use") and block.get("input"):
-        written = block["input"] if isinstance(block["input"], str) else orjson.dumps(block["input"]).decode()
-        deltas.append({"type": "input_json_delta", "partial_json": written})
-        begun["input"] = {}
-    return begun, deltas
+        text = block["input"] if isinstance(block["input"], str) else orjson.dumps(block["input"]).decode()
+        deltas.append({"type": "input_json_delta", "partial_json": text})
+        start["input"] = {}
+    return start, deltas
 
 
-def _joined_message(events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Claude's whole message out of its events; None if it was cut off."""
+def _join_message(events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Join the events of Claude's stream to one message; None if it was cut off."""
     message: dict[str, Any] = {"type": "message", "role": "assistant"}
     blocks: dict[Any, dict[str, Any]] = {}
-    written: dict[Any, str] = {}
+    inputs: dict[Any, str] = {}
     counted = False
     for event in events:
         kind, index = event.get("type"), event.get("index", 0)
@@ -162,36 +163,37 @@ def _joined_message(events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | Non
         elif kind == "content_block_start":
             blocks[index] = dict(_object(event.get("content_block")))
         elif kind == "content_block_delta":
-            _add(blocks.setdefault(index, {"type": "text"}), _object(event.get("delta")), written, index)
+            _add(blocks.setdefault(index, {"type": "text"}), _object(event.get("delta")), inputs, index)
         elif kind == "message_delta":
             message |= _object(event.get("delta"))
             usage = _object(event.get("usage"))
             counted = counted or "output_tokens" in usage
             message["usage"] = {**_object(message.get("usage")), **usage}
-    for index, text in written.items():
+    for index, text in inputs.items():
         blocks[index]["input"] = orjson.loads(text)
     if not message.get("stop_reason"):
         return None
     if not counted and message.get("usage"):
-        message["usage"]["output_tokens"] = 0  # the count of the start is not that of the answer
+        message["usage"]["output_tokens"] = 0  # the start's count is not the answer's
     return message | {"content": list(blocks.values())}
 
 
-def _add(block: dict[str, Any], delta: Mapping[str, Any], written: dict[Any, str], index: Any) -> None:
+def _add(block: dict[str, Any], delta: Mapping[str, Any], inputs: dict[Any, str], index: Any) -> None:
+    """Add a delta to its block, or to the JSON texts of tool inputs by block index."""
     kind = str(delta.get("type"))
-    if kind in _JOINED:
-        name = _JOINED[kind]
+    if kind in _EXTENDED_FIELDS:
+        name = _EXTENDED_FIELDS[kind]
         block[name] = str(block.get(name) or "") + str(delta.get(name) or "")
     elif kind == "input_json_delta" and delta.get("partial_json"):
-        written[index] = written.get(index, "") + str(delta["partial_json"])
+        inputs[index] = inputs.get(index, "") + str(delta["partial_json"])
     elif kind == "citations_delta":
         block["citations"] = [*(block.get("citations") or ()), delta.get("citation")]
 
 
 def without_nulls(value: Any) -> Any:
-    """Gemini's answer without null fields, which LiteLLM does not expect.
+    """Drop the null fields of Gemini's answer, which LiteLLM does not expect.
 
-    The arguments of a call stay as they are.
+    The arguments of a call keep theirs.
     """
     if isinstance(value, dict):
         kept = {name: item for name, item in value.items() if item is not None}
@@ -201,8 +203,8 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
-def _joined_candidates(payloads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Gemini's whole answer out of its pieces."""
+def _join_candidates(payloads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Join the pieces of Gemini's stream to one answer; None if it was cut off."""
     whole: dict[str, Any] = {}
     candidates: dict[Any, dict[str, Any]] = {}
     for payload in payloads:
