@@ -1,8 +1,8 @@
 """An observation as the decision log keeps it: facts in their own units, not features.
 
-Features change with what the network is shown; facts do not, so a log of any age trains: read them (`unpack`), and
-encode them (`policy.features.encode`) as the version of today does. Names, masks, cost quantiles and the money of the
-moment are columns of the log by themselves; `observation_of` puts them together again.
+Features change with the network's inputs, facts do not, so a log of any age can train: `unpack` reads the facts, and
+`policy.features.encode` turns them into today's features. Names, masks, cost quantiles and the money at the time are
+separate columns of the log; `observation_of` joins them to an observation.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from policy.mdp import CandidateView, Observation, SessionView, effort_of
 from policy.text import HASHED_SPACE, STATS_DIM, TEXT_DIM
 
 LOG_VERSION = 3
-"""The layout that `pack` writes. Version 1 held features (`policy.features.decode` reads them), version 2 neither the
-text's space, which was the hashed one, nor the route."""
+"""The layout that `pack` writes. Version 1 held features (`policy.features.decode` reads them). Version 2 had no route
+and no text space: it was always the hashed one."""
 
 SESSION_FACTS: tuple[str, ...] = (
     "turn",
@@ -72,8 +72,8 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
-    """The rest of a logged turn, one entry per candidate.
+class LoggedColumns:
+    """Columns of a logged turn besides its facts; the sequences have one entry per candidate.
 
     `cost_quantiles_usd` has 15 levels each; `exclusions` holds "" for a feasible candidate, else the reason.
     """
@@ -113,13 +113,13 @@ def pack(observation: Observation) -> tuple[bytes, bytes]:
         "<f8",
     )
     candidates = np.array([_candidate_facts(c) for c in observation.candidates], "<f8")
-    words = observation.text.astype("<f4").tobytes() + observation.text_stats.astype("<f4").tobytes()
-    around = np.array([observation.text_space, observation.route], "<f8")
-    return words + session.tobytes() + around.tobytes(), candidates.tobytes()
+    text = observation.text.astype("<f4").tobytes() + observation.text_stats.astype("<f4").tobytes()
+    space_and_route = np.array([observation.text_space, observation.route], "<f8")
+    return text + session.tobytes() + space_and_route.tobytes(), candidates.tobytes()
 
 
 def unpack(features: bytes, candidate_features: bytes) -> Facts:
-    """Read the facts that `pack` wrote, now or in version 2.
+    """Read the facts that `pack` wrote, in this version or in version 2.
 
     Raises ValueError for other lengths.
     """
@@ -131,10 +131,10 @@ def unpack(features: bytes, candidate_features: bytes) -> Facts:
         )
     session = np.frombuffer(features, "<f8", offset=_TEXT_BYTES)
     space, route = session[len(SESSION_FACTS) :].tolist() or (HASHED_SPACE, 0)
-    words = np.frombuffer(features, "<f4", TEXT_DIM + STATS_DIM)
+    vectors = np.frombuffer(features, "<f4", TEXT_DIM + STATS_DIM)
     return Facts(
-        text=words[:TEXT_DIM],
-        text_stats=words[TEXT_DIM:],
+        text=vectors[:TEXT_DIM],
+        text_stats=vectors[TEXT_DIM:],
         session=session[: len(SESSION_FACTS)],
         candidates=np.frombuffer(candidate_features, "<f8").reshape(-1, len(CANDIDATE_FACTS)),
         text_space=int(space),
@@ -142,7 +142,7 @@ def unpack(features: bytes, candidate_features: bytes) -> Facts:
     )
 
 
-def observation_of(facts: Facts, around: Circumstances) -> Observation:
+def observation_of(facts: Facts, columns: LoggedColumns) -> Observation:
     """Rebuild the observation. Raises ValueError when the counts of candidates differ.
 
     Two fields are not logged: `cost_max_usd` is the highest quantile, and `tenant_remaining_usd` is
@@ -152,7 +152,7 @@ def observation_of(facts: Facts, around: Circumstances) -> Observation:
     candidates = tuple(
         _candidate(row, name, quantiles, exclusion)
         for row, name, quantiles, exclusion in zip(
-            facts.candidates.tolist(), around.names, around.cost_quantiles_usd, around.exclusions, strict=True
+            facts.candidates.tolist(), columns.names, columns.cost_quantiles_usd, columns.exclusions, strict=True
         )
     )
     return Observation(
@@ -160,11 +160,11 @@ def observation_of(facts: Facts, around: Circumstances) -> Observation:
         text_stats=facts.text_stats,
         session=SessionView(
             turn=int(session["turn"]),
-            expected_turns=around.expected_turns,
-            budget_usd=around.budget_usd,
-            remaining_usd=around.remaining_usd,
-            tenant_remaining_usd=around.remaining_usd,
-            spent_usd=max(around.budget_usd - around.remaining_usd, 0.0),
+            expected_turns=columns.expected_turns,
+            budget_usd=columns.budget_usd,
+            remaining_usd=columns.remaining_usd,
+            tenant_remaining_usd=columns.remaining_usd,
+            spent_usd=max(columns.budget_usd - columns.remaining_usd, 0.0),
             tokens_so_far=int(session["tokens_so_far"]),
             failures=int(session["failures"]),
             regenerations=int(session["regenerations"]),
@@ -176,7 +176,7 @@ def observation_of(facts: Facts, around: Circumstances) -> Observation:
             tool_loop=session["tool_loop"] > 0,
         ),
         candidates=candidates,
-        lambda_per_usd=around.lambda_per_usd,
+        lambda_per_usd=columns.lambda_per_usd,
         text_space=facts.text_space,
         route=facts.route,
     )

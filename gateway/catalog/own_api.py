@@ -1,4 +1,4 @@
-"""The dialect besides chat completions that a provider speaks itself."""
+"""The dialect besides chat completions that a deployment's provider serves."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from gateway.config.model_entry import ModelEntry
 _VERSION = re.compile(r"\bgpt-([3-9](?=\d)|\d+)(?:\.?(\d+))?(?![\d.])(?!.*search)")
 """Azure's names have no dot: gpt-35-turbo, gpt-41."""
 _LISTED_AS: Mapping[str, str] = {"bedrock_converse": "bedrock"}
-"""The price map's own name of a provider, for models that are written without one."""
+"""Provider as the price map lists it -> the provider, for models that are configured without one."""
 _FUNCTIONS_ELSEWHERE = (5, 4)
-"""From this version on OpenAI's models call functions while they reason at /v1/responses alone."""
+"""From this version on, OpenAI's models that reason call functions only at /v1/responses."""
 
 
 def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
-    """The dialect of its own that the entry's provider serves; None: chat completions only.
+    """The dialect besides chat completions that the entry's provider serves; None: no other.
 
-    The hosts of Claude's Messages do. OpenAI's Responses are at OpenAI's address, behind an address at which a model of
-    OpenAI's name is served, and where the operator says so: `supported_endpoints`, mode `responses`, or a hosted tool
-    among the capabilities.
+    Messages: at Claude's hosts. Responses: at OpenAI's address, for a model that the price map lists as OpenAI's, and
+    where the operator says so by `supported_endpoints`, mode `responses`, or a hosted tool among the capabilities.
     """
     provider, info = provider_of(entry, known), entry.info
     if host_of(entry, known) is not None:
@@ -38,7 +37,7 @@ def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
 
 
 def host_of(entry: ModelEntry, known: Mapping[str, Any]) -> ClaudeHost | None:
-    """The host that takes the entry's Messages, with all that the operator adds to them."""
+    """The host that takes the entry's Messages, with the operator's parameters and options."""
     provider, params = provider_of(entry, known), entry.params
     host = claude_host(_LISTED_AS.get(provider, provider), params.model, entry.info.base_model)
     options = {name: value.reveal() for name, value in (params.provider_params or {}).items()}
@@ -46,7 +45,7 @@ def host_of(entry: ModelEntry, known: Mapping[str, Any]) -> ClaudeHost | None:
 
 
 def capabilities_of(entry: ModelEntry, known: Mapping[str, Any]) -> frozenset[str]:
-    """The capabilities that the provider's own dialect means."""
+    """The capabilities that come with the provider's own dialect."""
     own, host = own_api(entry, known), host_of(entry, known)
     if own is None:
         return frozenset()

@@ -11,7 +11,7 @@ import numpy as np
 
 from policy import batch
 from policy.arrays import F64, I64, Bools
-from policy.facts import CANDIDATE_FACTS, SESSION_FACTS, Circumstances, observation_of
+from policy.facts import CANDIDATE_FACTS, SESSION_FACTS, LoggedColumns, observation_of
 from policy.features import decode
 from policy.mdp import NOT_AFFORDABLE, Observation, Policy
 from train.log.episodes import Episodes
@@ -88,7 +88,7 @@ def recorded_observation(
         feasible = episodes.offered[i, j, :shown].tolist()
     else:
         feasible = [able and q[_AFFORDABLE_LEVEL] <= remaining_usd for able, q in zip(capable, quantiles, strict=True)]
-    around = Circumstances(
+    columns = LoggedColumns(
         names=[episodes.models[k] for k in episodes.model[i, j, :shown].tolist()],
         cost_quantiles_usd=quantiles,
         exclusions=[
@@ -101,4 +101,4 @@ def recorded_observation(
         lambda_per_usd=float(episodes.lambda_per_usd[i, j]),
     )
     facts = decode(episodes.state[i, j], episodes.candidates[i, j, :shown])
-    return observation_of(replace(facts, route=int(episodes.route[i, j])), around)
+    return observation_of(replace(facts, route=int(episodes.route[i, j])), columns)

@@ -20,7 +20,7 @@ from msgspec import structs
 from gateway.decisions.trainable import why_not_trained
 from gateway.money import NANOUSD_PER_USD
 from policy.arrays import I32
-from policy.facts import Circumstances, Facts, observation_of, unpack
+from policy.facts import Facts, LoggedColumns, observation_of, unpack
 from policy.features import CANDIDATE_DIM, STATE_DIM, Encoded, decode, encode
 from policy.mdp import COST_LEVELS, NOT_AFFORDABLE, Observation
 from policy.text import HASHED_SPACE, TEXT_DIM
@@ -163,7 +163,7 @@ def observed_turn(row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]
     quantiles = [tuple(c["cost_quantiles_nano_usd"]) for c in candidates]
     if any(len(levels) != len(COST_LEVELS) for levels in quantiles):
         return None
-    around = Circumstances(
+    columns = LoggedColumns(
         names=[candidate["model"] for candidate in candidates],
         cost_quantiles_usd=[tuple(nano / NANOUSD_PER_USD for nano in levels) for levels in quantiles],
         exclusions=["" if c["feasible"] else c["why_not"] or "infeasible" for c in candidates],
@@ -173,7 +173,7 @@ def observed_turn(row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]
         lambda_per_usd=row["lambda_per_usd"],
     )
     try:
-        return observation_of(facts_of(row), around)
+        return observation_of(facts_of(row), columns)
     except ValueError:
         return None
 

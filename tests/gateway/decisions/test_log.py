@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.decisions.log import describe_candidates, pending_row
 from gateway.routing.router import Shadow, forced
-from policy.facts import LOG_VERSION, Circumstances, observation_of, unpack
+from policy.facts import LOG_VERSION, LoggedColumns, observation_of, unpack
 from policy.features import encode
 from policy.mdp import COST_LEVELS, Decision, Observation
 from policy.rules import Random, Strongest
@@ -55,7 +55,7 @@ def test_the_row_holds_the_draw_and_the_facts_the_policy_saw() -> None:
     features, candidate_features = made["features"], made["candidate_features"]
     assert isinstance(features, bytes)
     assert isinstance(candidate_features, bytes)
-    around = Circumstances(
+    columns = LoggedColumns(
         names=["small", "big"],
         cost_quantiles_usd=[candidate.cost_quantiles_usd for candidate in SEEN.candidates],
         exclusions=["", "lacks vision"],
@@ -64,7 +64,7 @@ def test_the_row_holds_the_draw_and_the_facts_the_policy_saw() -> None:
         expected_turns=4,
         lambda_per_usd=2.0,
     )
-    read = observation_of(unpack(features, candidate_features), around)
+    read = observation_of(unpack(features, candidate_features), columns)
     assert [candidate.feasible for candidate in read.candidates] == [True, False]
     np.testing.assert_array_equal(encode(read).state, encode(SEEN).state)
     np.testing.assert_array_equal(encode(read).candidates, encode(SEEN).candidates)
