@@ -22,7 +22,7 @@ from gateway.database.partitions import Month, make_partition, missing_months
 from gateway.database.tables import metadata
 
 HERE = Path(__file__).parent
-FUNCTIONS = ("now_ms", "next_reset", "remember", "limits", "free", "move_above", "hear", "apply")
+FUNCTIONS = ("now_ms", "next_reset", "remember", "limits", "free", "move_above", "budget_header", "apply")
 """Files of `migrations/sql`, each after the ones it calls."""
 LAST_WITH_REVISION = {f"{number:04d}": "7f86350" for number in range(1, 8)} | {
     f"{number:04d}": "e64c9b0" for number in (9, *range(20, 26))

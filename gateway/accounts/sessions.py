@@ -14,7 +14,7 @@ from gateway.accounts.budgets import balance_of, change_grant, checked_amount, l
 from gateway.accounts.trees import raise_below
 from gateway.database.tables import session_ancestors, sessions, tenants
 from gateway.errors import GatewayError, InvalidRequest, NotFound, SessionPaused
-from gateway.ledger.budget_headers import hear, set_by_hand
+from gateway.ledger.budget_headers import apply_header, set_by_hand
 from gateway.ledger.records import SessionRow
 from gateway.ledger.types import MAX_DEPTH, Balance, ParentRefused, SessionClosed, SessionTerms, TenantMissing
 from gateway.money import usd_string
@@ -83,7 +83,7 @@ def change_session(
     values: dict[str, Any] = {"updated_at_ms": now_ms}
     memory = "{}" if row is None else row.memory
     if by_header is not None:
-        changes, values["memory"] = hear(memory, by_header)
+        changes, values["memory"] = apply_header(memory, by_header)
         budget_nanousd = budget_nanousd if changes else None
     elif budget_nanousd is not None:
         values["memory"] = set_by_hand(memory)

@@ -1,7 +1,7 @@
 """Headers of turns beside a session's budget that was set by hand.
 
 Agents send the same X-Session-Budget-USD with every turn, so a header is a change only if the session has not seen its
-value. The rule is applied in the transaction that grants; on Postgres by `seqroute_hear`.
+value. The rule is applied in the transaction that grants; on Postgres by `seqroute_budget_header`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def budget_headers(memory: str) -> BudgetHeaders:
     return _MEMORY.decode(memory).budget
 
 
-def hear(memory: str, terms: SessionTerms) -> tuple[bool, str]:
-    """The answer whether a turn's header changes the budget, and the memory with its value."""
+def apply_header(memory: str, terms: SessionTerms) -> tuple[bool, str]:
+    """Whether a turn's header changes the budget, and the session's memory after it."""
     known = budget_headers(memory)
     changes = known.changed_by(terms)
     asked = (*(value for value in known.asked if value != terms.asked), terms.asked)[-MAX_ASKED:]

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from gateway.database.sqlite_connection import Cursor
 from gateway.ledger import statements as sql
-from gateway.ledger.budget_headers import hear
+from gateway.ledger.budget_headers import apply_header
 from gateway.ledger.records import decision_row
 from gateway.ledger.sqlite_limits import count, over_limit
 from gateway.ledger.sqlite_rows import balances, entry, find_hold
@@ -60,7 +60,7 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
         over = over_limit(cursor, op.limits, now_ms // 1000)
         if over is not None:
             return over
-    op, memory = _heard(cursor, op)
+    op, memory = _with_header_applied(cursor, op)
     above = links_of(cursor, op, session)
     if isinstance(above, ParentRefused):
         return above
@@ -136,12 +136,12 @@ def granted_to_child(
     return max(wanted, 0 if session is None else min(session.granted_nanousd, used))
 
 
-def _heard(cursor: Cursor, op: Reserve) -> tuple[Reserve, str | None]:
+def _with_header_applied(cursor: Cursor, op: Reserve) -> tuple[Reserve, str | None]:
     """The operation without a ceiling that changes nothing, and the session's memory of it; None: as it is."""
     if op.terms.ceiling_nanousd is None:
         return op, None
     stored = cursor.execute(sql.MEMORY, {"tenant": op.tenant_id, "session": op.session_id}).fetchone()
-    changes, memory = hear("{}" if stored is None else stored[0], op.terms)
+    changes, memory = apply_header("{}" if stored is None else stored[0], op.terms)
     terms = op.terms if changes else structs.replace(op.terms, ceiling_nanousd=None)
     return structs.replace(op, terms=terms), memory
 

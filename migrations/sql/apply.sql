@@ -35,7 +35,7 @@ DECLARE
   results jsonb[] := '{}';
   result jsonb;
   v_found boolean;
-  v_heard boolean;
+  v_by_header boolean;
   v_again boolean;
   v_now_ms bigint := seqroute_now_ms();
   v_counted boolean;
@@ -198,10 +198,10 @@ BEGIN
         IF NOT v_found THEN
           s.memory := '{}';
         END IF;
-        v_heard := o.ceiling_nanousd IS NOT NULL;
-        IF v_heard THEN
+        v_by_header := o.ceiling_nanousd IS NOT NULL;
+        IF v_by_header THEN
           SELECT CASE WHEN x.changes THEN o.ceiling_nanousd END, x.memory INTO o.ceiling_nanousd, s.memory
-          FROM seqroute_hear(s.memory, COALESCE(o.asked, o.ceiling_nanousd::text), COALESCE(o.times_by_hand, 0)) x;
+          FROM seqroute_budget_header(s.memory, COALESCE(o.asked, o.ceiling_nanousd::text), COALESCE(o.times_by_hand, 0)) x;
         END IF;
         v_granted := COALESCE(o.ceiling_nanousd, CASE WHEN v_found THEN s.granted_nanousd ELSE o.first_nanousd END);
         IF NOT v_found OR o.ceiling_nanousd IS NOT NULL THEN
@@ -336,7 +336,7 @@ BEGIN
             last_decision_id = CASE WHEN o.decision IS NULL THEN x.last_decision_id ELSE o.decision_id END,
             expected_turns = COALESCE(o.expected_turns, x.expected_turns), updated_at_ms = v_now_ms,
             own_limit = CASE WHEN o.ceiling_nanousd IS NULL THEN x.own_limit ELSE 1 END,
-            kept_nanousd = s.kept_nanousd, memory = CASE WHEN v_heard THEN s.memory ELSE x.memory END
+            kept_nanousd = s.kept_nanousd, memory = CASE WHEN v_by_header THEN s.memory ELSE x.memory END
           WHERE x.tenant_id = t.tenant_id AND x.session_id = o.session_id;
         ELSE
           INSERT INTO sessions (tenant_id, session_id, granted_nanousd, reserved_nanousd, turns, last_decision_id,

@@ -20,4 +20,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the function; that of 0032 does not call it."""
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION IF EXISTS seqroute_hear(text, text, int)")
+        op.execute("DROP FUNCTION IF EXISTS seqroute_budget_header(text, text, int)")

@@ -97,8 +97,8 @@ class Model:
         above = self.above(op.session_id)
         if PARENTS.get(op.session_id) is not None and not above:
             return "unknown"
-        heard = self._heard(op, session)
-        granted, own_limit = self._granted(op, known, above, heard)
+        in_force = self._header_in_force(op, session)
+        granted, own_limit = self._granted(op, known, above, in_force)
         kept = session.kept if op.kept_nanousd is None else op.kept_nanousd and max(session.kept, op.kept_nanousd)
         beside = 0 if op.closing else kept
         if replace(session, granted=granted).free(beside) < op.amount_nanousd:
@@ -113,7 +113,7 @@ class Model:
         session.own_limit = own_limit
         if (ceiling := op.terms.ceiling_nanousd) is not None:
             session.asked = [*(value for value in session.asked if value != ceiling), ceiling]
-            session.by_hand = session.by_hand and heard is None
+            session.by_hand = session.by_hand and in_force is None
         self.sessions[op.session_id] = session
         accounts = [session, *above, self.tenant] + ([self.key] if op.key_id is not None else [])
         for account in accounts:
@@ -137,7 +137,7 @@ class Model:
         least = min(account.free() for account in above) if above else None
         return structs.replace(self.sessions[session_id].balance(), above_nanousd=least)
 
-    def _heard(self, op: Reserve, session: Account) -> int | None:
+    def _header_in_force(self, op: Reserve, session: Account) -> int | None:
         """The turn's ceiling, unless it repeats one or came before the budget was set by hand."""
         ceiling, terms = op.terms.ceiling_nanousd, op.terms
         if terms.times_by_hand != session.times_by_hand:

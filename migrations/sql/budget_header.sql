@@ -1,6 +1,8 @@
--- Whether a turn's header changes a session's budget, and the session's memory with its value; as `hear` of
+-- Whether a turn's header changes a session's budget, and the session's memory with its value; as `apply_header` of
 -- gateway/ledger/budget_headers.py.
-CREATE OR REPLACE FUNCTION seqroute_hear(p_memory text, p_asked text, p_times int, OUT changes boolean, OUT memory text)
+CREATE OR REPLACE FUNCTION seqroute_budget_header(
+  p_memory text, p_asked text, p_times int, OUT changes boolean, OUT memory text
+)
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
   stored jsonb := p_memory::jsonb;
