@@ -50,7 +50,7 @@ def budget_headers(memory: str) -> BudgetHeaders:
 
 
 def apply_header(memory: str, terms: SessionTerms) -> tuple[bool, str]:
-    """Whether a turn's header changes the budget, and the session's memory after it."""
+    """True if a turn's header changes the budget, and the session's memory after it."""
     known = budget_headers(memory)
     changes = known.changed_by(terms)
     asked = (*(value for value in known.asked if value != terms.asked), terms.asked)[-MAX_ASKED:]
