@@ -15,7 +15,8 @@ stay consistent. Every outcome - a response, an error, a disconnect, a cancellat
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 from weakref import WeakSet
 
 from msgspec import structs
@@ -106,14 +107,13 @@ class Turns:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         if isinstance(attempt, Response):
             return attempt
-        if chat.stream:
-            attempt, stream = await self._calls.open_stream(attempt)
-            return self._delivery.stream(attempt, stream)
+        answering: Coroutine[Any, Any, ASGIApp]
+        answering = self._stream(attempt) if chat.stream else self._complete(attempt)
         if claim is not None:
             # A client with a key may retry: a cancelled call would be made and paid for twice.
-            return await self._background.run(self._complete(attempt))
+            return await (answering if chat.stream else self._background.run(answering))
         try:
-            return await run_until_disconnect(watch, self._complete(attempt))
+            return await run_until_disconnect(watch, answering)
         except ClientLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -188,6 +188,11 @@ class Turns:
             self._configuration().settings.session.wrap_up,
         )
         return next(switch for switch in switches if switch is not None)
+
+    async def _stream(self, attempt: Attempt) -> ASGIApp:
+        """Make a streamed call; the response delivers and settles it."""
+        attempt, stream = await self._calls.open_stream(attempt)
+        return self._delivery.stream(attempt, stream)
 
     async def _complete(self, attempt: Attempt) -> Response:
         """Make a non-streamed call, settle it and render its response."""

@@ -109,12 +109,12 @@ async def test_a_client_that_leaves_a_stream_pays_no_less_than_what_came(
         assert "hosted" not in way or posted >= NANOUSD_SEARCH
 
 
-@pytest.mark.parametrize("way", BODIES)
+@pytest.mark.parametrize(("way", "stream"), WAYS)
 async def test_a_client_that_leaves_before_its_answer_is_one_hold_that_is_resolved(
-    servers: Mapping[str, Routes], way: str
+    servers: Mapping[str, Routes], way: str, stream: bool
 ) -> None:
-    async with servers["plain"].case("ok:first=5") as case:
-        leaving = asyncio.create_task(case.post(way, stream=False))
+    async with servers["plain"].case("ok:first=60") as case:
+        leaving = asyncio.create_task(case.post(way, stream))
         async with asyncio.timeout(20):
             while not case.attempts:  # noqa: ASYNC110 - the provider has no event for it
                 await asyncio.sleep(0.01)
