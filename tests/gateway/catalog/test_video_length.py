@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.catalog.video_length import MOST_CHARACTERS, seconds_of
 
@@ -96,7 +99,7 @@ def test_the_length_of_a_real_film_is_read() -> None:
         {"samples": (box(b"stts", struct.pack(">II", 0, 9)),)},
         {"behind": struct.pack(">I4s", 7, b"free")}, {"behind": struct.pack(">I4s", 90, b"free")}, {"behind": b"\0"},
         {"behind": box(b"moov", head(b"mvhd", 1_000, 1_000))}, {"more": (box(b"free") * 3_000,)},
-        {"samples": (nested(box(b"x"), 9),)},
+        {"samples": (nested(box(b"x"), 9),)}, {"mvhd": box(b"mvhd", b"\0" * 19)}, {"edits": (box(b"elst"),)},
         {"more": (box(b"free", b"x" * 2**20),)},
     ],
 )  # fmt: skip
@@ -114,3 +117,45 @@ def test_another_kind_of_film_or_a_broken_one_has_no_known_length(said: dict[str
 )  # fmt: skip
 def test_what_is_no_whole_film_in_base64_has_no_known_length(address: str) -> None:
     assert seconds_of(address) is None
+
+
+FILM = HOUR.read_bytes()
+HOLDERS = frozenset({b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl"})
+READ = [b"mvhd", b"tkhd", b"elst", b"mdhd", b"stts"]
+
+
+def rewritten(data: bytes, change: Callable[[bytes, bytes], bytes]) -> bytes:
+    """The boxes with the content that `change` makes of a type and its content; all sizes fit."""
+    made, at = b"", 0
+    while at < len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        content = data[at + 8 : at + size]
+        made += box(kind, change(kind, rewritten(content, change) if kind in HOLDERS else content))
+        at += size
+    return made
+
+
+@pytest.mark.parametrize("kind", READ)
+@pytest.mark.parametrize("length", [0, 1, 4, 7])
+def test_a_box_is_not_read_beyond_its_end(kind: bytes, length: int) -> None:
+    """What lies behind it is another box, or the end of the file."""
+    cut = rewritten(FILM, lambda found, content: content[:length] if found == kind else content)
+    assert seconds_of(inline(cut)) is None
+    inner = (
+        b"" if kind == b"mvhd" else head(b"mvhd", 1, 2) + box(b"trak", head(b"mdhd", 1, 2), box(kind, b"\0" * length))
+    )
+    last = box(b"ftyp", b"isom") + box(b"moov", inner or box(kind, b"\0" * length))
+    assert seconds_of(inline(last)) is None
+
+
+@given(
+    st.dictionaries(st.sampled_from([*READ, *sorted(HOLDERS)]), st.integers(0, 40)),
+    st.lists(st.tuples(st.integers(0, len(FILM)), st.integers(0, 12), st.binary(max_size=12)), max_size=4),
+)
+def test_no_damage_to_a_film_is_an_error(kept_bytes: dict[bytes, int], edits: list[tuple[int, int, bytes]]) -> None:
+    """Boxes that are cut short, and then any bytes replaced, added or taken away."""
+    damaged = rewritten(FILM, lambda kind, content: content[: kept_bytes.get(kind, len(content))])
+    for at, taken, put in edits:
+        damaged = damaged[:at] + put + damaged[at + taken :]
+    seconds = seconds_of(inline(damaged))
+    assert seconds is None or seconds >= 0
