@@ -259,6 +259,7 @@ def _lost_defaults(catalog: Catalog) -> Iterator[str]:
     ]
     if not having:
         return  # what follows takes seconds
+    from gateway.providers.errors import CallRefused
     from gateway.providers.providers import Call, Upstream
 
     upstream = Upstream()
@@ -278,7 +279,11 @@ def _lost_defaults(catalog: Catalog) -> Iterator[str]:
             base_model=deployment.base_model,
             service_tiers=deployment.prices.tier_names,
         )
-        lost = sorted(upstream.lost_defaults(call))
+        try:
+            lost = sorted(upstream.lost_defaults(call))
+        except CallRefused as refused:
+            yield f'"{model.name}": requests to {deployment.litellm_model[:120]} cannot be made: {refused.message}'
+            continue
         if lost:
             yield (
                 f'"{model.name}": litellm_params.{", litellm_params.".join(lost)}: not sent: LiteLLM does not write '

@@ -87,6 +87,8 @@ def import_litellm() -> Any:
             answer().model_dump()
     # It puts its own usage into an event of OpenAI's SDK, which would write a line for it.
     warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
+    # Its types of Ollama's answers are built when the first call needs them.
+    warnings.filterwarnings("ignore", "Items? .* on TypedDict class", UserWarning)
     # An answer that filled the context window was cut; LiteLLM takes a word that it does not know for `stop`.
     finishes: Any = importlib.import_module("litellm.litellm_core_utils.core_helpers")
     finishes._FINISH_REASON_MAP["model_context_window_exceeded"] = "length"

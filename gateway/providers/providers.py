@@ -9,6 +9,7 @@ caller's body. Every failure is an UpstreamFault with our own message.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -84,6 +85,7 @@ class Upstream:
         self._targets: dict[tuple[str | None, ...], Target] = {}
         self._forms: dict[str, ClaudeForms] = {}
         self._steering: frozenset[str] = frozenset()
+        self._logs_in: Callable[[str, str | None], str | None] = lambda model, named: None
 
     async def start(self) -> None:
         """Import LiteLLM (takes seconds) and open the connection pools."""
@@ -100,12 +102,20 @@ class Upstream:
         self._litellm = import_litellm()
         self._lost = LostParameters(self._litellm)
         self._embeddings = EmbeddingParams(self._litellm)
+        logic: Any = importlib.import_module("litellm.litellm_core_utils.get_llm_provider_logic")
+        self._logs_in = logic.declared_authenticating_provider
         own = {*self._litellm.types.utils.all_litellm_params, *signature(self._litellm.acompletion).parameters}
         self._steering = frozenset(own) - CHAT_FIELDS - VENDOR_FIELDS
 
     def lost_defaults(self, call: Call) -> tuple[str, ...]:
-        """Names of the operator's defaults in a call that its provider is not sent; after `load`."""
+        """Names of the operator's defaults in a call that its provider is not sent; after `load`.
+
+        Nothing is asked over the network: none are named of a provider that LiteLLM logs in at to resolve its models.
+        Raises CallRefused for a deployment all of whose calls would be.
+        """
         assert self._lost is not None
+        if self._logs_in(call.litellm_model, call.options.get("custom_llm_provider")) is not None:
+            return ()
         found = self._resolved(call)
         formed = shaped(call, self._target(call, found), self._steering)
         return self._lost.of(found.model, found.provider, formed.arguments, call.defaults.keys() & CHAT_FIELDS)

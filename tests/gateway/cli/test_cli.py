@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import typer
@@ -115,6 +115,49 @@ def test_check_config_names_defaults_that_litellm_does_not_write(cli: Cli, confi
         'warning: "g": litellm_params.parallel_tool_calls, litellm_params.user: not sent: LiteLLM does not write them '
         "into requests to gemini/gemini-2.5-pro"
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "warned"),
+    [
+        ("model: foo, api_base: http://127.0.0.1:1/v1",
+         ['warning: "g": requests to foo cannot be made: no provider is known for the model']),
+        ("model: github_copilot/gpt-4o", []),
+        ("model: gpt-4o, custom_llm_provider: github_copilot", []),
+        ("model: chatgpt/gpt-5", []),
+        ("model: ollama/llama3, api_base: http://127.0.0.1:1", []),
+        ("model: xai/grok-4", []),
+        ("model: watsonx/ibm/granite-3-8b-instruct, project_id: p", []),
+    ],
+)  # fmt: skip
+def test_check_config_asks_nothing_over_the_network(
+    cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch, written: str, warned: list[str]
+) -> None:
+    """A model that LiteLLM cannot resolve, or not without a login, is no problem of the file."""
+    asked: list[object] = []
+
+    def refuse(*address: object, **_: object) -> NoReturn:
+        asked.append(address)
+        raise OSError("the network is not used here")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    prices = "{input_cost_per_token: 0.000001, output_cost_per_token: 0.000002, max_output_tokens: 100, mode: chat}"
+    entry = f"  - {{model_name: g, litellm_params: {{{written}, temperature: 0.2}}, model_info: {prices}}}\n"
+    config.write_text(CONFIG.replace("model_list:\n", "model_list:\n" + entry))
+    ran = cli("check-config")
+    assert (ran.status, asked) == (0, [])
+    assert [line for line in ran.err.splitlines() if "requests to" in line] == warned
+
+
+def test_check_config_prints_no_warning_of_a_library(config: Path) -> None:
+    prices = "{input_cost_per_token: 0.000001, output_cost_per_token: 0.000002, max_output_tokens: 100, mode: chat}"
+    params = "{model: ollama/llama3, api_base: 'http://127.0.0.1:1', seed: 4}"
+    config.write_text(f"model_list: [{{model_name: g, litellm_params: {params}, model_info: {prices}}}]\n")
+    command = [sys.executable, "-m", "gateway", "check-config", "--config", str(config)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert [line for line in ran.stderr.splitlines() if not line.startswith(("warning: ", str(config)))] == []
 
 
 def test_a_tenant_is_opened_shown_changed_and_granted_more(migrated: Cli) -> None:
