@@ -19,6 +19,7 @@ from gateway.dialects.native_forms import begun_payload, native_dialect, payload
 from gateway.dialects.wire_usage import WireUsage
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.attachments import attached
+from gateway.providers.aws_access import AwsEnvironment, aws_access
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.embeddings import embeds_by_sdk
@@ -51,8 +52,9 @@ _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assist
 class LitellmClient:
     """Calls LiteLLM. Create it in the event loop that uses it, after importing LiteLLM."""
 
-    def __init__(self, litellm: Any, connect_timeout_s: float) -> None:
+    def __init__(self, litellm: Any, connect_timeout_s: float, aws: AwsEnvironment) -> None:
         self._litellm = litellm
+        self._aws = aws
         self._openai: Any = importlib.import_module("openai")
         self._internal_call: Any = importlib.import_module("litellm._internal_context").is_internal_call
         self._bridged: Any = importlib.import_module("litellm.main").responses_api_bridge_check
@@ -112,6 +114,13 @@ class LitellmClient:
         """Call `litellm.aembedding`; use within `recorded`."""
         return await self._litellm.aembedding(**arguments)
 
+    async def with_key(self, call: Call, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments with the key for Bedrock, for which a server of Amazon's may be asked."""
+        if arguments["custom_llm_provider"] != "bedrock":
+            return arguments
+        key = await self._aws.key(aws_access(call))
+        return arguments if key is None else {**arguments, "api_key": key}
+
     async def acompletion(self, arguments: Mapping[str, Any]) -> Any:
         """Call `litellm.acompletion`; use within `recorded`."""
         return await self._litellm.acompletion(**arguments)
@@ -154,7 +163,9 @@ class LitellmClient:
         assert self._handlers is not None
         model, provider = found.model, found.provider
         by_sdk = self._sdk.kind(provider) != "http"
-        arguments: dict[str, Any] = {**call.options, **params, "messages": messages}
+        access = aws_access(call) if provider == "bedrock" else None
+        options, headers = (call.options, call.extra_headers) if access is None else (access.options, access.headers)
+        arguments: dict[str, Any] = {**options, **params, "messages": messages}
         streamed = call.stream and provider not in WHOLE_ONLY
         if self.goes_to_responses(call, found, params):
             # LiteLLM makes a stream of a complete answer there, and writes the arguments of its tool calls twice.
@@ -180,11 +191,10 @@ class LitellmClient:
             arguments["base_model"] = call.base_model
         if call.api_base is not None:
             arguments["api_base"] = call.api_base
-        if call.api_key is not None or call.api_base is not None:
-            # Amazon's servers take a signature where there is no token; of a placeholder LiteLLM makes one.
-            arguments["api_key"] = call.api_key or ("" if provider == "bedrock" else NO_KEY)
-        if call.extra_headers:
-            arguments["extra_headers"] = dict(call.extra_headers)
+        if access is None and (call.api_key is not None or call.api_base is not None):
+            arguments["api_key"] = call.api_key or NO_KEY
+        if headers:
+            arguments["extra_headers"] = dict(headers)
         arguments["client"] = self._sdk.client(call, found) if by_sdk else self._handlers.waiting
         return arguments
 
@@ -249,7 +259,7 @@ class LitellmCall:
         """Make the call; returns LiteLLM's response object."""
         exchange.attached = attached(self._arguments["messages"])
         with self._lane.recorded(exchange):
-            return await self._lane.acompletion(self._arguments)
+            return await self._completion()
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
         """Start the call as a stream, or as one complete response where LiteLLM cannot stream."""
@@ -259,7 +269,7 @@ class LitellmCall:
         with self._lane.recorded(exchange):
             if not self._arguments["stream"]:
                 return WholeSource(await self._whole_reply(exchange))
-            response = await self._lane.acompletion(self._arguments)
+            response = await self._completion()
             answer = exchange.answer
             if answer is not None and not answer.begun and self.is_native(exchange):
                 exchange.reports = None
@@ -275,10 +285,13 @@ class LitellmCall:
                     return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
             return _RecordedSource(source, self._lane, exchange)
 
+    async def _completion(self) -> Any:
+        return await self._lane.acompletion(await self._lane.with_key(self._call, self._arguments))
+
     async def _whole_reply(self, exchange: Exchange) -> Reply:
         """A complete response for a stream; one that LiteLLM cannot read may be in OpenAI's dialect."""
         try:
-            response = await self._lane.acompletion(self._arguments)
+            response = await self._completion()
         except Exception:
             if exchange.whole and exchange.speaks_openai:
                 return await native_reply(exchange)
@@ -328,7 +341,7 @@ class LitellmEmbeddingCall(LitellmCall):
     async def whole(self, exchange: Exchange) -> Any:
         """Make the call; returns LiteLLM's embedding response."""
         with self._lane.recorded(exchange):
-            return await self._lane.aembedding(self._arguments)
+            return await self._lane.aembedding(await self._lane.with_key(self._call, self._arguments))
 
 
 class _RecordedSource:

@@ -22,9 +22,10 @@ from yarl import URL
 
 from gateway.catalog.claude_hosts import AZURE_TOKEN, ClaudeHost, carries, claude_host
 from gateway.dialects.forwarded import ForwardedRequest
+from gateway.providers.aws_access import AwsAccess, AwsEnvironment, aws_access
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.direct import VERIFIED_LITELLM, request_headers
-from gateway.providers.errors import CredentialFault
+from gateway.providers.errors import AWS_CREDENTIALS, GOOGLE_CREDENTIALS, CredentialFault
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.transport import DirectRequest
 
@@ -38,6 +39,9 @@ _CLAUDE = re.compile(r"claude-[a-z0-9.@-]+")
 _VERSION = re.compile(r"-v\d+$|-default$")
 _MARKED_BY_CLIENTS = frozenset({"bedrock", "vertex_ai"})
 """Hosts that do not place the cache mark of a whole body themselves."""
+_EXPECTED: Mapping[ClaudeHost, str] = {
+    "bedrock": AWS_CREDENTIALS, "vertex_ai": GOOGLE_CREDENTIALS, "azure_ai": "an api_key or an azure_ad_token"
+}  # fmt: skip
 _BECOME_BETAS = ("tools[].eager_input_streaming",)
 """Fields for which LiteLLM sends a beta instead."""
 _INTERLEAVED = "interleaved-thinking-"
@@ -54,7 +58,8 @@ def own_name(model: str) -> str:
 class ClaudeHosts:
     """The hosts beside Anthropic's own. Create it once, after importing LiteLLM."""
 
-    def __init__(self, litellm: Any) -> None:
+    def __init__(self, litellm: Any, aws: AwsEnvironment) -> None:
+        self._aws = aws
         self._configs: dict[ClaudeHost, Any] = {}
         if importlib.metadata.version("litellm") != VERIFIED_LITELLM:
             return
@@ -129,7 +134,9 @@ class ClaudeHosts:
         """The request with its credentials. Raises CredentialFault without any."""
         try:
             if host == "bedrock":  # finding the credentials may ask a server of Amazon's
-                made: DirectRequest = await self._sign(self._for_bedrock, call, found, body)
+                access = aws_access(call)
+                access = replace(access, api_key=await self._aws.key(access))
+                made: DirectRequest = await self._sign(self._for_bedrock, call, access, found, body)
                 return made
             if host == "vertex_ai":
                 return self._for_vertex(await self._google_token(call), call, found, body)
@@ -138,11 +145,11 @@ class ClaudeHosts:
             _log.error("a call for %s has no api_key and no azure_ad_token", call.litellm_model[:120])
         except Exception as error:  # noqa: BLE001 - each cloud's code has errors of its own, which may repeat a key
             _log.error("a call for %s has no credentials: %s", call.litellm_model[:120], type(error).__name__)
-        raise CredentialFault("the gateway has no credentials that the model's provider takes", dispatched=False)
+        raise CredentialFault.missing(_EXPECTED[host])
 
-    def _for_bedrock(self, call: Call, found: ProviderNames, body: dict[str, Any]) -> DirectRequest:
-        config, options = self._configs["bedrock"], dict(call.options)
-        stated, headers = _split(call.extra_headers)
+    def _for_bedrock(self, call: Call, access: AwsAccess, found: ProviderNames, body: dict[str, Any]) -> DirectRequest:
+        config, options = self._configs["bedrock"], dict(access.options)
+        stated, headers = _split(access.headers)
         body = {name: value for name, value in body.items() if name not in ("model", "stream")}
         if betas := list(dict.fromkeys([*stated, *(body.get("anthropic_beta") or ())])):
             body["anthropic_beta"] = betas
@@ -151,10 +158,9 @@ class ClaudeHosts:
             api_base=base, api_key=None, model=found.model, optional_params=options, litellm_params={},
             stream=call.stream,
         )  # fmt: skip
-        # A token of the environment is for Amazon's own address.
-        key = call.api_key or (None if base is None else "")
         signed, raw = config.sign_request(
-            headers=headers, optional_params=options, request_data=body, api_base=url, api_key=key, model=found.model,
+            headers=headers, optional_params=options, request_data=body, api_base=url, api_key=access.api_key,
+            model=found.model,
             stream=call.stream,
         )  # fmt: skip
         # What was signed is the path as it is written, with an ARN's colons in percents.

@@ -43,6 +43,8 @@ OVERLOADED_STATUSES = (498, 529)
 _PASSING = (409, 425)
 """Conflict and too early: states of the provider's that pass."""
 _LOCKED = 423
+AWS_CREDENTIALS = "aws_access_key_id and aws_secret_access_key, aws_profile_name, or aws_role_name that may be assumed"
+GOOGLE_CREDENTIALS = "vertex_credentials"
 
 
 class UpstreamFault(Exception):
@@ -159,6 +161,14 @@ class CredentialFault(UpstreamFault):
     """The provider refused our key or account. Retryable on a deployment with another key."""
 
     dispatched, retryable, on_same_key = False, True, False
+
+    @classmethod
+    def missing(cls, expected: str) -> Self:
+        """The fault of a call for which the gateway has no credentials that it can use."""
+        return cls(
+            f"the gateway has no credentials for the model's provider: expected {expected} in the deployment's "
+            "litellm_params, or those of the gateway's environment"
+        )
 
     def answer(self) -> GatewayError:
         if self.code == QUOTA:

@@ -30,6 +30,7 @@ from gateway.dialects.older_functions import (
 from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient
 from gateway.providers.answers import UpstreamStream
+from gateway.providers.aws_access import AwsEnvironment
 from gateway.providers.call import Call, Lane, Outgoing, PreparedCall, ProviderNames
 from gateway.providers.claude_forms import ClaudeForms, as_written, claude_forms
 from gateway.providers.claude_hosts import ClaudeHosts, own_name
@@ -75,6 +76,7 @@ class Upstream:
         self._connections = (max_connections, max_connections_per_host, connect_timeout_s)
         self._litellm: Any = None
         self._direct: DirectClient | None = None
+        self._aws: AwsEnvironment | None = None
         self._claude: ClaudeHosts | None = None
         self._lost: LostParameters | None = None
         self._embeddings: EmbeddingParams | None = None
@@ -92,9 +94,11 @@ class Upstream:
         if self._litellm is None:
             await asyncio.to_thread(self.load)
             self._direct = await asyncio.to_thread(DirectClient, self._litellm)
-            self._claude = ClaudeHosts(self._litellm)
+            self._aws = await asyncio.to_thread(AwsEnvironment)
+            self._claude = ClaudeHosts(self._litellm, self._aws)
         self._open = Connections.open(*self._connections)
-        self._acompletion = LitellmClient(self._litellm, self._connections[2])
+        assert self._aws is not None
+        self._acompletion = LitellmClient(self._litellm, self._connections[2], self._aws)
         await self._acompletion.start(self._open)
 
     def load(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ from gateway.dialects.forwarded import FORWARDED
 from gateway.errors import InvalidRequest, http_status
 from gateway.providers import claude_hosts
 from gateway.providers.amazon_stream import UnframedEvents
+from gateway.providers.aws_access import AwsEnvironment, aws_access
 from gateway.providers.call import ProviderNames
 from gateway.providers.claude_hosts import ClaudeHosts
 from gateway.providers.errors import (
@@ -153,18 +155,82 @@ async def test_a_translated_request_to_bedrock_s_own_endpoint_is_signed_too(
     assert provider.asked[0].headers["authorization"].startswith("AWS4-HMAC-SHA256")
 
 
-async def test_without_credentials_nothing_is_sent(
-    upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def without_aws(monkeypatch: pytest.MonkeyPatch, credentials_file: str = "/nonexistent") -> None:
+    """An environment of this process that has no credentials of Amazon's, but for those of the file."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_BEARER_TOKEN_BEDROCK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", credentials_file)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+
+
+REGION = {"aws_region_name": "us-east-1"}
+NOVA = "bedrock/us.amazon.nova-pro-v1:0"
+
+
+@pytest.mark.parametrize("model", [OPUS, NOVA, "bedrock/invoke/us.anthropic.claude-opus-4-6-v1"])
+@pytest.mark.parametrize(
+    ("stated", "sent"),
+    [
+        ({}, "Bearer none"),
+        ({"authorization": "Bearer mine"}, "Bearer mine"),
+        ({"Authorization": "Basic bWluZTo="}, "Basic bWluZTo="),
+        ({"authorization": "Basic bWluZTo="}, "Basic bWluZTo="),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("found", [False, True])
+async def test_a_proxy_before_bedrock_that_signs_by_itself_needs_no_credentials(
+    provider: DialectProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    model: str, stated: dict[str, str], sent: str, found: bool,
+) -> None:  # fmt: skip
+    """`found`: the environment has some, which sign what the operator has not stated the access for."""
+    credentials = tmp_path / "credentials"
+    credentials.write_text("[default]\naws_access_key_id = AKFOUND\naws_secret_access_key = s\n" if found else "")
+    without_aws(monkeypatch, str(credentials))
+    monkeypatch.setattr(provider, "answering", spoken if model == NOVA else answer)
+    cached: Any = importlib.import_module("litellm.llms.bedrock.base_aws_llm")
+    monkeypatch.setattr(cached.BaseAWSLLM, "_get_or_set_cached_credentials", lambda self, args, fetch: fetch()[0])
+    upstream = Upstream()
+    await upstream.start()
+    try:
+        made = asking(upstream, model, provider.address, options=REGION, extra_headers=stated)
+        await upstream.complete(made)
+    finally:
+        await upstream.close()
+    (asked,) = provider.asked
+    value = asked.headers["authorization"]
+    assert value.startswith("AWS4-HMAC-SHA256 Credential=AKFOUND/") if found and not stated else value == sent
+
+
+async def test_credentials_that_are_not_found_are_not_looked_for_with_every_call(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance's server that hangs takes seconds each time."""
+    looked: list[object] = []
+    module: Any = importlib.import_module("litellm.llms.bedrock.base_aws_llm")
+    monkeypatch.setattr(module.BaseAWSLLM, "resolve_credentials", lambda *asked: looked.append(asked))
+    environment = AwsEnvironment()
+    access = aws_access(Call(NOVA, HELLO, api_base="http://127.0.0.1:1", options=REGION))
+    assert [await environment.key(access) for _ in range(3)] == ["none"] * 3
+    assert len(looked) == 1
+    keyed = aws_access(Call(NOVA, HELLO, api_base="http://127.0.0.1:1", options=AWS))
+    assert await environment.key(keyed) == ""
+
+
+async def test_without_credentials_nothing_is_sent(
+    upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_aws(monkeypatch)
     google = {"vertex_project": "p", "vertex_location": "us-east5", "vertex_credentials": '{"type": "service_account"}'}
-    for model, options in ((OPUS, {"aws_region_name": "us-east-1"}), ("vertex_ai/claude-opus-4-6", google)):
-        with pytest.raises(CredentialFault) as caught:
-            await upstream.complete(asking(upstream, model, provider.address, options=options))
+    amazon = REGION | {"aws_bedrock_runtime_endpoint": provider.address}
+    profile = {**REGION, "aws_profile_name": "nobody"}
+    for model, address, options, named in (
+        (OPUS, None, amazon, "aws_access_key_id"), (NOVA, None, amazon, "aws_access_key_id"),
+        (OPUS, provider.address, profile, "aws_profile_name"), (NOVA, provider.address, profile, "aws_profile_name"),
+        ("vertex_ai/claude-opus-4-6", provider.address, google, "vertex_credentials"),
+    ):  # fmt: skip
+        with pytest.raises(CredentialFault, match=f"no credentials .* expected .*{named}.* litellm_params") as caught:
+            await upstream.complete(asking(upstream, model, address, options=options))
         assert (caught.value.dispatched, caught.value.retryable, http_status(caught.value.answer())) == (
             False, True, 502,
         )  # fmt: skip
@@ -353,10 +419,13 @@ async def test_a_host_is_told_by_provider_and_model(
 async def test_another_litellm_than_the_reviewed_one_translates(monkeypatch: pytest.MonkeyPatch) -> None:
     litellm = importlib.import_module("litellm")
     call, elsewhere = Call(OPUS, []), ProviderNames(OPUS.removeprefix("bedrock/"), "bedrock")
-    assert ClaudeHosts(litellm).host_of(call, elsewhere) == "bedrock"
+    assert ClaudeHosts(litellm, AwsEnvironment()).host_of(call, elsewhere) == "bedrock"
     monkeypatch.setattr("gateway.providers.claude_hosts.VERIFIED_LITELLM", "0.0.0")
-    assert ClaudeHosts(litellm).host_of(call, elsewhere) is None
-    assert ClaudeHosts(litellm).host_of(call, ProviderNames("claude-opus-4-6", "anthropic")) == "anthropic"
+    assert ClaudeHosts(litellm, AwsEnvironment()).host_of(call, elsewhere) is None
+    assert (
+        ClaudeHosts(litellm, AwsEnvironment()).host_of(call, ProviderNames("claude-opus-4-6", "anthropic"))
+        == "anthropic"
+    )
 
 
 def failing(status: int, body: Any, *headers: str) -> bytes:
