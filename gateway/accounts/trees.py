@@ -6,15 +6,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import BigInteger, Connection, Row, insert, literal, select, update
 
-from gateway.accounts.budgets import balance_of, record_grant
+from gateway.accounts.budgets import balance_of
 from gateway.accounts.fields import balance_fields, money_fields
-from gateway.database.tables import session_ancestors, sessions
+from gateway.database.tables import ledger_entries, session_ancestors, sessions
 from gateway.ledger.records import SessionRow
 
 MAX_LISTED = 1_000
 """Sessions below one that are listed, the oldest first."""
+_BATCH = 1_000
 
 
 def describe_tree(connection: Connection, session: SessionRow) -> dict[str, Any]:
@@ -47,10 +48,15 @@ def describe_tree(connection: Connection, session: SessionRow) -> dict[str, Any]
 
 
 def raise_below(connection: Connection, tenant_id: str, session_id: str, *, actor: str, now_ms: int) -> None:
-    """Raise the budgets below that are the parent's; the caller holds the tenant's lock."""
+    """Raise the budgets below that are the parent's; the caller holds the tenant's lock.
+
+    Written by many rows a statement: a row at a time would keep every other writer waiting. One statement for the whole
+    tree is quadratic in it by SQLite's plan, and by that of a Postgres without statistics.
+    """
     a, s = session_ancestors.c, sessions.c
     here = (s.tenant_id == tenant_id) & (s.session_id == session_id)
     budgets: dict[str, int] = {session_id: connection.execute(select(s.granted_nanousd).where(here)).scalar_one()}
+    raised: defaultdict[int, list[str]] = defaultdict(list)
     below = (
         select(s.session_id, s.parent_session_id, s.granted_nanousd)
         .select_from(session_ancestors.join(sessions, (s.tenant_id == a.tenant_id) & (s.session_id == a.session_id)))
@@ -61,19 +67,24 @@ def raise_below(connection: Connection, tenant_id: str, session_id: str, *, acto
         if parent not in budgets:  # below one with a limit of its own
             continue
         budgets[child] = max(granted, budgets[parent])
-        if budgets[child] == granted:
-            continue
-        its = (s.tenant_id == tenant_id) & (s.session_id == child)
-        connection.execute(update(sessions).where(its).values(granted_nanousd=budgets[child]))
-        record_grant(
-            connection,
-            "session",
-            budgets[child] - granted,
-            tenant_id=tenant_id,
-            session_id=child,
-            actor=actor,
-            now_ms=now_ms,
-        )
+        if budgets[child] > granted:
+            raised[budgets[child]].append(child)
+    for budget, names in raised.items():
+        for first in range(0, len(names), _BATCH):
+            its = (s.tenant_id == tenant_id) & s.session_id.in_(names[first : first + _BATCH])
+            change = budget - s.granted_nanousd
+            entry = {
+                "kind": literal("grant"),
+                "scope": literal("session"),
+                "amount_nanousd": change,
+                "granted_delta_nanousd": change,
+                "tenant_id": s.tenant_id,
+                "session_id": s.session_id,
+                "actor": literal(actor),
+                "created_at_ms": literal(now_ms, BigInteger),
+            }
+            connection.execute(insert(ledger_entries).from_select(list(entry), select(*entry.values()).where(its)))
+            connection.execute(update(sessions).where(its).values(granted_nanousd=budget))
 
 
 def tree_rows(children: Sequence[Mapping[str, Any]], depth: int = 0) -> list[dict[str, Any]]:

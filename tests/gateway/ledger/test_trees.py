@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
 from gateway.accounts.sessions import change_session, get_session, list_sessions
 from gateway.ledger.audit import audit
@@ -122,6 +122,35 @@ async def test_a_child_without_a_limit_follows_its_parent_s_budget(database_url:
         _, reserved = await bench.reserve(20, session="child")
         assert isinstance(reserved, Reserved)
         assert reserved.session == Balance(200, 110, 0, 0, 90)
+
+
+async def test_a_raise_takes_as_many_statements_for_many_children_as_for_one(database_url: str) -> None:
+    async with open_bench(database_url) as bench:
+        await bench.held(0, session="root", ceiling=100)
+
+        async def statements(budget_nanousd: int) -> int:
+            seen: list[str] = []
+
+            def run(connection: Connection) -> None:
+                event.listen(connection, "before_cursor_execute", lambda *told: seen.append(told[2]))
+                terms: dict[str, Any] = {"default_nanousd": 0, "actor": "test", "now_ms": bench.hands.at_ms}
+                change_session(connection, "acme", "root", budget_nanousd=budget_nanousd, **terms)
+
+            await bench.database.write(run)
+            return len(seen)
+
+        await bench.held(0, session="c0", parent="root")
+        one = await statements(200)
+        for number in range(1, 20):
+            await bench.held(0, session=f"c{number}", parent="root")
+        await bench.held(0, session="below", parent="c7")
+        await bench.held(0, session="limited", parent="c7", ceiling=150)
+        await bench.held(0, session="its", parent="limited")
+        assert await statements(300) == one
+        found = {
+            name: (await balance(bench, name)).granted_nanousd for name in ("c0", "c19", "below", "limited", "its")
+        }
+        assert found == {"c0": 300, "c19": 300, "below": 300, "limited": 150, "its": 150}
 
 
 async def test_an_unknown_a_changed_and_a_too_deep_parent_are_refused(database_url: str) -> None:
