@@ -17,11 +17,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from train.errors import InputError, reason_of
 
-_BEGUN_CHARS = 256
 MAX_LINE_CHARS = 16 * 2**20
 _CHAT_CALLS = frozenset({"", "completion", "acompletion", "chat_completion", "litellm_completion"})
 
@@ -107,16 +106,23 @@ def _records(path: Path) -> Iterator[Mapping[str, Any] | None]:
             csv.field_size_limit(MAX_LINE_CHARS)
             yield from csv.DictReader(file)
             return
-        begun = file.read(_BEGUN_CHARS).lstrip()
-        file.seek(0)
-        listed = _listed(file.read()) if begun.startswith("[") or path.suffix.lower() == ".json" else None
-        if listed is not None:
-            yield from (value if isinstance(value, dict) else None for value in listed)
-            return
+        if _is_document(file):
+            file.seek(0)
+            listed = _listed(file.read())
+            if listed is not None:
+                yield from (value if isinstance(value, dict) else None for value in listed)
+                return
         file.seek(0)
         for line in file:
             if line.strip():
                 yield _object(line)
+
+
+def _is_document(file: TextIO) -> bool:
+    """Whether the file begins as a list or as an object over several lines; lines need no memory for the whole."""
+    first = next((line for line in iter(lambda: file.readline(MAX_LINE_CHARS), "") if line.strip()), "").strip()
+    whole = not first.startswith("{") or _object(first) is not None
+    return first.startswith("[") or not whole
 
 
 def _listed(text: str) -> list[Any] | None:

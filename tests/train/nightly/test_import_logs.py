@@ -123,6 +123,16 @@ def test_a_list_of_records_is_read_as_their_lines_are(tmp_path: Path, wrapped: A
     assert (len(turns), dict(left_out)) == (2, {"no JSON object": 1})
 
 
+def test_lines_named_json_are_never_read_as_one_document(tmp_path: Path) -> None:
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps(record() | {"data": [1, 2]}) + "\n")
+    turns, left_out = read_transcripts(file)
+    assert (len(turns), dict(left_out)) == (1, {})
+    file.write_text(json.dumps(record()) + "\n" + json.dumps(record()) + "\n")
+    file_turns, left_out = read_transcripts(file)
+    assert (len(file_turns), dict(left_out)) == (2, {})
+
+
 def test_a_model_is_found_by_its_name_or_by_what_a_deployment_calls_it() -> None:
     upstream = SMALL.deployments[0].litellm_model
     assert (
