@@ -129,7 +129,7 @@ def _listed(text: str) -> list[Any] | None:
     """The records of a JSON document: a list, alone or as `data`, or one record; None for lines."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the second for a line of many brackets
         return None
     if isinstance(value, dict):
         return value["data"] if isinstance(value.get("data"), list) else [value]
@@ -139,7 +139,7 @@ def _listed(text: str) -> list[Any] | None:
 def _object(line: str) -> Mapping[str, Any] | None:
     try:
         value = json.loads(line) if len(line) <= MAX_LINE_CHARS else None
-    except ValueError:
+    except (ValueError, RecursionError):  # the second for a line of many brackets
         return None
     return value if isinstance(value, dict) else None
 

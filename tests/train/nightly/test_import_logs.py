@@ -133,6 +133,13 @@ def test_lines_named_json_are_never_read_as_one_document(tmp_path: Path) -> None
     assert (len(file_turns), dict(left_out)) == (2, {})
 
 
+def test_a_line_of_many_brackets_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text("[" * 100_000 + "\n" + json.dumps(record()) + "\n")
+    turns, left_out = read_transcripts(file)
+    assert (len(turns), dict(left_out)) == (1, {"no JSON object": 1})
+
+
 def test_a_model_is_found_by_its_name_or_by_what_a_deployment_calls_it() -> None:
     upstream = SMALL.deployments[0].litellm_model
     assert (
