@@ -179,7 +179,7 @@ class LitellmClient:
         arguments["timeout"] = self._timeout if by_sdk else SDK_TIMEOUT_S
         if call.max_tokens is not None and provider not in UNLIMITED:
             arguments[call.max_tokens_param] = call.max_tokens
-            if by_sdk and call.max_tokens_param not in self._known_params(call.base_model or model, provider):
+            if by_sdk and call.max_tokens_param not in self._known_params(call, model, provider):
                 # A server of OpenAI's dialect accepts it even if LiteLLM does not list it.
                 arguments["allowed_openai_params"] = [call.max_tokens_param]
         if call.api_base is not None and provider in ("sagemaker", "sagemaker_chat", "sagemaker_nova"):
@@ -218,14 +218,16 @@ class LitellmClient:
 
     def _may_drop(self, call: Call, model: str, provider: str) -> bool:
         """False when LiteLLM would drop the token limit of the reservation or parameters that shape the response."""
-        known = self._known_params(call.base_model or model, provider)
+        known = self._known_params(call, model, provider)
         needed = {name for name in NEEDED if name in call.params}
         limit = {call.max_tokens_param} if call.max_tokens is not None and provider not in UNLIMITED else set()
         assert self._sdk is not None
         return needed | (set() if self._sdk.kind(provider) != "http" else limit) <= known
 
-    def _known_params(self, model: str, provider: str) -> frozenset[str]:
-        known = self._litellm.get_supported_openai_params(model=model, custom_llm_provider=provider)
+    def _known_params(self, call: Call, model: str, provider: str) -> frozenset[str]:
+        """Names that LiteLLM sends, at OpenAI's servers by the deployment's name alone."""
+        named = model if provider == "openai" else call.base_model or model
+        known = self._litellm.get_supported_openai_params(model=named, custom_llm_provider=provider)
         return frozenset(known or ())
 
     async def _warm_up(self) -> None:

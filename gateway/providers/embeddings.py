@@ -29,6 +29,7 @@ _TASK = {"input_type": "feature-extraction"}
 _NEEDED = "dimensions"
 """A parameter that shapes the vectors is not left out."""
 _TRIED: Mapping[str, Any] = {"encoding_format": "float", _NEEDED: 256, "user": "u"}
+_MAX_KNOWN = 4096
 
 
 def embedding_names(found: ProviderNames, *, in_body: bool) -> ProviderNames:
@@ -44,11 +45,11 @@ def embeds_by_sdk(provider: str) -> bool:
 
 
 class EmbeddingParams:
-    """The parameters of embeddings that LiteLLM accepts, tried once for each model."""
+    """The parameters of embeddings that LiteLLM sends, tried once for each model."""
 
     def __init__(self, litellm: Any) -> None:
         self._litellm = litellm
-        self._known: dict[tuple[str, str, str], bool] = {}
+        self._known: dict[tuple[str, str, str, bool], bool] = {}
 
     def sent(self, found: ProviderNames, params: Mapping[str, Any], *, in_body: bool) -> dict[str, Any]:
         """The parameters that reach the provider.
@@ -57,23 +58,30 @@ class EmbeddingParams:
         """
         named = embedding_names(found, in_body=in_body)
         kept = dict(params)
-        for name in [name for name in _TRIED if name in params and not self._accepts(named, name)]:
+        for name in [name for name in _TRIED if name in params and not self._writes(named, name)]:
             if name != _NEEDED:
                 del kept[name]
-            elif in_body:
+            elif in_body and self._writes(named, name, allowed=True):
                 kept["allowed_openai_params"] = [name]
             else:
                 raise CallRefused.of(name)
         return kept | (_TASK if found.provider == _HUGGING_FACE else {})
 
-    def _accepts(self, named: ProviderNames, name: str) -> bool:
-        key = (named.model, named.provider, name)
+    def _writes(self, named: ProviderNames, name: str, *, allowed: bool = False) -> bool:
+        key = (named.model, named.provider, name, allowed)
         if key not in self._known:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            more = {"allowed_openai_params": [name]} if allowed else {}
             try:
-                self._litellm.utils.get_optional_params_embeddings(
-                    model=named.model, custom_llm_provider=named.provider, drop_params=False, **{name: _TRIED[name]}
-                )
-                self._known[key] = True
+                # Some branches accept a parameter and leave it out.
+                without, made = self._mapped(named, more), self._mapped(named, more | {name: _TRIED[name]})
+                self._known[key] = made != without
             except Exception:  # noqa: BLE001 - each provider's code has errors of its own
                 self._known[key] = False
         return self._known[key]
+
+    def _mapped(self, named: ProviderNames, params: Mapping[str, Any]) -> Any:
+        return self._litellm.utils.get_optional_params_embeddings(
+            model=named.model, custom_llm_provider=named.provider, drop_params=False, **params
+        )

@@ -9,14 +9,14 @@ import orjson
 
 _PROBED = (
     "response_format", "tool_choice", "parallel_tool_calls", "frequency_penalty", "presence_penalty", "temperature",
-    "top_p", "stop", "seed", "thinking",
+    "top_p", "stop", "seed", "thinking", "logprobs", "top_logprobs",
 )  # fmt: skip
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},), "tool_choice": ("auto",), "parallel_tool_calls": (True,),
     "frequency_penalty": (0,), "presence_penalty": (0,), "temperature": (1,), "top_p": (1,),
 }  # fmt: skip
 """Values that mean the same as none."""
-_ANY: Mapping[str, Any] = {"top_p": 0.5, "stop": ["x"], "seed": 1}
+_ANY: Mapping[str, Any] = {"top_p": 0.5, "stop": ["x"], "seed": 1, "top_logprobs": 1}
 """Parameters that are lost whatever their value is, with the value that is tried for all."""
 _WITHOUT_REQUIRED = frozenset({"moonshot"})
 """Providers for which LiteLLM writes a tool that is required as a sentence behind the messages."""
@@ -26,6 +26,9 @@ _TOOLS = [
     for name in ("f", "g")
 ]
 """Two, because Gemini's form has no `parallel_tool_calls`, and LiteLLM leaves it out only beside several tools."""
+_EFFORT = "reasoning_effort"
+_EXCLUDED_BY_EFFORT = frozenset({"openai", "azure"})
+"""Providers whose reasoning models (gpt-5.1 and later) take no sampling beside an effort."""
 _INTERNAL = frozenset({"json_mode"})
 """LiteLLM's notes to itself beside what it will send."""
 _MAX_KNOWN = 4096
@@ -36,7 +39,7 @@ class LostParameters:
 
     def __init__(self, litellm: Any) -> None:
         self._litellm = litellm
-        self._known: dict[tuple[str, str, str, bytes], bool] = {}
+        self._known: dict[tuple[str, str, str, bytes, str | None], bool] = {}
 
     def names(self, model: str, provider: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of arguments that the provider is not sent."""
@@ -45,9 +48,10 @@ class LostParameters:
     def of(self, model: str, provider: str, arguments: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` that the provider is not sent."""
         wanted = [name for name in names if name in arguments and arguments[name] not in _NEUTRAL.get(name, ())]
-        return tuple(name for name in wanted if self._is_lost(model, provider, name, arguments[name]))
+        effort = arguments.get(_EFFORT) if provider in _EXCLUDED_BY_EFFORT else None
+        return tuple(name for name in wanted if self._is_lost(model, provider, name, arguments[name], effort))
 
-    def _is_lost(self, model: str, provider: str, name: str, value: Any) -> bool:
+    def _is_lost(self, model: str, provider: str, name: str, value: Any, effort: str | None) -> bool:
         if name == "response_format" and value.get("type") != "json_object":
             return False  # schemas are long, each is another, and LiteLLM writes them or refuses the call
         if name == "tool_choice" and value == "required" and provider in _WITHOUT_REQUIRED:
@@ -56,17 +60,19 @@ class LostParameters:
             value = {"type": "function", "function": {"name": "f"}}
         value = _ANY.get(name, value)
         written = orjson.dumps(value)
-        key = (model, provider, name, written)
+        key = (model, provider, name, written, effort)
         if key not in self._known:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            self._known[key] = self._probe(model, provider, name, value)
+            self._known[key] = self._probe(model, provider, name, value, effort)
         return self._known[key]
 
-    def _probe(self, model: str, provider: str, name: str, value: Any) -> bool:
-        tools = {"tools": _TOOLS} if name in _OF_TOOLS else {}
+    def _probe(self, model: str, provider: str, name: str, value: Any, effort: str | None) -> bool:
+        beside: dict[str, Any] = {"tools": _TOOLS} if name in _OF_TOOLS else {}
+        if effort is not None and name != _EFFORT:
+            beside[_EFFORT] = effort
         try:
-            without, made = (self._mapped(model, provider, {**tools, **more}) for more in ({}, {name: value}))
+            without, made = (self._mapped(model, provider, {**beside, **more}) for more in ({}, {name: value}))
         except Exception:  # noqa: BLE001 - each provider's code has errors of its own: the call will tell
             return False
         return bool(made == without)

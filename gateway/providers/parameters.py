@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.catalog.addresses import is_openai_address
@@ -155,6 +155,13 @@ class Target:
     """OpenAI's model knows the limit as `max_completion_tokens` alone."""
     efforts: Mapping[str, str] = field(default_factory=dict)
     """What is sent for efforts that LiteLLM refuses or drops for the model: the nearest one."""
+    unnamed: frozenset[str] = frozenset()
+    """Parameters that LiteLLM drops by the deployment's name, though the model behind it accepts them."""
+    unnamed_efforts: frozenset[str] = frozenset()
+
+    def sends_beside(self, name: str, value: Any) -> bool:
+        """True if a parameter goes into the body, past what LiteLLM lists for the name."""
+        return name in self.unnamed or (name == _EFFORT and value in self.unnamed_efforts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,24 +172,36 @@ class Shaped:
     dropped: tuple[str, ...]
 
 
-def target_of(litellm: Any, model: str, provider: str, api_base: str | None) -> Target:
-    """The target of a call to `model` of `provider` at `api_base`."""
+def target_of(litellm: Any, model: str, provider: str, api_base: str | None, *, named: str | None = None) -> Target:
+    """The target of a call to `model` of `provider` at `api_base`.
+
+    `named`: the name by which LiteLLM is called, where it is another and LiteLLM goes by it.
+    """
     kind = provider
     if provider == "openai" and not _is_openai(litellm, model, api_base):
         kind = "openai_compatible"
     wire = {"azure", "openrouter", "vercel_ai_gateway", *openai_like_providers(litellm)}
-    supported = frozenset(litellm.get_supported_openai_params(model=model, custom_llm_provider=provider) or ())
-    if supported >= _FOR_OPENAI and kind not in _TAKES_ALL:
-        # LiteLLM copied OpenAI's own list for a provider with the same path; no other provider has these.
-        supported -= _FOR_OPENAI
-    elif kind in ("openai", "azure") and "temperature" in supported and _only_default(litellm, model, provider):
-        supported -= {"temperature"}
+    supported = _supported(litellm, model, provider, kind)
     # In OpenAI's dialect and Gemini's the limit is optional; Azure serves Claude in Anthropic's, where it is not.
     needs_limit = provider not in wire | {"gemini"} or (provider == "azure_ai" and "claude" in model.lower())
     efforts = _other_efforts(litellm, model, provider, kind) if _EFFORT in supported else {}
     renames_limit = kind == "openai" and _renames_limit(litellm, model, provider)
     searches = limits_searches(f"{provider}/{model}")
-    return Target(kind, provider in wire, supported, needs_limit, searches, renames_limit, efforts)
+    target = Target(kind, provider in wire, supported, needs_limit, searches, renames_limit, efforts)
+    if named is None or named == model:
+        return target
+    unnamed = (supported | NEEDED) - _supported(litellm, named, provider, kind)
+    return replace(target, unnamed=unnamed, unnamed_efforts=frozenset(_other_efforts(litellm, named, provider, kind)))
+
+
+def _supported(litellm: Any, model: str, provider: str, kind: str) -> frozenset[str]:
+    supported = frozenset(litellm.get_supported_openai_params(model=model, custom_llm_provider=provider) or ())
+    if supported >= _FOR_OPENAI and kind not in _TAKES_ALL:
+        # LiteLLM copied OpenAI's own list for a provider with the same path; no other provider has these.
+        return supported - _FOR_OPENAI
+    if kind in ("openai", "azure") and "temperature" in supported and _only_default(litellm, model, provider):
+        return supported - {"temperature"}
+    return supported
 
 
 def _renames_limit(litellm: Any, model: str, provider: str) -> bool:
@@ -375,8 +394,9 @@ def _place(
     name: str, value: Any, target: Target, call: Call, steering: frozenset[str], *, from_operator: bool
 ) -> str | None:
     """A parameter's place: "plain" (a LiteLLM argument), "beside" (the body), or None (dropped)."""
+    plain = "beside" if target.sends_beside(name, value) else "plain"
     if name == "n":
-        return "plain" if "n" in target.supported else None
+        return plain if "n" in target.supported else None
     allowed = name in call.allowed_params or from_operator
     if name in _BARRED or _is_unpriced(name, value, call, allowed=allowed):
         return None
@@ -386,11 +406,11 @@ def _place(
         if name == "metadata":
             return "beside" if allowed or _takes_labels(target, call) else None
         if name in target.supported:
-            return "beside" if name == "prompt_cache_retention" and target.in_body else "plain"  # acompletion loses it
+            return "beside" if name == "prompt_cache_retention" and target.in_body else plain  # acompletion loses it
         if allowed or target.kind in _ALSO_KNOWN_BY.get(name, ()):
             return "beside" if target.in_body else "plain"
         if name in NEEDED:
-            return "plain"
+            return plain
         if not call.drop_params:
             raise CallRefused.of(name)
         return None

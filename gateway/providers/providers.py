@@ -376,14 +376,16 @@ class Upstream:
     def _target(self, call: Call, found: ProviderNames) -> Target:
         model = found.model
         if call.base_model is not None and found.provider in ("openai", "azure"):
-            named = call.base_model.rpartition("/")[2]
-            model = named if named in self._litellm.open_ai_chat_completion_models else model
-        wanted = (model, found.provider, call.api_base)
+            behind = call.base_model.rpartition("/")[2]
+            model = behind if behind in self._litellm.open_ai_chat_completion_models else model
+        named = found.model if found.provider == "openai" else None  # of Azure's, LiteLLM reads base_model
+        wanted = (model, found.provider, call.api_base, named)
         target = self._targets.get(wanted)
         if target is None:
             if len(self._targets) >= _MAX_PROVIDERS:
                 self._targets.clear()
-            target = self._targets[wanted] = target_of(self._litellm, model, found.provider, call.api_base)
+            target = target_of(self._litellm, model, found.provider, call.api_base, named=named)
+            self._targets[wanted] = target
         return target
 
     def _resolved(self, call: Call) -> ProviderNames:

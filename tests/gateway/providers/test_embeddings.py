@@ -65,14 +65,26 @@ async def test_hugging_face_is_asked_for_vectors_without_a_look_up(upstream: Ups
     assert len(canned.received) == 1
 
 
-async def test_a_length_of_vectors_is_sent_or_refused_and_never_lost(upstream: Upstream) -> None:
+async def test_a_length_of_vectors_is_sent(upstream: Upstream) -> None:
     async with CannedProvider(json_answer(OPENAI)) as canned:
         for model in ("openai/own", "together_ai/m", "jina_ai/m"):
             await upstream.embed(outgoing(upstream, canned, model, dimensions=3))
+        await upstream.embed(outgoing(upstream, canned, "fireworks_ai/nomic-ai/nomic-embed-text-v1.5", dimensions=3))
+    assert [body["dimensions"] for _, body in canned.received] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "mistral/mistral-embed", "databricks/m", "snowflake/m", "lm_studio/m", "fireworks_ai/m", "sambanova/m",
+        "volcengine/m",
+    ],
+)  # fmt: skip
+async def test_a_length_of_vectors_that_would_not_be_sent_is_refused(upstream: Upstream, model: str) -> None:
+    async with CannedProvider(json_answer(OPENAI)) as canned:
         with pytest.raises(CallRefused) as refused:
-            outgoing(upstream, canned, "mistral/mistral-embed", dimensions=3)
-    assert [body["dimensions"] for _, body in canned.received] == [3, 3, 3]
-    assert refused.value.answer().param == "dimensions"
+            outgoing(upstream, canned, model, dimensions=3)
+    assert (refused.value.answer().status, refused.value.answer().param) == (400, "dimensions")
 
 
 async def test_a_person_whom_the_provider_is_not_told_of_is_named_to_the_client(upstream: Upstream) -> None:

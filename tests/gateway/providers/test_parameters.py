@@ -790,3 +790,37 @@ async def test_every_word_that_ends_an_answer_is_sent(upstream: Upstream, model:
     body, left_out = await sent(upstream, model, params={"stop": list("abcde")})
     assert list("abcde") in (body.get("stop"), body.get("stop_sequences"), body.get("options", {}).get("stop"))
     assert left_out == set()
+
+
+@pytest.mark.parametrize(
+    ("named", "base_model"),
+    [
+        ("my-dep", "gpt-5"), ("my-dep", "gpt-5-search-api"), ("gpt-4o", "gpt-5"), ("gpt-5", "gpt-4o"),
+        ("gpt-5", "gpt-5.1"), ("gpt-5.1", "gpt-4o"), ("gpt-5-search-api", "gpt-4o"), ("gpt-5.1", "gpt-5.2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"verbosity": "low", "reasoning_effort": "low"}, {"reasoning_effort": "none"}, {"n": 2, "seed": 3},
+        {"temperature": 0.5, "top_p": 0.9, "stop": ["x"], "presence_penalty": 0.5, "logprobs": True, "top_logprobs": 2},
+        {"temperature": 0.5, "top_p": 0.9, "logprobs": True, "reasoning_effort": "low"},
+        {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False},
+    ],
+)  # fmt: skip
+async def test_what_a_model_behind_another_name_takes_is_sent_and_the_rest_is_named(
+    upstream: Upstream, named: str, base_model: str, params: dict[str, Any]
+) -> None:
+    async with CannedProvider(json_answer(OPENAI_ANSWER)) as canned:
+        call = Call(
+            f"openai/{named}", HELLO, api_base=canned.address, api_key="k", params=params, base_model=base_model,
+            drop_params=True,
+        )  # fmt: skip
+        outgoing = upstream.outgoing(call)
+        await upstream.complete(outgoing)
+    body = canned.received[0][1]
+    assert params.keys() & body.keys() == params.keys() - set(outgoing.left_out)
+    if base_model == "gpt-5" and "verbosity" in params:
+        assert outgoing.left_out == ()
+    if "tools" in params:
+        assert body["tools"] == TOOLS
