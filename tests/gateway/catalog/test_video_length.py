@@ -1,4 +1,4 @@
-"""The length of inline videos: whatever a file says of itself counts, and what cannot be read is unknown."""
+"""The length of inline videos: the longest that a file states, unknown where it cannot be read."""
 
 from __future__ import annotations
 
