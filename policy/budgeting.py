@@ -3,9 +3,6 @@
 Pure NumPy over leading axes. Everywhere: `quality`, `mean_cost_usd`, `mask` have shape (..., K); `remaining_usd`,
 `turns_left` (this turn included) and `lambda_per_usd` have shape (...). Serving calls with no leading axis, replay with
 one per session.
-
-Everywhere: `quality`, `mean_cost_usd`, `mask` have shape (..., K); `remaining_usd`, `turns_left` (this turn included)
-and `lambda_per_usd` have shape (...). Serving calls with no leading axis, replay with one per session.
 """
 
 from __future__ import annotations
@@ -63,8 +60,6 @@ def pacing_scores(
     """quality - lambda * cost of candidates whose expected cost is within an even share.
 
     The share is `factor` * remaining / turns left. Candidates beyond it rank below all within it, cheaper ones higher.
-
-    Those beyond the share rank below all within it, the cheaper the higher.
     """
     share_usd = factor * np.asarray(remaining_usd, float) / np.maximum(turns_left, 1.0)
     worth = lagrangian_scores(quality, mean_cost_usd, lambda_per_usd)
