@@ -47,7 +47,7 @@ NOW: tuple[tuple[str, str], ...] = (
         r"|catalog/(usage|addresses)\.py|routing/guard\.py|turn/(demand|rate_limits|retry|follow_up|call|fallback)\.py"
         r"|ledger/(rates|sqlite_limits)\.py|config/settings\.py",
     ),
-    ("I: dialects", r"dialects/(carried|forwarded|dialect|fields|message_digests)\.py"),
+    ("I: dialects", r"dialects/(sealed_state|forwarded|dialect|fields|message_digests)\.py"),
     (
         "K: what people see",
         r"request_ids\.py|logs\.py|decisions/(refused_turns|failures|trainable)\.py|^gateway/metrics",

@@ -17,13 +17,13 @@ from gateway.api.slots import SlotLimits, Slots
 from gateway.catalog import build as catalog
 from gateway.catalog.models import Catalog
 from gateway.clock import Clock, Entropy, NewId, Uniform, time_ordered_ids
-from gateway.composition import compose
+from gateway.composition.lifespan import Gateway, running
+from gateway.composition.routes import all_routes, error_handlers
+from gateway.composition.services import make_services
+from gateway.composition.turns import compose
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
-from gateway.lifespan import Gateway, running
 from gateway.providers.providers import Upstream
-from gateway.routes import all_routes, error_handlers
-from gateway.services import make_services
 
 MAX_LARGE_BODIES = 8
 """Largest request bodies held in memory at once; the limit is on their total size."""

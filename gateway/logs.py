@@ -14,7 +14,7 @@ import orjson
 
 from gateway.request_ids import REQUEST
 
-OURS = ("seqroute", "gateway", "policy", "uvicorn")
+OURS = ("seqroute", "uvicorn")
 
 
 class UtcFormatter(logging.Formatter):

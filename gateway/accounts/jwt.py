@@ -26,7 +26,7 @@ from gateway.clock import Clock
 from gateway.config.settings import JwtSettings
 from gateway.errors import Forbidden, InvalidApiKey, LedgerUnavailable
 
-_log = logging.getLogger("seqroute.tokens")
+_log = logging.getLogger("seqroute.accounts")
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
 MAX_TOKEN_CHARS = 8192
 LEEWAY_S = 30

@@ -33,7 +33,7 @@ from msgspec import Struct
 
 from gateway.catalog.video_length import seconds_of
 
-_log = logging.getLogger("seqroute.tokens")
+_log = logging.getLogger("seqroute.catalog")
 
 THREADS = 2
 INLINE_BYTES = 4_096

@@ -179,7 +179,7 @@ def _run(settings: Settings, listener: socket.socket, workers: int, log: _LogLin
     from uvicorn.supervisors import Multiprocess
 
     from gateway.api.server import BoundedHttp
-    from gateway.lifespan import CONNECTIONS_END_SHARE
+    from gateway.composition.lifespan import CONNECTIONS_END_SHARE
 
     config = uvicorn.Config(
         "gateway.app:from_environment",

@@ -28,7 +28,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger.types import SPENDING_KINDS
 from policy.mdp import ONLY_AFFORDABLE
 
-_log = logging.getLogger("seqroute.rollups")
+_log = logging.getLogger("seqroute.decisions")
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 HOURLY_DAYS = 8

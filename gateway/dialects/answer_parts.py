@@ -28,7 +28,7 @@ Step = Literal["open", "grow", "close"]
 class AnswerPart:
     """One part of a response. `pieces` are its text so far, or the arguments of a tool call.
 
-    `signature` is Anthropic's; `state` is other provider-bound state of the part (see `gateway.dialects.carried`).
+    `signature` is Anthropic's; `state` is other provider-bound state of the part (see `gateway.dialects.sealed_state`).
     A part of kind "state" has no text: only provider-bound state.
     """
 

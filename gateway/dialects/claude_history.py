@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gateway.dialects import carried
+from gateway.dialects import sealed_state
 from gateway.dialects.fields import refused
 
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
@@ -75,7 +75,7 @@ def _without(message: Mapping[str, Any], left_out: Callable[[Any], bool], where:
 def _says_nothing(block: Mapping[str, Any]) -> bool:
     """True for another provider's sealed thinking, and for a text without a word."""
     mark = _mark(block)
-    return (isinstance(mark, str) and carried.unseal(mark) is not None) or (
+    return (isinstance(mark, str) and sealed_state.unseal(mark) is not None) or (
         block.get("type") == "text" and not block.get("text")
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from gateway.catalog.usage import Usage
-from gateway.dialects import carried
+from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent, first_choice, whole_parts
 from gateway.dialects.dialect import Billed
 from gateway.dialects.sse import billed_frame, event_frame
@@ -183,14 +183,14 @@ def _finished_block(part: AnswerPart) -> dict[str, Any]:
 
 
 def _signature(part: AnswerPart) -> str:
-    return part.signature or carried.seal(part.state)
+    return part.signature or sealed_state.seal(part.state)
 
 
 def _state_block(part: AnswerPart) -> dict[str, Any]:
     """Anthropic's redacted thinking unchanged, or another provider's state in its place."""
     blocks = part.state.get("thinking_blocks")
     data = blocks[0].get("data") if isinstance(blocks, list) and len(part.state) == 1 else None
-    return {"type": "redacted_thinking", "data": data if isinstance(data, str) else carried.seal(part.state)}
+    return {"type": "redacted_thinking", "data": data if isinstance(data, str) else sealed_state.seal(part.state)}
 
 
 def _input(arguments: str) -> dict[str, Any]:

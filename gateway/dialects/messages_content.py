@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from gateway.dialects import carried
+from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import provider_id
 from gateway.dialects.arguments import checked_url
 from gateway.dialects.fields import need, objects, read, refused, within
@@ -244,7 +244,7 @@ def _assistant(content: str | list[Any], where: str, hosted: list[HostedTool]) -
         message["reasoning_content"] = "\n".join(reasoning)
     if calls:
         message["tool_calls"] = calls
-    carried.attach_extra_content(message)
+    sealed_state.attach_extra_content(message)
     return message
 
 
@@ -260,9 +260,9 @@ def _thinking(block: Mapping[str, Any], message: dict[str, Any], reasoning: list
     redacted = block.get("type") == "redacted_thinking"
     text = read(block, "thinking", str)
     mark = need(block, "data", str) if redacted else read(block, "signature", str) or ""
-    state = carried.unseal(mark)
+    state = sealed_state.unseal(mark)
     if state is not None:
-        carried.restore(message, state)
+        sealed_state.restore(message, state)
     elif mark:
         names = ("type", "data") if redacted else ("type", "thinking", "signature")
         kept = {name: block.get(name, "") for name in names}

@@ -10,7 +10,7 @@ import orjson
 
 from gateway.catalog.claude_hosts import CLIENT_TOOLS, SEARCH_RESULTS, SERVER_TOOLS
 from gateway.catalog.hosted_tools import WEB_SEARCH, HostedTools, kind_of, run_by_provider
-from gateway.dialects import carried
+from gateway.dialects import sealed_state
 from gateway.dialects.claude_blocks import OpenBlock
 from gateway.dialects.claude_history import has_system_turns, own_messages
 from gateway.dialects.fields import objects, read, refused, unknown
@@ -313,7 +313,7 @@ def _check_signatures(fields: Mapping[str, Any]) -> None:
         for position, block in enumerate(content if isinstance(content, list) else ()):
             for name in ("signature", "data"):
                 mark = block.get(name) if isinstance(block, Mapping) else None
-                if isinstance(mark, str) and carried.unseal(mark) is not None:
+                if isinstance(mark, str) and sealed_state.unseal(mark) is not None:
                     where = f"messages[{index}].content[{position}].{name}"
                     raise refused(where, "belongs to another provider's answer and cannot go to Anthropic's servers")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.catalog.usage import Usage
-from gateway.dialects import carried
+from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent, first_choice, whole_parts
 from gateway.dialects.dialect import Billed
 from gateway.dialects.responses_tools import OfferedTool, free_form_input
@@ -280,7 +280,7 @@ def _sealed(part: AnswerPart) -> str:
     if part.signature:
         block = {"type": "thinking", "thinking": part.text, "signature": part.signature}
         state["thinking_blocks"] = [block]
-    return carried.seal(state)
+    return sealed_state.seal(state)
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[Any]:

@@ -23,7 +23,7 @@ from gateway.catalog.hosted_tools import (
     kind_of,
     run_by_provider,
 )
-from gateway.dialects import carried
+from gateway.dialects import sealed_state
 from gateway.dialects.fields import kind_of_item, read, refused
 from gateway.dialects.forwarded import (
     FORWARDED,
@@ -285,7 +285,7 @@ def _outgoing_items(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             made.append(sent)
             continue
         sealed = item.get("encrypted_content")
-        state = carried.unseal(sealed) if isinstance(sealed, str) else None
+        state = sealed_state.unseal(sealed) if isinstance(sealed, str) else None
         if state is not None:
             made += _restored(state, f"input[{index}].encrypted_content")
         elif sealed:  # without it, OpenAI would look for the item in its store

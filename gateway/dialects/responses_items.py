@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gateway.dialects import carried
+from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import provider_id
 from gateway.dialects.arguments import checked_url
 from gateway.dialects.fields import kind_of_item, need, objects, read, refused, within
@@ -150,9 +150,9 @@ class MessageBuilder:
             self._end_assistant()
         message = self._open_assistant()
         sealed = read(item, "encrypted_content", str)
-        state = None if sealed is None else carried.unseal(sealed)
+        state = None if sealed is None else sealed_state.unseal(sealed)
         if state is not None:
-            carried.restore(message, state)
+            sealed_state.restore(message, state)
         elif sealed:
             kept = {name: item.get(name) for name in ("type", "id", "summary", "encrypted_content")}
             given = {name: value for name, value in kept.items() if value is not None}
@@ -180,7 +180,7 @@ class MessageBuilder:
             if "tool_calls" not in message and not has_hosted(message):
                 return  # reasoning without its response
             message["content"] = None if "tool_calls" in message else ""
-        carried.attach_extra_content(message)
+        sealed_state.attach_extra_content(message)
         self._messages.append(message)
 
     def _end_results(self) -> None:

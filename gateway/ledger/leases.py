@@ -22,7 +22,7 @@ from gateway.ledger.types import Checkpoint, Swept
 BATCH = 500
 
 CHECKPOINT_S = 1.0
-_log = logging.getLogger("seqroute.leases")
+_log = logging.getLogger("seqroute.ledger")
 
 
 @dataclass(slots=True)

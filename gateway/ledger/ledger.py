@@ -52,7 +52,7 @@ from gateway.ledger.types import (
 )
 from gateway.tasks import Deadline
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger("seqroute.ledger")
 T = TypeVar("T")
 
 ANSWER_TIMEOUT_S = 8.0
@@ -114,9 +114,7 @@ class Ledger:
             await asyncio.wait([self._repeater])
         await self._repeat_all()
         if self._unresolved:
-            logger.error(
-                "ledger closed with %d bills not posted; the sweeper will post estimates", len(self._unresolved)
-            )
+            _log.error("ledger closed with %d bills not posted; the sweeper will post estimates", len(self._unresolved))
         await self._backend.close()
 
     async def reserve(self, op: Reserve) -> ReserveOutcome:
@@ -244,7 +242,7 @@ class Ledger:
 
     def _keep(self, op: Settle | Release) -> None:
         if len(self._unresolved) >= MAX_UNRESOLVED:
-            logger.error("too many bills wait for the database; the sweeper will post an estimate for %s", op.hold_id)
+            _log.error("too many bills wait for the database; the sweeper will post an estimate for %s", op.hold_id)
             return
         self._unresolved[op.hold_id] = op
         if self._repeater is None or self._repeater.done():
@@ -283,7 +281,7 @@ class Ledger:
         That lasts for one statement timeout after the server's first answer.
         """
         if hold_id not in self._unsure_until_s:
-            logger.error("hold %s no longer exists; its bill cannot be posted", hold_id)
+            _log.error("hold %s no longer exists; its bill cannot be posted", hold_id)
             return False
         now_s = asyncio.get_running_loop().time()
         until_s = min(self._unsure_until_s[hold_id], now_s + UNSURE_S)

@@ -42,7 +42,7 @@ from gateway.ledger.types import (
     TenantMissing,
 )
 
-_log = logging.getLogger("seqroute.outage")
+_log = logging.getLogger("seqroute.ledger")
 DOWN_S = 2.0
 """Time after a failure during which turns of open tenants do not wait for the database."""
 POSTING_LEASE_MS = 60_000

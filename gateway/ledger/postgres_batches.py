@@ -40,7 +40,7 @@ from gateway.database.postgres import (
     unavailable,
 )
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger("seqroute.ledger")
 
 WORKERS = 4
 MAX_GROUP = 64
@@ -276,8 +276,8 @@ class _Worker:
             group = self._groups.take(self.ready, first)
             try:
                 outcomes, busy = self._run_group(group)
-            except Exception as error:
-                logger.exception("ledger: unexpected failure of a group")
+            except Exception as error:  # noqa: BLE001 - every job of the group gets it
+                _log.exception("ledger: unexpected failure of a group")
                 outcomes, busy = [(job, None, error) for _, jobs in group for job in jobs], {}
             self._groups.deliver(outcomes)
             for queued, _ in group:
@@ -316,7 +316,7 @@ class _Worker:
                 [job for _, job in fresh], locking=fresh[0][0].locking, wait=wait, again=again
             )
         except _NOT_MIGRATED as error:
-            logger.error("the database lacks this version's schema: run `seqroute migrate`")
+            _log.error("the database lacks this version's schema: run `seqroute migrate`")
             return [(None, _outage(error)) for _ in fresh]
         except psycopg.Error as error:
             if is_outage(error):

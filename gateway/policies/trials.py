@@ -35,7 +35,7 @@ from gateway.policies.registry import (
 from gateway.policies.verdicts import MEASURES, Arms, Verdict, judge_canary, judge_shadow
 from policy.mdp import ONLY_AFFORDABLE
 
-_log = logging.getLogger("seqroute.trials")
+_log = logging.getLogger("seqroute.policies")
 ACTOR = "trial"
 CHECK_S = 10.0
 MAX_CHECK_SHARE = 0.05

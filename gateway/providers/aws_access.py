@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.providers.call import NO_KEY, Call
 
-_log = logging.getLogger("seqroute.upstream")
+_log = logging.getLogger("seqroute.providers")
 
 ABSENT_S = 600.0
 """How long credentials that were not found are not looked for again: asking an instance's server may take seconds."""

@@ -29,7 +29,7 @@ from gateway.providers.errors import AWS_CREDENTIALS, GOOGLE_CREDENTIALS, Creden
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.transport import DirectRequest
 
-_log = logging.getLogger("seqroute.lanes")
+_log = logging.getLogger("seqroute.providers")
 
 TOKEN_WAIT_S = 20.0
 """How long a turn waits for a token of Google's; others get one in less than a second."""

@@ -30,7 +30,7 @@ from gateway.providers.exchange_faults import exchange_fault
 from gateway.providers.transport import Connections, DirectRequest, send
 from gateway.providers.wire_source import WireSource
 
-_log = logging.getLogger("seqroute.lanes")
+_log = logging.getLogger("seqroute.providers")
 
 VERIFIED_LITELLM = "1.106.1"
 PLAIN_PROVIDERS = ("openai", "hosted_vllm", "groq", "openrouter", "together_ai", "xai", "deepseek")

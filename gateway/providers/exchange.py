@@ -37,7 +37,7 @@ from gateway.dialects.wire_usage import WireUsage, with_plain_usage
 from gateway.providers.attachments import first_lost
 from gateway.providers.decoding import Decoder, UnpackingError, decoder_for
 
-_log = logging.getLogger("seqroute.wire")
+_log = logging.getLogger("seqroute.providers")
 
 MAX_ANSWER_BYTES = 64 * 2**20
 """The largest response, streamed or not, that is read."""

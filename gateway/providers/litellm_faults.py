@@ -29,7 +29,7 @@ from gateway.providers.exchange_faults import exchange_fault
 from gateway.providers.history import broken_arguments
 from gateway.providers.inband import broken_off, reported_in
 
-_log = logging.getLogger("seqroute.upstream")
+_log = logging.getLogger("seqroute.providers")
 
 _QUOTED = re.compile(r"['`](\w+)['`]")
 _CREDENTIALS: Mapping[str, str] = {"botocore.exceptions": AWS_CREDENTIALS, "google.auth.": GOOGLE_CREDENTIALS}

@@ -55,7 +55,7 @@ __all__ = ["Call", "Outgoing", "Reply", "Upstream", "UpstreamStream"]
 
 _MAX_PROVIDERS = 1024
 T = TypeVar("T")
-_log = logging.getLogger("seqroute.upstream")
+_log = logging.getLogger("seqroute.providers")
 
 
 class Upstream:

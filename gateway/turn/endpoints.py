@@ -38,7 +38,7 @@ from gateway.http import json_response, read_body
 from gateway.turn.idempotency import error_answer
 from gateway.turn.turn import Turns
 
-_log = logging.getLogger("seqroute.endpoints")
+_log = logging.getLogger("seqroute.turn")
 _NO_TOOLS: Mapping[str, Any] = {}
 
 

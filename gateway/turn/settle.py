@@ -35,7 +35,7 @@ from gateway.turn.idempotency import error_answer, kept_answer
 from gateway.turn.signals import StreamedAnswer, implicit_signals
 from gateway.turn.stream import StreamEnd
 
-_log = logging.getLogger("seqroute.settling")
+_log = logging.getLogger("seqroute.turn")
 Render = Callable[[TurnReport, cost.Settlement], Response]
 KeepStream = Callable[[TurnReport, cost.Settlement, GatewayError | None], Answer]
 STATUSES = {"finished": "completed", "failed": "truncated", "client_left": "cancelled", "stopped": "cancelled"}

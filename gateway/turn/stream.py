@@ -26,7 +26,7 @@ from gateway.errors import GatewayError
 from gateway.http import WATCH, OnLeave, Watch
 from gateway.providers.errors import BrokenFault, UpstreamFault
 
-_log = logging.getLogger("seqroute.streaming")
+_log = logging.getLogger("seqroute.turn")
 T = TypeVar("T")
 
 BUFFER_BYTES = 256 * 1024

@@ -26,7 +26,7 @@ from openai import AsyncOpenAI
 from gateway.api.server import BoundedHttp
 from gateway.app import app_parts, build
 from gateway.catalog.build import load
-from gateway.lifespan import Gateway
+from gateway.composition.lifespan import Gateway
 from tests.harness.migrated import migrate
 from tests.harness.upstream import FaultUpstream
 

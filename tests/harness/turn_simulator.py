@@ -132,7 +132,7 @@ class TurnSimulation:
         return f"{prefix}_{next(self._numbers):06d}"
 
     def start(self) -> None:
-        """Everything between the request and the statements, as `gateway.composition` puts it together."""
+        """Everything between the request and the statements, as `gateway.composition.turns` puts it together."""
         small = model(deployments=(deployment("small#0"), deployment("small#1")))
         models = [small, model("spare")] if self.fallback else [small]
         fallbacks = {"small": ("spare",)} if self.fallback else {}

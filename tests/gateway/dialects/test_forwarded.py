@@ -8,7 +8,7 @@ import pytest
 
 from gateway.catalog.hosted_tools import PROVIDER_FILES
 from gateway.catalog.tokens import TokenCounter
-from gateway.dialects import carried, messages_request, responses_request
+from gateway.dialects import messages_request, responses_request, sealed_state
 from gateway.dialects.dialect import AnswerIdentity
 from gateway.dialects.forwarded import FORWARDED, ForwardedRequest
 from gateway.dialects.request import with_forwarded
@@ -40,7 +40,7 @@ def messages(tools: list[Any], **fields: Any) -> ForwardedRequest:
 
 
 def test_codex_s_search_is_left_out_where_the_history_cannot_go_to_openai() -> None:
-    sealed = carried.seal({"thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]})
+    sealed = sealed_state.seal({"thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]})
     items = [
         {"role": "user", "content": "q"},
         {"type": "reasoning", "summary": [], "encrypted_content": sealed},

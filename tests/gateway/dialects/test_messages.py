@@ -12,11 +12,11 @@ from pydantic import TypeAdapter
 from gateway.catalog.usage import Usage
 from gateway.config.settings import LimitSettings
 from gateway.dialects.arguments import outgoing_params
-from gateway.dialects.carried import seal, unseal
 from gateway.dialects.dialect import Billed
 from gateway.dialects.messages_answer import MessagesStream, error_body, whole_message
 from gateway.dialects.messages_request import to_chat
 from gateway.dialects.request import chat_of
+from gateway.dialects.sealed_state import seal, unseal
 from gateway.errors import InvalidRequest, SessionBudgetExceeded, UpstreamRejected
 from tests.gateway.dialects.events import call, delta, events, function_call, whole
 

@@ -9,11 +9,11 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from gateway.catalog.usage import Usage
-from gateway.dialects.carried import seal, unseal
 from gateway.dialects.dialect import Billed
 from gateway.dialects.responses_answer import ResponseObject, ResponsesStream, whole_response
 from gateway.dialects.responses_request import ResponsesRequest, referenced_ids, to_chat
 from gateway.dialects.responses_tools import function_name
+from gateway.dialects.sealed_state import seal, unseal
 from gateway.errors import InvalidRequest, UpstreamError
 from tests.gateway.dialects.events import call, delta, events, function_call, whole
 

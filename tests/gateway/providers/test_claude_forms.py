@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway.dialects import carried, messages_request
+from gateway.dialects import messages_request, sealed_state
 from gateway.providers.errors import CallRefused
 from gateway.providers.providers import Call, Outgoing, Upstream
 
@@ -143,7 +143,7 @@ async def test_a_server_gets_the_thinking_that_its_models_can_have(
     upstream: Upstream, model: str, kept: list[str]
 ) -> None:
     """Claude signs its own; of the other models behind the dialect some do not. What is sealed is no server's."""
-    sealed = carried.seal({"reasoning_details": [{"type": "x"}]})
+    sealed = sealed_state.seal({"reasoning_details": [{"type": "x"}]})
     history = called(
         "toolu_1", {"type": "thinking", "thinking": "a", "signature": sealed}, {"type": "text", "text": ""},
         {"type": "thinking", "thinking": "b", "signature": ""},

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.catalog.usage import PartialUsage, Usage
-from gateway.dialects import carried, messages_request, responses_request
+from gateway.dialects import messages_request, responses_request, sealed_state
 from gateway.dialects.dialect import AnswerIdentity
 from gateway.dialects.forwarded import FORWARDED
 from gateway.dialects.messages import MessagesDialect
@@ -187,8 +187,8 @@ async def test_reasoning_goes_back_to_its_own_provider_only() -> None:
 
     assert sent("opaque") == [{"type": "reasoning", "summary": [], "encrypted_content": "opaque"}]
     kept = {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "theirs"}
-    assert sent(carried.seal({"reasoning_items": [kept]})) == [{name: kept[name] for name in kept if name != "id"}]
-    foreign = carried.seal({"thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]})
+    assert sent(sealed_state.seal({"reasoning_items": [kept]})) == [{name: kept[name] for name in kept if name != "id"}]
+    foreign = sealed_state.seal({"thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]})
     with pytest.raises(InvalidRequest, match="another provider's answer"):
         sent(foreign)
     history = [{"role": "user", "content": "q"}, {"role": "assistant", "content": [

@@ -26,6 +26,7 @@ from gateway.accounts import tenants
 from gateway.accounts.auth import DEFAULT_TENANT
 from gateway.api.server import STATE_KEY, HttpLimits, Shedding
 from gateway.clock import now_ms
+from gateway.composition.services import Services
 from gateway.database import diagnosis
 from gateway.database.partitions import make_partition, missing_months
 from gateway.decisions import response_store, rollups
@@ -36,7 +37,6 @@ from gateway.money import NANOUSD_PER_USD
 from gateway.policies.trials import watch_forever
 from gateway.routing import conversations
 from gateway.routing.exploration import ExplorationBudget
-from gateway.services import Services
 from gateway.turn.dry_run import DryRuns
 from gateway.turn.endpoints import Endpoints
 from gateway.turn.judge import Judge

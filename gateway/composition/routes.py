@@ -20,11 +20,11 @@ from gateway.api.prices_and_forecasts import PricesAndForecasts
 from gateway.api.refusals import refusal
 from gateway.api.resources import Views
 from gateway.api.welcome import Welcome, not_found
+from gateway.composition.lifespan import Gateway
+from gateway.composition.services import Services
 from gateway.decisions.forecasts import SessionForecasts
 from gateway.errors import GatewayError, InternalError, MethodNotAllowed, NotFound
-from gateway.lifespan import Gateway
 from gateway.money import NANOUSD_PER_USD
-from gateway.services import Services
 from gateway.ui.actions import Actions
 from gateway.ui.pages import Dashboard
 from gateway.ui.sign_in import SignIn

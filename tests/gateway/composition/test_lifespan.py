@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway import lifespan
 from gateway.app import app_parts, build
 from gateway.catalog.build import load
-from gateway.lifespan import Gateway, running
+from gateway.composition import lifespan
+from gateway.composition.lifespan import Gateway, running
+from gateway.composition.services import Services
 from gateway.providers.providers import Upstream
-from gateway.services import Services
 from migrations.upgrade import upgrade
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import free_port

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from gateway.api.admission import call_left
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.cost import Settlement
+from gateway.composition.lifespan import Gateway
+from gateway.composition.services import Services
 from gateway.config.settings import Settings
 from gateway.decisions.forecasts import SessionForecasts
-from gateway.lifespan import Gateway
 from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.routing.conversations import Conversations
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
-from gateway.services import Services
 from gateway.turn.call import ProviderCalls
 from gateway.turn.context import Attempt
 from gateway.turn.decide import Decider, Estimator
