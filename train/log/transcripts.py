@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from train.errors import InputError, reason_of
 
 MAX_LINE_CHARS = 16 * 2**20
+_MODEL_NAMES = ("model_group", "model", "model_id")
 _CHAT_CALLS = frozenset({"", "completion", "acompletion", "chat_completion", "litellm_completion"})
 
 
@@ -73,7 +74,7 @@ def read_turn(record: Mapping[str, Any], order: float) -> LoggedTurn | str:
         return "answered from a cache"
     if str(record.get("call_type") or "") not in _CHAT_CALLS:
         return "not a chat call"
-    names = tuple(str(record[key]) for key in ("model_group", "model", "model_id") if record.get(key))
+    names = tuple(str(record[key]) for key in _MODEL_NAMES if record.get(key))
     if not names:
         return "no model"
     usage = record.get("usage")
@@ -115,7 +116,8 @@ def _records(path: Path) -> Iterator[Mapping[str, Any] | None]:
         file.seek(0)
         for line in file:
             if line.strip():
-                yield _object(line)
+                record = _object(line)
+                yield from (record,) if record is None else _records_in(record)
 
 
 def _is_document(file: TextIO) -> bool:
@@ -132,8 +134,17 @@ def _listed(text: str) -> list[Any] | None:
     except (ValueError, RecursionError):  # the second for a line of many brackets
         return None
     if isinstance(value, dict):
-        return value["data"] if isinstance(value.get("data"), list) else [value]
+        return list(_records_in(value))
     return value if isinstance(value, list) and any(isinstance(item, dict) for item in value) else None
+
+
+def _records_in(value: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | None]:
+    """The records of a page, as LiteLLM's API answers; else the value is one record, which may have any field."""
+    listed = value.get("data")
+    if isinstance(listed, list) and not any(value.get(name) for name in _MODEL_NAMES):
+        yield from (item if isinstance(item, dict) else None for item in listed)
+    else:
+        yield value
 
 
 def _object(line: str) -> Mapping[str, Any] | None:

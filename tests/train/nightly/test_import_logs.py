@@ -118,14 +118,22 @@ def test_a_line_that_is_no_object_is_counted_and_a_file_that_is_no_text_refused(
 @pytest.mark.parametrize("wrapped", [[record(), 3, record()], {"data": [record(), 3, record()], "total": 3}])
 def test_a_list_of_records_is_read_as_their_lines_are(tmp_path: Path, wrapped: Any) -> None:
     file = tmp_path / "log.json"  # as LiteLLM's /spend/logs answers
-    file.write_text("\n" + json.dumps(wrapped, indent=1))
+    for indent in (1, None):
+        file.write_text("\n" + json.dumps(wrapped, indent=indent))
+        turns, left_out = read_transcripts(file)
+        assert (len(turns), dict(left_out)) == (2, {"no JSON object": 1})
+
+
+def test_each_line_may_be_a_page_of_records(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(json.dumps({"data": [record(), 3, record()], "page": page}) + "\n" for page in (1, 2)))
     turns, left_out = read_transcripts(file)
-    assert (len(turns), dict(left_out)) == (2, {"no JSON object": 1})
+    assert (len(turns), dict(left_out)) == (4, {"no JSON object": 2})
 
 
 def test_lines_named_json_are_never_read_as_one_document(tmp_path: Path) -> None:
     file = tmp_path / "log.json"
-    file.write_text(json.dumps(record() | {"data": [1, 2]}) + "\n")
+    file.write_text(json.dumps(record() | {"data": [1, 2]}) + "\n")  # a record with such a field
     turns, left_out = read_transcripts(file)
     assert (len(turns), dict(left_out)) == (1, {})
     file.write_text(json.dumps(record()) + "\n" + json.dumps(record()) + "\n")
