@@ -135,12 +135,13 @@ def map_entry(entry: ModelEntry, listed: PriceMap) -> Mapping[str, Any]:
     """The price map's entry for `base_model`, else for the model, by LiteLLM's own rules."""
     named = (entry.params.provider_params or {}).get("custom_llm_provider")
     provider = None if named is None else named.reveal()
-    base = entry.info.base_model
+    base, mode = entry.info.base_model, entry.info.mode
     if base is not None:
-        found = listed.find(base) or listed.find(base, provider or entry.params.model.partition("/")[0])
+        made_by = provider or entry.params.model.partition("/")[0]
+        found = listed.find(base, mode=mode) or listed.find(base, made_by, mode=mode)
         if found:
             return found
-    return listed.find(entry.params.model, provider)
+    return listed.find(entry.params.model, provider, mode=mode)
 
 
 _EVIDENT = re.compile(

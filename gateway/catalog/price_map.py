@@ -7,8 +7,9 @@ the same; tests/gateway/catalog/test_price_map.py compares the two over the whol
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +25,25 @@ _THROUGHPUT = re.compile(r"(:\d+):(\d+k)$")
 _FAMILIES = ("vertex_ai", "fireworks_ai")
 _ANY_PROVIDER = frozenset({"litellm_proxy", "github", "nadir"})
 _ALIASES: Mapping[str, str] = {"vertex_ai_beta": "vertex_ai", "cohere": "cohere_chat"}
+_DATABRICKS_NAMES: Mapping[str, str] = {
+    "dbrx-instruct": "databricks-dbrx-instruct",
+    "meta-llama-3.1-70b-instruct": "databricks-meta-llama-3-1-70b-instruct",
+    "meta-llama-3.1-405b-instruct": "databricks-meta-llama-3-1-405b-instruct",
+    "mixtral-8x7b-instruct-v0.1": "databricks-mixtral-8x7b-instruct",
+    "bge-large-en": "databricks-bge-large-en",
+    "gte-large-en": "databricks-gte-large-en",
+    "llama-2-70b-chat": "databricks-llama-2-70b-chat",
+}
+"""Beginnings of older names of Databricks' endpoints, and the map's name."""
+_SIZE, _SMALL_SIZE, _EXPERTS = re.compile(r"(\d+)b"), re.compile(r"(\d+)m"), re.compile(r"(\d+)x(\d+)b")
+"""Billions and millions of parameters, and a number of experts with billions each, in a lower-case name."""
+_TOGETHER = (
+    (4, "up-to-4b"), (8, "4.1b-8b"), (21, "8.1b-21b"), (41, "21.1b-41b"), (80, "41.1b-80b"), (110, "81.1b-110b"),
+)  # fmt: skip
+_TOGETHER_EMBEDDINGS = ((150, "embedding-up-to-150m"), (350, "embedding-151m-to-350m"))
+_FIREWORKS_EXPERTS = ((56, "moe-up-to-56b"), (176, "56b-to-176b"))
+_FIREWORKS = ((4, "up-to-4b"), (16, "4.1b-to-16b"), (math.inf, "above-16b"))
+"""The largest size of each class of prices, and the rest of its name in the map."""
 
 
 class PriceMap:
@@ -36,10 +56,10 @@ class PriceMap:
         self._entries = entries
         self._folded = {key.lower(): key for key in reversed(list(entries))}
 
-    def find(self, model: str, provider: str | None = None) -> Mapping[str, Any]:
+    def find(self, model: str, provider: str | None = None, *, mode: str | None = None) -> Mapping[str, Any]:
         """The entry for a deployment's `model`, or an empty mapping.
 
-        `provider` is the deployment's `custom_llm_provider`, where one is configured.
+        `provider` is the deployment's `custom_llm_provider`, and `mode` its mode, where they are configured.
         """
         if provider is None:
             # A name without a prefix, or with a prefix that names the model's maker rather than a provider.
@@ -57,7 +77,7 @@ class PriceMap:
                 entry = self._entry(name)
                 if entry is not None and _fits(str(entry.get("litellm_provider") or ""), alias):
                     return entry
-        return {}
+        return self._entry(_size_class(model.lower(), provider, mode)) or {}
 
     def kinds(self, model: str) -> frozenset[str]:
         """The modes of all entries for a model's plain name, of any provider, size or date."""
@@ -87,6 +107,8 @@ def _spellings(model: str, provider: str) -> Iterator[str]:
     yield from (f"{provider}/{model}", model, plain, f"{provider}/{plain}", f"{provider}/{stripped}", stripped)
     if provider == "fireworks_ai":
         yield f"fireworks_ai/{_fireworks_resource(model)}"
+    if provider == "databricks":
+        yield from (f"databricks/{name}" for start, name in _DATABRICKS_NAMES.items() if model.startswith(start))
     yield f"{provider}/{provider}/{model}"
 
 
@@ -124,6 +146,26 @@ def _fireworks_resource(model: str) -> str:
     if model.startswith(("routers/", "models/")):
         return f"accounts/fireworks/{model}"
     return f"accounts/fireworks/models/{model}"
+
+
+def _size_class(model: str, provider: str, mode: str | None) -> str:
+    """The map's name of the prices for all models of a size, for providers that have them; "" without one."""
+    if provider == "together_ai" and mode == "embedding":
+        return _within("together-ai-", _SMALL_SIZE.search(model), _TOGETHER_EMBEDDINGS)
+    if provider == "together_ai":
+        return _within("together-ai-", _SIZE.search(model), _TOGETHER)
+    if provider == "fireworks_ai" and mode != "embedding":
+        experts = _within("fireworks-ai-", _EXPERTS.search(model), _FIREWORKS_EXPERTS)
+        return experts or _within("fireworks-ai-", _SIZE.search(model), _FIREWORKS)
+    return ""
+
+
+def _within(prefix: str, sizes: re.Match[str] | None, classes: Sequence[tuple[float, str]]) -> str:
+    """The first class that is large enough for the product of the sizes."""
+    if sizes is None:
+        return ""
+    size = math.prod(map(int, sizes.groups()))
+    return next((prefix + name for largest, name in classes if size <= largest), "")
 
 
 def is_entry_of(found: str, provider: str) -> bool:

@@ -85,6 +85,33 @@ def test_names_of_the_wild_have_a_price(entries: dict[str, Any], name: str) -> N
     assert PriceMap(entries).find(name).get("input_cost_per_token")
 
 
+def test_models_without_an_entry_have_the_price_of_their_size_as_litellm_has_it(entries: dict[str, Any]) -> None:
+    together = importlib.import_module("litellm.llms.together_ai.cost_calculator").get_model_params_and_category
+    fireworks = importlib.import_module("litellm.llms.fireworks_ai.cost_calculator").get_base_model_for_pricing
+    kinds = importlib.import_module("litellm.types.utils").CallTypes
+    ours, found = PriceMap(entries), []
+    for size in ("1b", "3B", "1.5b", "8b", "9b", "21b", "32B", "70b", "110b", "8x7b", "8x22B", "120m", "340M", "none"):
+        name = f"someone/unlisted-{size}-chat"
+        for model, theirs, mode in (
+            (f"together_ai/{name}", together(name, kinds.completion), None),
+            (f"together_ai/{name}", together(name, kinds.embedding), "embedding"),
+            (f"fireworks_ai/accounts/fireworks/models/{name}", fireworks(name), "chat"),
+        ):
+            expected = entries.get(theirs, {}) if theirs != "fireworks-ai-default" else {}  # which says 0
+            assert ours.find(model, mode=mode) == expected, (model, theirs)
+            found += [theirs] if expected else []
+    assert len(set(found)) == 13
+    assert ours.find("openrouter/someone/unlisted-8b-chat") == {}
+    listed = "together_ai/meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
+    assert ours.find(listed) == entries[listed] != entries["together-ai-4.1b-8b"]
+
+
+def test_databricks_older_names_of_endpoints_have_the_price_of_the_newer(entries: dict[str, Any]) -> None:
+    registry_key = importlib.import_module("litellm.llms.databricks.cost_calculator")._registry_key
+    for name in ("dbrx-instruct-071224", "meta-llama-3.1-70b-instruct-082724", "mixtral-8x7b-instruct-v0.1", "none"):
+        assert PriceMap(entries).find(f"databricks/{name}") == entries.get(f"databricks/{registry_key(name)}", {})
+
+
 def test_a_provider_does_not_borrow_the_price_of_another() -> None:
     listed = PriceMap({"gpt-4o": {"litellm_provider": "openai", "input_cost_per_token": 1}})
     assert listed.find("openrouter/gpt-4o") == {}
