@@ -116,20 +116,28 @@ class Authenticator:
         self._uncached_lookups = asyncio.Semaphore(MAX_UNCACHED_LOOKUPS)
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
-        """A caller that may spend: not read-only. Raises InvalidApiKey, Forbidden, InvalidRequest."""
-        caller = await self.reader(headers)
+        """A caller that may spend: not read-only. Raises InvalidApiKey, Forbidden, InvalidRequest.
+
+        A service key opens the tenant that its headers name, and sets the budget that they name.
+        """
+        caller = await self._payer(headers, reads=False)
         if caller.role == "read-only":
             raise Forbidden("this key may read, not spend")
         return caller
 
     async def reader(self, headers: Mapping[str, str]) -> Caller:
-        """A caller of any role, acting for another tenant when a service key's headers name one."""
-        caller = await self._payer(headers)
+        """A caller of any role, acting for another tenant when a service key's headers name one.
+
+        Nothing is written: a tenant that does not exist has nothing to read.
+        """
+        return await self._payer(headers, reads=True)
+
+    async def _payer(self, headers: Mapping[str, str], *, reads: bool) -> Caller:
+        caller = await self._acting(await self._own(headers), headers, reads=reads)
         note_tenant(caller.tenant_id)
         return caller
 
-    async def _payer(self, headers: Mapping[str, str]) -> Caller:
-        caller = await self._own(headers)
+    async def _acting(self, caller: Caller, headers: Mapping[str, str], *, reads: bool) -> Caller:
         wanted = _named_tenant(headers)
         budget_nanousd = read_budget(headers, "X-Tenant-Budget-USD")
         if wanted is None and budget_nanousd is None:
@@ -140,6 +148,8 @@ class Authenticator:
             raise InvalidRequest("X-Tenant-Budget-USD: expected X-Tenant-Id as well", param="X-Tenant-Id")
         if not tenants.TENANT_NAME.fullmatch(wanted):
             raise InvalidRequest(f"X-Tenant-Id: expected {tenants.EXPECTED_NAME}", param="X-Tenant-Id")
+        if reads:
+            return await self._reading_for(caller, wanted)
         return await self._acting_for(caller, wanted, budget_nanousd)
 
     async def admin(self, headers: Mapping[str, str]) -> Caller:
@@ -275,6 +285,20 @@ class Authenticator:
         tenant = tenants.get_tenant(connection, DEFAULT_TENANT)
         caller = Caller(tenant_id=DEFAULT_TENANT, key_id=MASTER_KEY_ID, role="admin", has_budget=False, key_models=None)
         return _with_tenant(caller, tenant), math.inf
+
+    async def _reading_for(self, caller: Caller, wanted: str) -> Caller:
+        """The caller as another tenant's reader. Raises InvalidRequest for the gateway's own tenants."""
+        digest = _acting_digest(caller, wanted)
+        cached = self._cache.get(digest)
+        if cached is not None and cached[0] > self._elapsed():
+            return cached[1]
+        found = await self._database.read(lambda connection: tenants.find_client(connection, wanted))
+        if found is None:
+            tenants.refuse_own(wanted, "X-Tenant-Id")
+            return replace(caller, tenant_id=wanted)  # not kept: the tenant's first turn gives it another id
+        acting = _with_tenant(caller, found)
+        self._remember(digest, acting)
+        return acting
 
     async def _acting_for(self, caller: Caller, wanted: str, budget_nanousd: int | None) -> Caller:
         """The caller with another tenant's budget; creates an unknown tenant.

@@ -314,9 +314,9 @@ class Admin:
 
 
 def _tenant_id(connection: Connection, id_or_name: str) -> str:
-    """The id of the tenant with this id or name; what is asked for if there is none."""
+    """The id of the tenant with this id or name. Raises NotFound."""
     found = tenants.find_client(connection, id_or_name)
-    return id_or_name if found is None else found.tenant_id
+    return (tenants.get_tenant(connection, id_or_name) if found is None else found).tenant_id
 
 
 def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.accounts import sessions
-from gateway.accounts.auth import Authenticator, Caller
-from gateway.accounts.fields import balance_fields
+from gateway.accounts.auth import Authenticator
+from gateway.accounts.fields import balance_fields, read_usd
 from gateway.accounts.sessions import SESSION_ID
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Catalog, Model
@@ -49,7 +50,9 @@ class PricesAndForecasts:
         """Current prices of every model that this key may use."""
         caller = await self._authenticator.reader(header_map(request))
         catalog = self._configuration().catalog
-        data = [_model_prices(model, catalog) for model in catalog.served if _may_use(caller, model)]
+        lists = [catalog.resolve_all(names) for names in (caller.key_models, caller.tenant_models)]
+        allowed = (model for model in catalog.served if all(names is None or model.name in names for names in lists))
+        data = [_model_prices(model, catalog) for model in allowed]
         return json_response({"object": "list", "at_ms": now_ms(self._clock), "data": data})
 
     async def forecast(self, request: Request) -> Response:
@@ -59,24 +62,24 @@ class PricesAndForecasts:
         body = parse_object(await read_body(request, settings.limits), settings.limits)
         unknown = sorted(set(body) - {"session_id", "budget_usd"})
         if unknown:
-            raise InvalidRequest(f"{unknown[0][:64]}: expected session_id", param=unknown[0][:64])
+            raise InvalidRequest(f"{unknown[0][:64]}: expected session_id or budget_usd", param=unknown[0][:64])
+        budget_nanousd = read_usd(body, "budget_usd")
         session_id = body.get("session_id")
         if not isinstance(session_id, str) or not SESSION_ID.fullmatch(session_id):
             raise InvalidRequest("session_id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="session_id")
 
         def read(connection: Connection) -> dict[str, Any]:
             found = sessions.get_session(connection, caller.tenant_id, session_id)
-            forecast = self._forecasts.read(connection, caller.tenant_id, session_id, found.balance.spendable_nanousd)
-            return {"session_id": session_id, **balance_fields(found.balance), **forecast}
+            balance = found.balance
+            if budget_nanousd is not None:  # what the session would have left with it
+                balance = structs.replace(balance, granted_nanousd=budget_nanousd)
+            forecast = self._forecasts.read(connection, caller.tenant_id, session_id, balance.spendable_nanousd)
+            return {"session_id": session_id, **balance_fields(balance), **forecast}
 
         try:
             return json_response(await self._database.read(read))
         except NotFound as error:
             raise NotFound("session: no such session", param="session_id") from error
-
-
-def _may_use(caller: Caller, model: Model) -> bool:
-    return all(names is None or model.name in names for names in (caller.key_models, caller.tenant_models))
 
 
 def _model_prices(model: Model, catalog: Catalog) -> dict[str, Any]:

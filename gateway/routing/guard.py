@@ -90,6 +90,14 @@ def parse_model(requested: str, catalog: Catalog) -> RequestedModel:
     return RequestedModel(pinned=model.name, preset=None)
 
 
+def refuse_unknown(requested: str, catalog: Catalog, allow_lists: Sequence[frozenset[str] | None]) -> None:
+    """Raise ModelNotFound for a name that is none, or that an allow-list leaves out."""
+    pinned = parse_model(requested, catalog).pinned
+    allowed = map(catalog.resolve_all, allow_lists)
+    if pinned is not None and any(names is not None and pinned not in names for names in allowed):
+        raise _unknown(requested)
+
+
 def feasible(
     chat: ChatRequest,
     requested: RequestedModel,

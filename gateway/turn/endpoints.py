@@ -35,6 +35,7 @@ from gateway.dialects.responses import ResponsesDialect, Store
 from gateway.dialects.responses_request import ResponsesRequest
 from gateway.errors import GatewayError, InvalidRequest, LedgerUnavailable, NotFound
 from gateway.http import json_response, read_body
+from gateway.routing.guard import refuse_unknown
 from gateway.turn.idempotency import error_answer
 from gateway.turn.turn import Turns
 
@@ -231,10 +232,11 @@ class Endpoints:
         return await self._in(MessagesDialect(), self._count_tokens(request))
 
     async def _count_tokens(self, request: Request) -> Response:
-        await self._authenticator.reader(request.headers)
+        caller = await self._authenticator.reader(request.headers)
         fields = parse_object(await read_body(request, self._limits), self._limits)
         read = messages_request.to_chat(fields, counting=True)
         chat = chat_of(read.chat, self._limits, b"", shallow=True)
+        refuse_unknown(chat.model, self._configuration().catalog, [caller.key_models, caller.tenant_models])
         counted = await self._tokens.count(chat.messages, chat.params)
         return json_response({"input_tokens": counted.estimate})
 

@@ -19,6 +19,14 @@ async def test_prices_are_those_that_bills_are_made_of(tmp_path: Path, sqlite_ur
         assert abs(float(answer.headers["x-seqroute-cost-usd"]) - expected) < 1e-9
 
 
+async def test_prices_are_told_of_a_model_that_a_key_may_use_by_its_alias(tmp_path: Path, sqlite_url: str) -> None:
+    aliased = {"model_group_alias": {"gpt-4o": "small"}}
+    async with playing(tmp_path, sqlite_url, router=aliased) as play:
+        _, key = await play.gateway.tenant("acme", models=["gpt-4o"])
+        async with play.gateway.http(key) as http:
+            assert [row["model"] for row in (await http.get("/v1/prices")).json()["data"]] == ["small"]
+
+
 async def test_a_forecast_needs_finished_sessions_and_is_the_tenant_s_own(tmp_path: Path, database_url: str) -> None:
     async with playing(tmp_path, database_url) as play:
         _, key = await play.gateway.tenant("acme")
@@ -46,7 +54,19 @@ async def test_a_forecast_needs_finished_sessions_and_is_the_tenant_s_own(tmp_pa
             fresh = (await http.post("/v1/route", json=asked, headers=session("not-yet"))).json()["forecast"]
             assert (fresh["turns"], fresh["turns_to_go"]["p50"], fresh["references"]) == (0, 2, 9)
             assert (await stranger.post("/v1/forecast", json={"session_id": "now"})).status_code == 404
-            for body in ({}, {"session_id": 5}, {"session_id": "a b"}, {"session_id": "now", "x": 1}):
+            for budget_usd, left_usd, share in (("0.000001", "-", 0.0), ("0.5", "0", 1.0)):
+                asked_of = {"session_id": "now", "budget_usd": budget_usd}
+                other = (await http.post("/v1/forecast", json=asked_of)).json()
+                assert (other["budget_usd"], other["remaining_usd"][0]) == (budget_usd, left_usd)
+                assert other["finishes_within_budget"] == share
+            assert (await http.get("/v1/sessions/now")).json()["budget_usd"] == "0.5"
+            for body in (
+                {},
+                {"session_id": "now", "budget_usd": "much"},
+                {"session_id": 5},
+                {"session_id": "a b"},
+                {"session_id": "now", "x": 1},
+            ):
                 assert (await http.post("/v1/forecast", json=body)).status_code == 400, body
 
 

@@ -111,6 +111,11 @@ async def test_a_service_key_acts_for_tenants_by_header_and_their_budgets_bind(
             shown = (await http.get("/v1/sessions/s", headers={"X-Tenant-Id": "customer-1"})).json()
             assert shown["turns"] == 1
             assert (await http.get("/v1/sessions/s")).status_code == 404
+            unknown = {"X-Tenant-Id": "customer-3", "X-Tenant-Budget-USD": "1"}
+            for path, status in (("models", 200), ("prices", 200), ("sessions", 404), ("sessions/s", 404)):
+                assert (await http.get(f"/v1/{path}", headers=unknown)).status_code == status
+            dry = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
+            assert (await http.post("/v1/route", json=dry, headers=unknown)).status_code == 404
             penniless = await turn(http, headers={"X-Tenant-Id": "customer-2"})
             assert (penniless.status_code, penniless.json()["error"]["code"]) == (402, "tenant_budget_exceeded")
             lowered = await turn(http, headers=as_customer | {"X-Tenant-Budget-USD": "0.000001"})

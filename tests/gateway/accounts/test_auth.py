@@ -199,6 +199,19 @@ async def test_a_service_key_opens_a_tenant_with_a_budget_and_pays_from_its_purs
         assert (await here.tenant(caller.tenant_id)).balance.granted_nanousd == 750_000_000
 
 
+async def test_reading_for_a_tenant_opens_none_and_changes_no_budget(database_url: str) -> None:
+    async with house(database_url) as here:
+        named = bearer((await here.key("service", models=["small"])).secret, x_tenant_id="customer-1")
+        reader = await here.auth.reader(named | {"x-tenant-budget-usd": "0.5"})
+        assert (reader.tenant_id, reader.key_models) == ("customer-1", frozenset({"small"}))  # of which nothing exists
+        assert len(await here.database.read(tenants.list_tenants)) == 2
+        with pytest.raises(InvalidRequest, match="tenant of the gateway itself"):
+            await here.auth.reader(named | {"x-tenant-id": "judge"})
+        payer = await here.auth.caller(named | {"x-tenant-budget-usd": "0.25"})
+        assert (await here.auth.reader(named | {"x-tenant-budget-usd": "0.5"})).tenant_id == payer.tenant_id
+        assert (await here.tenant(payer.tenant_id)).balance.granted_nanousd == 250_000_000
+
+
 @pytest.mark.parametrize("name", ["ann@example.com", "team+x", "日本", "a" * 128])
 async def test_a_service_key_names_tenants_as_they_may_be_called(sqlite_url: str, name: str) -> None:
     """HTTP libraries read a header's UTF-8 as latin-1."""
