@@ -24,7 +24,7 @@ from gateway.dialects.forwarded import (
     heard_usage,
     silent_chunk,
 )
-from gateway.dialects.request import SESSION_FIELDS, SESSION_METADATA
+from gateway.dialects.session_names import SESSION_FIELDS, SESSION_METADATA
 
 _FORWARDED_FIELDS = (
     "system", "messages", "tools", "tool_choice", "temperature", "top_p", "top_k", "stop_sequences", "thinking",

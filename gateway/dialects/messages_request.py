@@ -22,7 +22,7 @@ from gateway.dialects.messages_content import conversation, marked, marked_last,
 from gateway.dialects.messages_forwarded import forwarded_request
 from gateway.dialects.messages_schema import CountedBody, MessagesBody
 from gateway.dialects.messages_unsent import unsent_inside
-from gateway.dialects.request import SESSION_FIELDS, session_hint
+from gateway.dialects.session_names import SESSION_FIELDS, session_hint
 from gateway.errors import InvalidRequest
 from gateway.schema.reader import check_body
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.dialects.fields import unknown
-from gateway.dialects.request import SESSION_METADATA
+from gateway.dialects.session_names import SESSION_METADATA
 
 _TOP: Mapping[str, frozenset[str]] = {
     "output_config": frozenset({"effort", "format"}), "thinking": frozenset({"type", "budget_tokens"}),

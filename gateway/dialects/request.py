@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, cast
@@ -22,9 +20,11 @@ from msgspec import Struct, structs
 from gateway.catalog.addresses import ADDRESS_CAPABILITIES, ANY_ADDRESS
 from gateway.catalog.hosted_tools import PROVIDER_FILES
 from gateway.config.settings import LimitSettings
-from gateway.dialects.arguments import THINKING_PARTS, check_addresses
+from gateway.dialects.arguments import check_addresses
+from gateway.dialects.chat_messages import message_text, read_messages
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.message_digests import MessageDigests
+from gateway.dialects.session_names import session_hint
 from gateway.errors import InvalidRequest
 from gateway.schema import reader
 from gateway.schema.fields import CHAT_FIELDS, KNOWN_FIELDS, OWN_FIELDS, VENDOR_FIELDS
@@ -33,44 +33,18 @@ from gateway.schema.shapes import MAX_STOPS, MAX_TOOLS
 MAX_METADATA = 16
 """OpenAI's limit of entries in `metadata`."""
 _METADATA_CHARS = 512
-_SESSION_NAMES = ("conversation_id", "thread_id", "chat_id")
-SESSION_METADATA = ("session_id", *_SESSION_NAMES, "langfuse_session_id")
-"""Names of the session in a body's `metadata`."""
-SESSION_FIELDS = ("session_id", "litellm_session_id", "tensorzero::episode_id", "conversation", *_SESSION_NAMES)
-"""Names of the session in a body of any dialect."""
-# How Claude Code wrote `metadata.user_id` before it became JSON.
-_CLAUDE_CODE_SESSION = re.compile(r"_session_([0-9a-f-]{36})$")
 _CALLED = ("function", "custom")
 _CHOICES = (*_CALLED, "allowed_tools")
 _FLAT = frozenset({"name", "mode", "tools"})
 _WORDS = ("auto", "none", "required")
 _OTHER_WORDS = {"any": "required"}
 """Mistral's and Anthropic's word, which other providers refuse or lose."""
-_INSTEAD_OF_CONTENT = (
-    "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content", "reasoning_details",
-    "reasoning_items", "reasoning_text", "thinking_blocks", "encrypted_content", "images",
-)  # fmt: skip
-# State that only its provider can read: signatures, encrypted reasoning, ids of its own store.
-_BOUND_FIELDS = (
-    "thinking_blocks", "reasoning_items", "encrypted_content", "reasoning_details", "reasoning_opaque",
-    "reasoning_signature", "signature", "extra_content", "provider_specific_fields",
-)  # fmt: skip
-_BOUND_CALL_FIELDS = ("extra_content", "provider_specific_fields", "thought_signature", "signature")
-_SIGNED_ID = "__thought__"
-"""LiteLLM's mark in a tool call id that contains a thought signature."""
 # Fields with arbitrary JSON: only these can nest deeper than the schema.
 _FREE_PARAMS = (
     "tools", "functions", "response_format", "guided_json", "structured_outputs", "json_schema", "format",
     "provider", "metadata", "conversation", "session_id", "litellm_session_id", "tensorzero::episode_id",
 )  # fmt: skip
-_FREE_FIELDS = (
-    "audio", "annotations", "images", "citations", "reasoning", "reasoning_details", "reasoning_items",
-    "thinking_blocks", "thinking", "extra_content", "provider_specific_fields",
-)  # fmt: skip
-_PLAIN_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "cache_control"})
 _OTHER_REASONING = ("thinking", "thinking_budget", "enable_thinking", "think", "chat_template_kwargs")
-_PLAIN_CALL = frozenset({"id", "type", "index", "function", "custom"})
-_PLAIN_FUNCTION = frozenset({"name", "arguments"})
 
 
 class ChatRequest(Struct, frozen=True, dict=True):
@@ -155,7 +129,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
         extras["stream_options"] = {"include_obfuscation": options["include_obfuscation"]}
     dropped += _read_labels(params)
     messages = cast(list[dict[str, Any]], read.messages)
-    seen = _read_messages(messages)
+    seen = read_messages(messages)
     fetched = check_addresses(seen.with_parts, by_reference=ANY_ADDRESS)
     if not shallow:
         _check_counts(params)
@@ -222,16 +196,6 @@ def parse_object(body: bytes, limits: LimitSettings) -> dict[str, Any]:
     return fields
 
 
-def message_text(message: Mapping[str, Any]) -> str:
-    """The text of a message, its text parts joined."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "\n".join(part["text"] for part in content if part.get("type") == "text")
-    return ""
-
-
 def _object(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body)
@@ -256,79 +220,6 @@ def _with_extra_body(fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]
     return {name: value for name, value in extra.items() if name not in barred} | fields, [
         f"extra_body.{name}" for name in barred
     ]
-
-
-@dataclass(slots=True)
-class _Seen:
-    """Results of one pass over the messages: parts, their types, arbitrary JSON, provider-bound state."""
-
-    with_parts: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    free: list[Any] = field(default_factory=list)
-    bound: bool = False
-    has_custom: bool = False
-    file_by_id: str | None = None
-
-
-def _read_messages(messages: Sequence[dict[str, Any]]) -> _Seen:
-    """Check the required fields of roles and types, beyond the schema. Raises InvalidRequest."""
-    seen = _Seen()
-    for index, message in enumerate(messages):
-        content, calls = message.get("content"), message.get("tool_calls")
-        if content is None:
-            stated = message["role"] == "assistant" and any(message.get(name) for name in _INSTEAD_OF_CONTENT)
-            empty = message["role"] == "assistant" and index + 1 < len(messages)
-            if not stated and (empty or message["role"] in ("tool", "function")):
-                message["content"] = ""  # an answer or a result of nothing
-            elif not stated:
-                where = f"messages[{index}].content"
-                raise InvalidRequest(f"{where}: expected a string or a list of parts", param=where)
-        elif type(content) is list:
-            seen.with_parts.append((index, message))
-            for position, part in enumerate(content):
-                _check_part(part, f"messages[{index}].content[{position}]")
-                seen.kinds.append(part["type"])
-                if part["type"] == "file" and part["file"].get("file_id") and seen.file_by_id is None:
-                    seen.file_by_id = f"messages[{index}].content[{position}].file.file_id"
-        if message["role"] == "tool" and message.get("tool_call_id") is None:
-            where = f"messages[{index}].tool_call_id"
-            raise InvalidRequest(f"{where}: expected a string", param=where)
-        if not _PLAIN_FIELDS.issuperset(message):
-            seen.free += [message[name] for name in _FREE_FIELDS if name in message]
-            seen.bound = seen.bound or any(message.get(name) for name in _BOUND_FIELDS)
-            seen.bound = seen.bound or "id" in (message.get("audio") or {})
-        for call in calls or ():
-            called = call.get("function") or {}
-            seen.has_custom = seen.has_custom or bool(call.get("custom"))
-            if not _PLAIN_CALL.issuperset(call) or not _PLAIN_FUNCTION.issuperset(called):
-                seen.free += [call.get(name) or called.get(name) for name in _BOUND_CALL_FIELDS]
-                seen.bound = seen.bound or any(call.get(name) or called.get(name) for name in _BOUND_CALL_FIELDS)
-            seen.bound = seen.bound or _SIGNED_ID in (call.get("id") or "")
-    seen.bound = seen.bound or not THINKING_PARTS.isdisjoint(seen.kinds)
-    return seen
-
-
-def _check_part(part: dict[str, Any], where: str) -> None:
-    kind = part["type"]
-    name = "data" if kind == "redacted_thinking" else kind
-    if name not in part:
-        raise InvalidRequest(f"{where}.{name}: expected it beside the type", param=f"{where}.{name}")
-    if kind == "input_video":
-        _write_video(part, where)
-    for kind in ("image_url", "video_url"):
-        if isinstance(part.get(kind), str):
-            part[kind] = {"url": part[kind]}
-
-
-def _write_video(part: dict[str, Any], where: str) -> None:
-    """Write a video in the form that servers of open models and OpenRouter know."""
-    shown = part.pop("input_video")
-    url, data = shown.get("url"), shown.get("data")
-    if not url and not data:
-        where = f"{where}.input_video.data"
-        raise InvalidRequest(f"{where}: expected a string", param=where)
-    inline = data if str(data).startswith("data:") else f"data:video/{shown.get('format') or 'mp4'};base64,{data}"
-    part |= {"type": "video_url", "video_url": {"url": url or inline}}
 
 
 def _check_counts(params: Mapping[str, Any]) -> None:
@@ -435,37 +326,6 @@ def _read_labels(params: dict[str, Any]) -> list[str]:
     elif labels is not None:
         dropped.append("metadata")
     return dropped
-
-
-def session_hint(fields: Mapping[str, Any]) -> str | None:
-    """The session id in a body. A cache key, a user and an earlier response are not sessions."""
-    metadata = fields.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    conversation = fields.get("conversation")
-    candidates = [
-        fields.get("session_id"),
-        fields.get("litellm_session_id"),
-        *(metadata.get(name) for name in SESSION_METADATA),
-        _session_inside(metadata.get("user_id")),
-        fields.get("tensorzero::episode_id"),
-        conversation.get("id") if isinstance(conversation, dict) else conversation,
-        *(fields.get(name) for name in _SESSION_NAMES),
-    ]
-    return next((value for value in candidates if isinstance(value, str) and value), None)
-
-
-def _session_inside(user_id: object) -> object:
-    """Claude Code's session in `metadata.user_id`: JSON, or text that ends with it."""
-    if not isinstance(user_id, str) or len(user_id) > 4096:
-        return None
-    if user_id.startswith("{"):
-        try:
-            named = orjson.loads(user_id)
-        except orjson.JSONDecodeError:
-            return None
-        return named.get("session_id") if isinstance(named, dict) else None
-    found = _CLAUDE_CODE_SESSION.search(user_id)
-    return found[1] if found else None
 
 
 def _check_depth(values: Sequence[Any], limits: LimitSettings) -> None:

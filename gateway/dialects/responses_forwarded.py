@@ -35,8 +35,8 @@ from gateway.dialects.forwarded import (
     heard_usage,
     silent_chunk,
 )
-from gateway.dialects.request import SESSION_FIELDS
 from gateway.dialects.responses_events import ResponsesEvents
+from gateway.dialects.session_names import SESSION_FIELDS
 
 _FORWARDED_FIELDS = (
     "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "temperature", "top_p",

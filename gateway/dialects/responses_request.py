@@ -13,12 +13,12 @@ from typing import Any
 
 from gateway.dialects.fields import copied, need, objects, read, refused
 from gateway.dialects.forwarded import ForwardedRequest
-from gateway.dialects.request import session_hint
 from gateway.dialects.responses_forwarded import forwarded_request
 from gateway.dialects.responses_items import MessageBuilder
 from gateway.dialects.responses_schema import ResponsesBody
 from gateway.dialects.responses_tools import OfferedTool, choice_of, offered_tools
 from gateway.dialects.responses_unsent import unsent
+from gateway.dialects.session_names import session_hint
 from gateway.errors import InvalidRequest
 from gateway.schema.reader import check_body
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.dialects.fields import kind_of_item, unknown
-from gateway.dialects.request import SESSION_FIELDS
 from gateway.dialects.responses_tools import CALLED
+from gateway.dialects.session_names import SESSION_FIELDS
 
 _ELSEWHERE = frozenset(SESSION_FIELDS) | {
     "input", "include", "store", "stream_options", "client_metadata", "background", "prompt",

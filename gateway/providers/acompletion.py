@@ -17,6 +17,7 @@ import httpx
 
 from gateway.dialects.native_forms import begun_payload, native_dialect, payloads_of, speaks_openai
 from gateway.dialects.wire_usage import WireUsage
+from gateway.providers.accepted_parameters import NEEDED
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.attachments import attached
 from gateway.providers.aws_access import AwsEnvironment, aws_access
@@ -36,7 +37,6 @@ from gateway.providers.litellm_clients import (
     SdkClients,
 )
 from gateway.providers.litellm_faults import fault_of_call
-from gateway.providers.parameters import NEEDED
 from gateway.providers.replies import Reply, WholeSource, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience

@@ -1,117 +1,38 @@
-"""Request parameters by provider, and their form for each.
+"""A call's parameters in the form of its provider (`accepted_parameters.py` says which it accepts).
 
-OpenAI's parameters are sent to models that accept them according to LiteLLM. Parameters of other servers go to the
-providers in the table below: next to the others in the JSON body of an OpenAI-like API, or as arguments that LiteLLM
-translates (Anthropic's `top_k`, Gemini's `generationConfig.topK`, Ollama's `options`). Parameters that a deployment
-does not accept are dropped and reported by name.
+They go next to the others in the JSON body of an OpenAI-like API, or become arguments that LiteLLM translates
+(Anthropic's `top_k`, Gemini's `generationConfig.topK`, Ollama's `options`). Parameters that a deployment does not
+accept are dropped and reported by name.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.catalog.addresses import is_openai_address
-from gateway.catalog.efforts import SCALE, nearest
+from gateway.catalog.efforts import SCALE
 from gateway.catalog.models import Deployment
 from gateway.catalog.service_tiers import AUTO, is_priced
-from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, limits_searches, starts_search
+from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, starts_search
 from gateway.dialects.arguments import outgoing_params
 from gateway.dialects.older_functions import PARAMETER, PARAMETERS
 from gateway.dialects.request import ChatRequest
+from gateway.providers.accepted_parameters import EFFORT, GEMINI, HOSTS, NEEDED, OLLAMA, Target
 from gateway.providers.call import Call
 from gateway.providers.errors import CallRefused
 from gateway.providers.history import CLAUDE, has_thinking_parts
-from gateway.providers.litellm_clients import openai_like_providers
 from gateway.providers.tool_schemas import arguments_schema, plain_schema
 from gateway.schema.fields import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 
-# Servers for any open model, mostly self-hosted; they accept the parameters of vLLM, SGLang or llama.cpp.
-_SERVERS = frozenset(
-    {
-        "openai_compatible", "custom_openai", "hosted_vllm", "vllm", "lm_studio", "llamafile", "xinference",
-        "docker_model_runner", "litellm_proxy", "baseten", "tensormesh", "azure_ai",
-    }
-)  # fmt: skip
-# Hosts of open models: sampling parameters, without server options.
-_HOSTS = _SERVERS | {
-    "chutes", "deepinfra", "featherless_ai", "fireworks_ai", "friendliai", "hyperbolic", "lambda_ai", "modelscope",
-    "nebius", "novita", "nscale", "nvidia_nim", "openrouter", "parasail", "publicai", "sambanova", "synthetic",
-    "together_ai", "vercel_ai_gateway", "wandb",
-}  # fmt: skip
-_GEMINI = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
-_OLLAMA = frozenset({"ollama", "ollama_chat"})
-_OPENROUTER = frozenset({"openrouter"})
-_TEMPLATED = _SERVERS | {"deepinfra", "friendliai", "novita", "nvidia_nim", "together_ai"}
-_SWITCHED = _SERVERS | {"dashscope", "modelscope", "novita", "qwencloud"}
-
-_KNOWN_BY: Mapping[str, frozenset[str]] = {
-    "top_k": _HOSTS | CLAUDE | _GEMINI | _OLLAMA | {"dashscope", "huggingface", "perplexity", "qwencloud", "watsonx"},
-    "min_p": _HOSTS | _OLLAMA,
-    "top_a": _SERVERS | _OPENROUTER,
-    "repetition_penalty": _HOSTS | _OLLAMA | {"dashscope", "huggingface", "qwencloud", "watsonx"},
-    "thinking": _SERVERS | {"moonshot", "volcengine", "zai"},
-    "thinking_budget": _SWITCHED,
-    "enable_thinking": _SWITCHED,
-    "reasoning": _SERVERS | {"openrouter", "synthetic", "together_ai", "vercel_ai_gateway"},
-    "include_reasoning": _SERVERS | {"groq", "openrouter"},
-    "reasoning_format": _SERVERS | {"groq"},
-    "reasoning_split": _SERVERS | {"minimax"},
-    "chat_template_kwargs": _TEMPLATED,
-    "safe_prompt": frozenset({"mistral"}),
-    "provider": _OPENROUTER,
-    "transforms": _OPENROUTER,
-    "plugins": _OPENROUTER,
-    "search_parameters": frozenset({"xai"}),
-    "safety_settings": _GEMINI,
-    "options": _OLLAMA,
-    "num_ctx": _OLLAMA,
-    "keep_alive": _OLLAMA,
-    "think": _OLLAMA,
-    "format": _OLLAMA,
-    "do_sample": frozenset({"zai"}),
-    "tool_stream": frozenset({"zai"}),
-    **dict.fromkeys(
-        (
-            "search_mode",
-            "search_domain_filter",
-            "search_language_filter",
-            "search_recency_filter",
-            "search_after_date_filter",
-            "search_before_date_filter",
-            "last_updated_after_filter",
-            "last_updated_before_filter",
-            "return_images",
-        ),
-        frozenset({"perplexity"}),
-    ),
-    **dict.fromkeys(
-        ("typical_p", "tfs_z", "repeat_penalty", "repeat_last_n", "mirostat", "mirostat_tau", "mirostat_eta"),
-        _SERVERS | _OLLAMA,
-    ),
-}
-"""Other vendor parameters belong to vLLM, SGLang and llama.cpp, and are known by _SERVERS."""
-
-# OpenAI's parameters that a provider accepts although LiteLLM does not list them.
-_ALSO_KNOWN_BY: Mapping[str, frozenset[str]] = {
-    "user": _HOSTS | {"groq", "dashscope"},
-    "metadata": _SERVERS,
-    "verbosity": _SERVERS | _OPENROUTER,
-}
-_FOR_OPENAI = frozenset(
-    {"store", "prediction", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"}
-)
-_TAKES_ALL = _SERVERS | {"openai", "azure", "openrouter", "vercel_ai_gateway"}
 _AZURE_V1 = frozenset({"v1", "preview", "latest"})
 """Values of `api_version` for Azure's current API; dated ones may refuse `prompt_cache_key`."""
 _KNOWS_ALLOWED_TOOLS = frozenset({"openai", "openai_compatible", "azure"})
 _NAMES_TOOLS = frozenset({"mistral", "codestral"})
 """Providers that know a tool as the choice, though LiteLLM knows only words for them."""
 _SCHEMA = CHAT_FIELDS | VENDOR_FIELDS | {"n"}
-# Parameters that shape the response are never dropped: such a call is refused.
-NEEDED = frozenset({"tools", "response_format"})
 # Parameters that change the length or number of responses beyond the reservation, or the address and key.
 _BARRED = OWN_FIELDS | {
     "api_base", "api_key", "base_url", "best_of", "extra_body", "extra_headers", "fallbacks", "headers",
@@ -130,38 +51,9 @@ _AT_RESPONSES = frozenset(
 _TIER = "service_tier"
 _STREAM_OPTIONS = "stream_options"
 """Of these, OpenAI's servers alone know `include_obfuscation`; the gateway asks for the usage itself."""
-_EFFORT = "reasoning_effort"
 _EFFORTS = ("low", "medium", "high")
 MIN_THINKING_TOKENS = 1024
 """Anthropic's minimum of `thinking.budget_tokens`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The called provider. `supported`: OpenAI's parameters that the model accepts, by LiteLLM.
-
-    `kind`: LiteLLM's name of the provider, or `openai_compatible` for a server with OpenAI's path that is not OpenAI's.
-    `in_body`: its own parameters are in the JSON body next to the others. `needs_limit`: without `max_tokens` the
-    provider refuses the call or cuts its response at some default. `limits_searches`: the number of web searches
-    follows from the context size, if one is sent.
-    """
-
-    kind: str
-    in_body: bool
-    supported: frozenset[str]
-    needs_limit: bool = True
-    limits_searches: bool = False
-    renames_limit: bool = False
-    """OpenAI's model knows the limit as `max_completion_tokens` alone."""
-    efforts: Mapping[str, str] = field(default_factory=dict)
-    """What is sent for efforts that LiteLLM refuses or drops for the model: the nearest one."""
-    unnamed: frozenset[str] = frozenset()
-    """Parameters that LiteLLM drops by the deployment's name, though the model behind it accepts them."""
-    unnamed_efforts: frozenset[str] = frozenset()
-
-    def sends_beside(self, name: str, value: Any) -> bool:
-        """True if a parameter goes into the body, past what LiteLLM lists for the name."""
-        return name in self.unnamed or (name == _EFFORT and value in self.unnamed_efforts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,75 +62,6 @@ class Shaped:
 
     arguments: dict[str, Any]
     dropped: tuple[str, ...]
-
-
-def target_of(litellm: Any, model: str, provider: str, api_base: str | None, *, named: str | None = None) -> Target:
-    """The target of a call to `model` of `provider` at `api_base`.
-
-    `named`: the name by which LiteLLM is called, where it is another and LiteLLM goes by it.
-    """
-    kind = provider
-    if provider == "openai" and not _is_openai(litellm, model, api_base):
-        kind = "openai_compatible"
-    wire = {"azure", "openrouter", "vercel_ai_gateway", *openai_like_providers(litellm)}
-    supported = _supported(litellm, model, provider, kind)
-    # In OpenAI's dialect and Gemini's the limit is optional; Azure serves Claude in Anthropic's, where it is not.
-    needs_limit = provider not in wire | {"gemini"} or (provider == "azure_ai" and "claude" in model.lower())
-    efforts = _other_efforts(litellm, model, provider, kind) if _EFFORT in supported else {}
-    renames_limit = kind == "openai" and _renames_limit(litellm, model, provider)
-    searches = limits_searches(f"{provider}/{model}")
-    target = Target(kind, provider in wire, supported, needs_limit, searches, renames_limit, efforts)
-    if named is None or named == model:
-        return target
-    unnamed = (supported | NEEDED) - _supported(litellm, named, provider, kind)
-    return replace(target, unnamed=unnamed, unnamed_efforts=frozenset(_other_efforts(litellm, named, provider, kind)))
-
-
-def _supported(litellm: Any, model: str, provider: str, kind: str) -> frozenset[str]:
-    supported = frozenset(litellm.get_supported_openai_params(model=model, custom_llm_provider=provider) or ())
-    if supported >= _FOR_OPENAI and kind not in _TAKES_ALL:
-        # LiteLLM copied OpenAI's own list for a provider with the same path; no other provider has these.
-        return supported - _FOR_OPENAI
-    if kind in ("openai", "azure") and "temperature" in supported and _only_default(litellm, model, provider):
-        return supported - {"temperature"}
-    return supported
-
-
-def _renames_limit(litellm: Any, model: str, provider: str) -> bool:
-    mapped = litellm.utils.get_optional_params(model=model, custom_llm_provider=provider, max_tokens=1)
-    return "max_tokens" not in mapped
-
-
-def _other_efforts(litellm: Any, model: str, provider: str, kind: str) -> Mapping[str, str]:
-    """The efforts that a model does not take, each with the nearest one that it does."""
-
-    def takes(effort: str) -> bool:
-        if effort == "max" and kind in ("openai", "azure"):
-            return False  # no word of OpenAI's, though LiteLLM passes it on
-        try:
-            mapped = litellm.utils.get_optional_params(
-                model=model, custom_llm_provider=provider, drop_params=True, reasoning_effort=effort
-            )
-        except Exception:  # noqa: BLE001 - each provider's code has errors of its own
-            return False
-        return mapped != without and mapped.get("think") is not False
-
-    without = litellm.utils.get_optional_params(model=model, custom_llm_provider=provider, drop_params=True)
-    levels = [effort for effort in SCALE if effort != "none" or kind == "azure"]
-    taken = [effort for effort in levels if takes(effort)]
-    return {effort: nearest(effort, taken) for effort in levels if taken and effort not in taken}
-
-
-def _only_default(litellm: Any, model: str, provider: str) -> bool:
-    """Whether LiteLLM lists `temperature` for a model but drops all except its default (gpt-5)."""
-    mapped = litellm.utils.get_optional_params(
-        model=model, custom_llm_provider=provider, drop_params=True, temperature=0.5
-    )
-    return "temperature" not in mapped
-
-
-def _is_openai(litellm: Any, model: str, api_base: str | None) -> bool:
-    return is_openai_address(api_base) or model in litellm.open_ai_chat_completion_models
 
 
 def _keys_caches(call: Call, target: Target) -> bool:
@@ -265,8 +88,8 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
         del wanted[name]
         dropped.append(name)
     options = wanted.pop(_STREAM_OPTIONS, None)
-    if _EFFORT in wanted:
-        wanted[_EFFORT] = _effort(wanted[_EFFORT], target)
+    if EFFORT in wanted:
+        wanted[EFFORT] = _effort(wanted[EFFORT], target)
     known = outgoing_params(wanted)
     plain: dict[str, Any] = {}
     beside: dict[str, Any] = {}
@@ -274,11 +97,11 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
         value = known.get(name) if name in _SCHEMA else wanted[name]
         from_operator = name not in kept or (name == _TIER and name in defaults)
         place = _place(name, value, target, call, steering, from_operator=from_operator)
-        if place is None and name == "reasoning" and isinstance(value, Mapping) and _EFFORT not in wanted:
+        if place is None and name == "reasoning" and isinstance(value, Mapping) and EFFORT not in wanted:
             # OpenRouter's form of it; Claude and Gemini, whose thinking excludes other parameters, are asked for none.
-            effort = value.get("effort") if target.in_body and _EFFORT in target.supported else None
+            effort = value.get("effort") if target.in_body and EFFORT in target.supported else None
             if effort in SCALE:
-                plain[_EFFORT] = target.efforts.get(effort, effort)
+                plain[EFFORT] = target.efforts.get(effort, effort)
                 if value.keys() == {"effort"}:
                     continue
         if value is None or place is None:
@@ -310,9 +133,9 @@ def _effort(asked: Any, target: Target) -> str | None:
         asked = asked.get("effort")
     if not isinstance(asked, str):
         return None
-    if asked not in (*SCALE, "disable") and _EFFORT in target.supported and not target.in_body:
+    if asked not in (*SCALE, "disable") and EFFORT in target.supported and not target.in_body:
         # LiteLLM translates the known words, and others into an error or into no reasoning.
-        raise CallRefused.of(_EFFORT, f"expected one of {', '.join(SCALE)} for this model's provider")
+        raise CallRefused.of(EFFORT, f"expected one of {', '.join(SCALE)} for this model's provider")
     return target.efforts.get(asked, asked)
 
 
@@ -335,7 +158,7 @@ def _arguments(
         return plain | ({"extra_body": beside} if beside else {})
     arguments = plain | {name: value for name, value in beside.items() if name not in steering}
     if call.task_budget is not None:
-        level = plain.get(_EFFORT)  # LiteLLM writes it into the same object, which replaces its own
+        level = plain.get(EFFORT)  # LiteLLM writes it into the same object, which replaces its own
         config = {"task_budget": dict(call.task_budget)} | ({"effort": level} if level in _EFFORTS else {})
         arguments["output_config"] = config
     listed = [name for name in arguments if name in call.allowed_params and name in CHAT_FIELDS]
@@ -365,7 +188,7 @@ def takes_effort(deployment: Deployment, chat: ChatRequest) -> bool:
     defaults = deployment.request_defaults
     fixed = defaults.get("extra_body")
     fixed = fixed if isinstance(fixed, Mapping) else {}
-    if _EFFORT in deployment.dropped_params or _EFFORT in fixed:
+    if EFFORT in deployment.dropped_params or EFFORT in fixed:
         return False
     asked = {name: value for name, value in (*chat.params.items(), *chat.extras.items()) if value is not None}
     wanted = {name: value for name, value in {**defaults, **asked}.items() if name not in deployment.dropped_params}
@@ -400,14 +223,14 @@ def _place(
     allowed = name in call.allowed_params or from_operator
     if name in _BARRED or _is_unpriced(name, value, call, allowed=allowed):
         return None
-    if name == _TIER and value == AUTO and target.kind in _GEMINI:
+    if name == _TIER and value == AUTO and target.kind in GEMINI:
         return None  # LiteLLM would ask Google for the priority tier
     if name in CHAT_FIELDS:
         if name == "metadata":
             return "beside" if allowed or _takes_labels(target, call) else None
         if name in target.supported:
             return "beside" if name == "prompt_cache_retention" and target.in_body else plain  # acompletion loses it
-        if allowed or target.kind in _ALSO_KNOWN_BY.get(name, ()):
+        if allowed or target.knows_unlisted(name):
             return "beside" if target.in_body else "plain"
         if name in NEEDED:
             return plain
@@ -417,7 +240,7 @@ def _place(
     if name in VENDOR_FIELDS:
         if name in target.supported:
             return "plain"
-        return "beside" if allowed or target.kind in _KNOWN_BY.get(name, _SERVERS) else None
+        return "beside" if allowed or target.knows_beside(name) else None
     return "beside" if allowed and name not in steering else None
 
 
@@ -432,7 +255,7 @@ def _takes_labels(target: Target, call: Call) -> bool:
     """Whether labels may be sent; OpenAI accepts them only with `store`."""
     if target.kind in ("openai", "azure"):
         return call.params.get("store") is True
-    return target.kind in _ALSO_KNOWN_BY["metadata"]
+    return target.knows_unlisted("metadata")
 
 
 def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Target, dropped: list[str]) -> None:
@@ -456,7 +279,7 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
     if target.limits_searches and isinstance(search, Mapping) and search.get("search_context_size") not in SIZES:
         plain["web_search_options"] = {**search, "search_context_size": ASSUMED_SIZE}  # LiteLLM limits them by it
     response_format = plain.get("response_format")
-    if isinstance(response_format, dict) and "schema" in response_format and target.kind not in _HOSTS:
+    if isinstance(response_format, dict) and "schema" in response_format and target.kind not in HOSTS:
         del response_format["schema"]
         dropped.append("response_format.schema")
     for arguments in (plain, beside):
@@ -471,7 +294,7 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
     if "enable_thinking" in beside and target.kind in ("hosted_vllm", "vllm"):
         switched = {"enable_thinking": beside["enable_thinking"]}
         beside["chat_template_kwargs"] = switched | beside.get("chat_template_kwargs", {})
-    if target.kind in _OLLAMA:
+    if target.kind in OLLAMA:
         beside |= beside.pop("options", {})
         if "repetition_penalty" in beside:
             beside["repeat_penalty"] = beside.pop("repetition_penalty")
@@ -484,7 +307,7 @@ def _fitted_tool(tool: Mapping[str, Any], target: Target) -> Mapping[str, Any]:
     if not isinstance(function, Mapping) or not isinstance(schema, Mapping):
         return tool
     schema = arguments_schema(schema)
-    return {**tool, "function": {**function, "parameters": plain_schema(schema) if target.kind in _GEMINI else schema}}
+    return {**tool, "function": {**function, "parameters": plain_schema(schema) if target.kind in GEMINI else schema}}
 
 
 def _has_anthropic_api(deployment: Deployment) -> bool:

@@ -28,6 +28,7 @@ from gateway.dialects.older_functions import (
     params_with_tools,
 )
 from gateway.errors import GatewayError
+from gateway.providers.accepted_parameters import Target, target_of
 from gateway.providers.acompletion import LitellmClient
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.aws_access import AwsEnvironment
@@ -45,7 +46,7 @@ from gateway.providers.litellm_clients import LOOKING_UP, spoken_as_openai
 from gateway.providers.litellm_setup import import_litellm
 from gateway.providers.lost_parameters import LostParameters
 from gateway.providers.moderation import ModerationCall
-from gateway.providers.parameters import Target, at_responses, shaped, takes_functions, target_of
+from gateway.providers.parameters import at_responses, shaped, takes_functions
 from gateway.providers.replies import Reply, embedding_reply, moderation_reply, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience

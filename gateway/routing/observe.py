@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from hashlib import blake2b
 
-from gateway.dialects.request import ChatRequest, message_text
+from gateway.dialects.chat_messages import message_text
+from gateway.dialects.request import ChatRequest
 from gateway.ledger.ledger import SessionRow
 from gateway.ledger.types import Balance
 from gateway.money import NANOUSD_PER_USD

@@ -25,7 +25,7 @@ from gateway.clock import Clock, NewId, now_ms
 from gateway.config.settings import JudgeSettings
 from gateway.database.database import Database
 from gateway.decisions import feedback
-from gateway.dialects.request import message_text
+from gateway.dialects.chat_messages import message_text
 from gateway.errors import GatewayError, InvalidRequest, NotFound
 from gateway.metrics import Metrics
 from gateway.routing.router import share

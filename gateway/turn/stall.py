@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.chat_messages import message_text
 from gateway.dialects.older_functions import calls_in, is_result
-from gateway.dialects.request import message_text
 
 REPEATS = 3
 """So many equal rounds, or errors, in a row."""

@@ -10,7 +10,8 @@ from pydantic.warnings import PydanticDeprecatedSince211
 
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.older_functions import PARAMETERS, messages_with_tool_calls
-from gateway.providers.parameters import Target, takes_effort, takes_functions
+from gateway.providers.accepted_parameters import Target
+from gateway.providers.parameters import takes_effort, takes_functions
 from gateway.providers.providers import Call, Upstream
 from gateway.turn.wrap_up import closing_request
 from tests.gateway.providers.test_provider_dialects import (

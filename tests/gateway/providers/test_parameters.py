@@ -10,9 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.errors import http_status
+from gateway.providers.accepted_parameters import Target, target_of
 from gateway.providers.errors import CallRefused, MessagesRefused, UpstreamFault
 from gateway.providers.litellm_setup import import_litellm
-from gateway.providers.parameters import Target, header_names, shaped, target_of
+from gateway.providers.parameters import header_names, shaped
 from gateway.providers.providers import Call, Upstream
 from gateway.turn.fallback import cause_of
 from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, GEMINI_USAGE, gemini
