@@ -1,4 +1,4 @@
-"""Messages of a chat request: what its schema cannot check, and what they contain."""
+"""Checks of a chat request's messages beyond its schema, and what they contain."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def message_text(message: Mapping[str, Any]) -> str:
 
 @dataclass(slots=True)
 class SeenMessages:
-    """Results of one pass over the messages: parts, their types, arbitrary JSON, provider-bound state."""
+    """Contents of the messages: parts, their types, arbitrary JSON, provider-bound state."""
 
     with_parts: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)

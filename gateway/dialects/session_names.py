@@ -1,4 +1,4 @@
-"""Where a request's body names its session, in every dialect."""
+"""Names of the session in the body of a request of any dialect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which request parameters a provider and its model accept.
+"""Request parameters that a provider and its model accept.
 
 Of OpenAI's those that LiteLLM lists for the model, of others' those of the table below.
 """

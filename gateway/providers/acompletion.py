@@ -25,7 +25,7 @@ from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.embeddings import embeds_by_sdk
 from gateway.providers.errors import TimeoutFault, UpstreamFault
-from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, RecordedStream
+from gateway.providers.exchange import EXCHANGE, Exchange
 from gateway.providers.inband import broken_off
 from gateway.providers.litellm_clients import (
     HANDLERS,
@@ -37,6 +37,7 @@ from gateway.providers.litellm_clients import (
     SdkClients,
 )
 from gateway.providers.litellm_faults import fault_of_call
+from gateway.providers.litellm_transport import BoundedTransport, NoSecondTransport, RecordedStream
 from gateway.providers.replies import Reply, WholeSource, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience

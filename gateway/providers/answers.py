@@ -33,7 +33,8 @@ from gateway.dialects.usage_report import (
 )
 from gateway.dialects.wire_usage import WireUsage
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, TimeoutFault, UpstreamFault
-from gateway.providers.exchange import Exchange, RecordedStream, uninterrupted
+from gateway.providers.exchange import Exchange, uninterrupted
+from gateway.providers.litellm_transport import RecordedStream
 from gateway.providers.waiting import Patience
 
 _LATE_S = 2.0

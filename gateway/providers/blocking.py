@@ -7,17 +7,8 @@ from functools import cached_property
 
 import httpx
 
-from gateway.providers.exchange import (
-    EXCHANGE,
-    MAX_ANSWER_BYTES,
-    AnswerTooLarge,
-    Exchange,
-    StreamLines,
-    begin,
-    kind_of,
-    never_sent,
-    outgoing,
-)
+from gateway.providers.exchange import EXCHANGE, MAX_ANSWER_BYTES, AnswerTooLarge, Exchange, never_sent
+from gateway.providers.litellm_transport import StreamLines, begin, kind_of, outgoing
 
 
 class BlockingTransport(httpx.BaseTransport):

@@ -1,4 +1,4 @@
-"""A call's parameters in the form of its provider (`accepted_parameters.py` says which it accepts).
+"""The parameters of a call in its provider's form; `accepted_parameters.py` lists them.
 
 They go next to the others in the JSON body of an OpenAI-like API, or become arguments that LiteLLM translates
 (Anthropic's `top_k`, Gemini's `generationConfig.topK`, Ollama's `options`). Parameters that a deployment does not
