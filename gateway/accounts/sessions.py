@@ -92,9 +92,8 @@ def change_session(
         values["own_limit"] = 1
     before = None if row is None else _from_row(row, balance_of(tenant))
     if before is None:
-        _open(
-            connection, tenant, session_id, default_nanousd if budget_nanousd is None else budget_nanousd, actor, now_ms
-        )
+        opening = default_nanousd if budget_nanousd is None else budget_nanousd
+        _open(connection, tenant, session_id, opening, actor, now_ms)
     elif budget_nanousd is not None:
         _grant(connection, tenant_id, before, budget_nanousd, actor, now_ms)
         raise_below(connection, tenant_id, session_id, actor=actor, now_ms=now_ms)
@@ -107,15 +106,8 @@ def change_session(
         limited = before is not None or budget_nanousd is not None
         _put_below(connection, tenant_id, session_id, parent_id, limited=limited, actor=actor, now_ms=now_ms)
     after = get_session(connection, tenant_id, session_id)
-    leave_trail(
-        connection,
-        actor,
-        "session.change",
-        f"{tenant_id}/{session_id}",
-        None if before is None else _trail(before),
-        _trail(after),
-        now_ms,
-    )
+    subject, was = f"{tenant_id}/{session_id}", None if before is None else _trail(before)
+    leave_trail(connection, actor, "session.change", subject, was, _trail(after), now_ms)
     return after
 
 

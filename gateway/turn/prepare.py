@@ -100,12 +100,8 @@ class Preparation:
         """Find the session, count the prompt, determine the eligible models. `dry`: change nothing."""
         catalog = self._configuration().catalog
         requested = guard.parse_model(chat.model, catalog)
-        prompt = await self._counted(chat)
-        if chat.token_ids:
-            prompt += PromptTokens(chat.token_ids, chat.token_ids)
+        prompt = await self._counted(chat) + PromptTokens(chat.token_ids, chat.token_ids)
         accounts, outage = await self._snapshot(caller, session_id, claim)
-        if accounts is None:
-            raise NotFound("tenant: no such tenant")
         if place is not None and self._over(accounts):
             # A conversation continues in a new session after a pause or a close.
             place = self._conversations.new_place(place.conversation)
@@ -290,16 +286,20 @@ class Preparation:
 
     async def _snapshot(
         self, caller: Caller, session_id: str, claim: IdempotencyClaim | None
-    ) -> tuple[AccountSnapshot | None, OfflineLedger | None]:
+    ) -> tuple[AccountSnapshot, OfflineLedger | None]:
         """The accounts of tenant and session; in an outage those of the capped ledger that serves open tenants."""
         may_open = self._may_open(caller, claim)
         if not (may_open and self._outage.noticed):
             try:
-                return await self._ledger.snapshot(caller.tenant_id, session_id), None
+                found = await self._ledger.snapshot(caller.tenant_id, session_id)
             except LedgerUnavailable:
                 self._outage.notice()
                 if not may_open:
                     raise
+            else:
+                if found is None:
+                    raise NotFound("tenant: no such tenant")
+                return found, None
         return AccountSnapshot(self._outage.balance, None, now_ms(self._clock)), self._outage
 
     def _terms(

@@ -101,8 +101,13 @@ def replay(
             report = run(options)
     except (DataError, OptionError) as error:
         raise InvalidOption(str(error)) from error
-    json_file.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
+    _write_replay(report, json_file, plot, html)
     kept.clear()
+    return 0
+
+
+def _write_replay(report: Mapping[str, Any], json_file: Path, plot: Path | None, html: Path | None) -> None:
+    json_file.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
     print(f"{counted(len(report['rows']), 'row')} in {json_file}")
     _print_replay(report)
     plots = _replay_plots(report, plot) if plot is not None else []
@@ -111,7 +116,6 @@ def replay(
 
         html.write_text(replay_page(report, plots), encoding="utf-8")
         print(f"page in {html}")
-    return 0
 
 
 def _print_replay(report: Mapping[str, Any]) -> None:
