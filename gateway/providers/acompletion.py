@@ -23,7 +23,7 @@ from gateway.providers.attachments import attached
 from gateway.providers.aws_access import AwsEnvironment, aws_access
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
-from gateway.providers.embeddings import embeds_by_sdk
+from gateway.providers.embeddings import embedding_base, embeds_by_sdk
 from gateway.providers.errors import TimeoutFault, UpstreamFault
 from gateway.providers.exchange import EXCHANGE, Exchange
 from gateway.providers.inband import broken_off
@@ -109,6 +109,8 @@ class LitellmClient:
         assert self._handlers is not None
         arguments["client"] = self._sdk.client(call, found) if by_sdk else self._handlers.waiting
         arguments["timeout"] = self._timeout if by_sdk else SDK_TIMEOUT_S
+        if not by_sdk and call.api_base is not None:
+            arguments["api_base"] = embedding_base(found.provider, call.api_base)
         return LitellmEmbeddingCall(self, call, found.provider, arguments | dict(body))
 
     async def aembedding(self, arguments: Mapping[str, Any]) -> Any:

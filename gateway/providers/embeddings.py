@@ -23,6 +23,10 @@ _BY_HTTP = frozenset(
     }
 )  # fmt: skip
 """Those of OpenAI's dialect with a branch of their own; all others are called as OpenAI's servers are."""
+_ADDED_PATHS: Mapping[str, str] = {"perplexity": "/v1", "volcengine": "/api/v3"}
+"""What LiteLLM's code for embeddings adds to an address, though that of the provider's chats ends with it."""
+_OWN_FORMATS = frozenset({"perplexity"})
+"""Providers that refuse OpenAI's formats of vectors; LiteLLM reads their usual one."""
 _HUGGING_FACE = "huggingface"
 _TASK = {"input_type": "feature-extraction"}
 """Hugging Face's task that gives vectors; without one LiteLLM looks the model up at the hub."""
@@ -42,6 +46,11 @@ def embedding_names(found: ProviderNames, *, in_body: bool) -> ProviderNames:
 def embeds_by_sdk(provider: str) -> bool:
     """True if the provider's branch takes a client of the OpenAI SDK."""
     return provider in _BY_SDK or provider == "azure"
+
+
+def embedding_base(provider: str, base: str) -> str:
+    """The address to which LiteLLM's code for a provider adds its path."""
+    return base.rstrip("/").removesuffix(_ADDED_PATHS.get(provider, ""))
 
 
 class EmbeddingParams:
@@ -68,6 +77,8 @@ class EmbeddingParams:
         return kept | (_TASK if found.provider == _HUGGING_FACE else {})
 
     def _writes(self, named: ProviderNames, name: str, *, allowed: bool = False) -> bool:
+        if name == "encoding_format" and named.provider in _OWN_FORMATS:
+            return False
         key = (named.model, named.provider, name, allowed)
         if key not in self._known:
             if len(self._known) >= _MAX_KNOWN:

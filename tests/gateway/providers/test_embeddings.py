@@ -58,6 +58,33 @@ async def test_vectors_come_from_every_provider_that_has_them(upstream: Upstream
     assert reply.usage == Usage(9, 0)
 
 
+@pytest.mark.parametrize(
+    ("provider", "given", "asked"),
+    [
+        ("perplexity", "/v1", "/v1/embeddings"), ("perplexity", "", "/v1/embeddings"),
+        ("volcengine", "/api/v3", "/api/v3/embeddings"), ("volcengine", "/", "/api/v3/embeddings"),
+        ("voyage", "/v1/", "/v1/embeddings"), ("databricks", "/serving-endpoints/", "/serving-endpoints/embeddings"),
+        ("openai", "/v1/", "/v1/embeddings"),
+    ],
+)  # fmt: skip
+async def test_the_address_is_that_of_the_provider_s_chats(
+    upstream: Upstream, provider: str, given: str, asked: str
+) -> None:
+    async with CannedProvider(json_answer(OPENAI)) as canned:
+        call = Call(f"{provider}/m", (), api_base=canned.address + given, api_key="k", params={"input": ["hi"]},
+                    is_chat=False)  # fmt: skip
+        await upstream.embed(upstream.outgoing(call))
+    assert [path for path, _ in canned.received] == [asked]
+
+
+async def test_perplexity_s_own_vectors_are_read_and_not_asked_for_in_openai_s_format(upstream: Upstream) -> None:
+    coded = {**OPENAI, "data": [{"object": "embedding", "index": 0, "embedding": "f4EA"}]}  # 127, -127, 0 as bytes
+    async with CannedProvider(json_answer(coded)) as canned:
+        reply = await upstream.embed(outgoing(upstream, canned, "perplexity/pplx-embed-v1-4b", dimensions=3))
+    assert reply.body["data"][0]["embedding"] == [1.0, -1.0, 0.0]
+    assert [body for _, body in canned.received] == [{"model": "pplx-embed-v1-4b", "input": ["hi"], "dimensions": 3}]
+
+
 async def test_hugging_face_is_asked_for_vectors_without_a_look_up(upstream: Upstream) -> None:
     async with CannedProvider(json_answer([VECTOR])) as canned:
         reply = await upstream.embed(outgoing(upstream, canned, "huggingface/BAAI/bge"))
