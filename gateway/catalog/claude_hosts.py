@@ -32,7 +32,7 @@ _DEFAULTS = frozenset({
     "max_completion_tokens", "max_tokens", "reasoning_effort", "temperature", "thinking", "top_k", "top_p",
 })  # fmt: skip
 """The operator's parameters that a Messages request can have; Anthropic itself accepts `service_tier` too."""
-_OIDC = "oidc/"
+OIDC = "oidc/"
 """Prefix of a reference that is exchanged for an Azure token, which only chat requests do."""
 _NAME = "claude"
 _INVOKE = "invoke/"
@@ -63,7 +63,7 @@ def carries(host: ClaudeHost, defaults: Iterable[str], options: Mapping[str, str
     Otherwise a guardrail among them would have no effect: such a deployment gets its requests translated to chat.
     """
     known = _DEFAULTS | {"service_tier"} if host == "anthropic" else _DEFAULTS
-    exchanged = options.get(AZURE_TOKEN, "").startswith(_OIDC)
+    exchanged = options.get(AZURE_TOKEN, "").startswith(OIDC)
     return known.issuperset(defaults) and _UNFOLLOWED[host].isdisjoint(options) and not exchanged
 
 

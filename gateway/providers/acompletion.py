@@ -21,6 +21,7 @@ from gateway.providers.accepted_parameters import NEEDED
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.attachments import attached
 from gateway.providers.aws_access import AwsEnvironment, aws_access
+from gateway.providers.azure_access import AzureTokens, by_token, without_access
 from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.embeddings import embedding_base, embeds_by_sdk
@@ -56,6 +57,7 @@ class LitellmClient:
     def __init__(self, litellm: Any, connect_timeout_s: float, aws: AwsEnvironment) -> None:
         self._litellm = litellm
         self._aws = aws
+        self._azure = AzureTokens()
         self._openai: Any = importlib.import_module("openai")
         self._internal_call: Any = importlib.import_module("litellm._internal_context").is_internal_call
         self._bridged: Any = importlib.import_module("litellm.main").responses_api_bridge_check
@@ -118,8 +120,14 @@ class LitellmClient:
         return await self._litellm.aembedding(**arguments)
 
     async def with_key(self, call: Call, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments with the key for Bedrock, for which a server of Amazon's may be asked."""
-        if arguments["custom_llm_provider"] != "bedrock":
+        """The arguments with the key for Bedrock, for which a server of Amazon's may be asked.
+
+        A token for Azure is noted for the request that is being recorded.
+        """
+        provider, exchange = arguments["custom_llm_provider"], EXCHANGE.get()
+        if exchange is not None and by_token(call, provider):
+            exchange.bearer = await self._azure.token(call)
+        if provider != "bedrock":
             return arguments
         key = await self._aws.key(aws_access(call))
         return arguments if key is None else {**arguments, "api_key": key}
@@ -168,6 +176,8 @@ class LitellmClient:
         by_sdk = self._sdk.kind(provider) != "http"
         access = aws_access(call) if provider == "bedrock" else None
         options, headers = (call.options, call.extra_headers) if access is None else (access.options, access.headers)
+        if by_token(call, provider):
+            options = without_access(options)
         arguments: dict[str, Any] = {**options, **params, "messages": messages}
         streamed = call.stream and provider not in WHOLE_ONLY
         if self.goes_to_responses(call, found, params):

@@ -31,7 +31,7 @@ class BlockingTransport(httpx.BaseTransport):
             return self._inner.handle_request(outgoing(request, None))
         begin(exchange, request)
         try:
-            response = self._inner.handle_request(outgoing(request, exchange.organization))
+            response = self._inner.handle_request(outgoing(request, exchange.organization, exchange.bearer))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             exchange.failure = type(error)
             exchange.reached = not (isinstance(error, httpx.ConnectError) or never_sent(error))

@@ -25,7 +25,8 @@ from gateway.dialects.forwarded import ForwardedRequest
 from gateway.providers.aws_access import AwsAccess, AwsEnvironment, aws_access
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.direct import VERIFIED_LITELLM, request_headers
-from gateway.providers.errors import AWS_CREDENTIALS, GOOGLE_CREDENTIALS, CredentialFault
+from gateway.providers.errors import AWS_CREDENTIALS, AZURE_CREDENTIALS, GOOGLE_CREDENTIALS, CredentialFault
+from gateway.providers.exchange import KEY_HEADERS
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.transport import DirectRequest
 
@@ -34,13 +35,12 @@ _log = logging.getLogger("seqroute.providers")
 TOKEN_WAIT_S = 20.0
 """How long a turn waits for a token of Google's; others get one in less than a second."""
 _BETA = "anthropic-beta"
-_KEY_HEADERS = frozenset({"api-key", "authorization", "x-api-key"})
 _CLAUDE = re.compile(r"claude-[a-z0-9.@-]+")
 _VERSION = re.compile(r"-v\d+$|-default$")
 _MARKED_BY_CLIENTS = frozenset({"bedrock", "vertex_ai"})
 """Hosts that do not place the cache mark of a whole body themselves."""
 _EXPECTED: Mapping[ClaudeHost, str] = {
-    "bedrock": AWS_CREDENTIALS, "vertex_ai": GOOGLE_CREDENTIALS, "azure_ai": "an api_key or an azure_ad_token"
+    "bedrock": AWS_CREDENTIALS, "vertex_ai": GOOGLE_CREDENTIALS, "azure_ai": AZURE_CREDENTIALS
 }  # fmt: skip
 _BECOME_BETAS = ("tools[].eager_input_streaming",)
 """Fields for which LiteLLM sends a beta instead."""
@@ -85,7 +85,7 @@ class ClaudeHosts:
 
     def has_key(self, host: ClaudeHost, call: Call, found: ProviderNames) -> bool:
         """False where Azure's key is only the environment's, or a token that LiteLLM has to fetch."""
-        stated = not _KEY_HEADERS.isdisjoint(map(str.lower, call.extra_headers))
+        stated = not KEY_HEADERS.isdisjoint(map(str.lower, call.extra_headers))
         return host != "azure_ai" or AZURE_TOKEN in call.options or stated or key_for(call, found, "") != NO_KEY
 
     def takes_schemas(self, host: ClaudeHost, call: Call, found: ProviderNames) -> bool:

@@ -45,6 +45,7 @@ _PASSING = (409, 425)
 _LOCKED = 423
 AWS_CREDENTIALS = "aws_access_key_id and aws_secret_access_key, aws_profile_name, or aws_role_name that may be assumed"
 GOOGLE_CREDENTIALS = "vertex_credentials"
+AZURE_CREDENTIALS = "an api_key, an azure_ad_token, or tenant_id, client_id and client_secret"
 
 
 class UpstreamFault(Exception):

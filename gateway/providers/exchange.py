@@ -33,6 +33,7 @@ KEPT_TAIL_BYTES = 32 * 1024
 STALE_S = 0.3
 """Within a round trip to the other side of the world a server says that it had closed a connection."""
 USER_AGENT = "seqroute"
+KEY_HEADERS = frozenset({"api-key", "authorization", "x-api-key"})
 
 
 class AnswerBody(Protocol):
@@ -53,6 +54,8 @@ class Exchange(Struct):
     """
 
     organization: str | None = None
+    bearer: str | None = None
+    """A token that takes the place of every key in the request's headers."""
     streaming: bool = False
     """A stream was requested: only its tail is kept; other responses are kept completely."""
     new_id: NewId = time_ordered_ids(time.time)

@@ -29,6 +29,7 @@ from gateway.providers.decoding import Decoder, UnpackingError, decoder_for
 from gateway.providers.exchange import (
     EXCHANGE,
     KEPT_TAIL_BYTES,
+    KEY_HEADERS,
     MAX_ANSWER_BYTES,
     USER_AGENT,
     EncodingUnread,
@@ -95,14 +96,14 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         try:
-            return await self._inner.handle_async_request(outgoing(request, exchange.organization))
+            return await self._inner.handle_async_request(outgoing(request, exchange.organization, exchange.bearer))
         except httpx.HTTPError as error:
             repeatable = self._fresh is not None and isinstance(request.stream, httpx.ByteStream)
             if not repeatable or not lost_unanswered(error.__cause__, exchange, loop.time() - started_s):
                 raise
         exchange.reused = False
         assert self._fresh is not None
-        return await self._fresh.handle_async_request(outgoing(request, exchange.organization))
+        return await self._fresh.handle_async_request(outgoing(request, exchange.organization, exchange.bearer))
 
     async def aclose(self) -> None:
         """Close the inner transport."""
@@ -271,9 +272,12 @@ def begin(exchange: Exchange, request: httpx.Request) -> None:
     exchange.reached = True
 
 
-def outgoing(request: httpx.Request, organization: str | None) -> httpx.Request:
+def outgoing(request: httpx.Request, organization: str | None, bearer: str | None = None) -> httpx.Request:
     """A copy without the SDK's headers, which the SDK still expects on the original."""
     headers = [(name, value) for name, value in request.headers.items() if not name.startswith(_SDK_HEADERS)]
+    if bearer is not None:
+        others = [(name, value) for name, value in headers if name not in KEY_HEADERS]
+        headers = [*others, ("authorization", f"Bearer {bearer}")]
     outgoing = httpx.Request(
         request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
     )
