@@ -125,6 +125,10 @@ class PostgresLedger(LedgerBackend):
             "close_session": op.close_session,
             "tokens": op.tokens,
         }
+        if op.answer is not None:
+            sent["answer_status"] = op.answer.status
+            sent["answer_headers"] = json.dumps(dict(op.answer.headers))
+            sent["answer_body"] = base64.b64encode(op.answer.body).decode()
         return self._resolve(op, sent, outcome)
 
     def release(self, op: Release, *, again: bool = False) -> asyncio.Future[Resolved]:
@@ -243,10 +247,6 @@ class PostgresLedger(LedgerBackend):
         sent["decision"] = _json_row(outcome)
         if op.beginning is not None:
             sent["beginning"] = structs.asdict(op.beginning) | {"opening": int(op.beginning.opening)}
-        if op.answer is not None:
-            sent["answer_status"] = op.answer.status
-            sent["answer_headers"] = json.dumps(dict(op.answer.headers))
-            sent["answer_body"] = base64.b64encode(op.answer.body).decode()
         tenant_id = self._tenant_of.get(op.hold_id)
         return self._money(tenant_id, sent, lambda answer: self._resolved(op, answer), hold_id=op.hold_id, must=True)
 

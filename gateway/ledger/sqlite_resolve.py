@@ -156,7 +156,7 @@ def release(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
         sql.RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": "released", "posted": 0, "new_late": 0, "now": now_ms}
     )
     _close_decision(cursor, hold, op, 0, session, now_ms)
-    if op.answer is None and op.drop_idempotency:
+    if op.drop_idempotency:
         cursor.execute(sql.DROP_OPEN_CLAIM, {"decision": hold.decision_id})
     return Resolved("release", 0, session, tenant)
 
@@ -227,7 +227,7 @@ def _close_decision(cursor: Cursor, hold: Hold, op: Settle | Release, cost: int,
     )
     if op.beginning is not None:
         leave_beginning(cursor, hold.tenant_id, hold.session_id, op.beginning, now_ms)
-    if op.answer is not None:
+    if isinstance(op, Settle) and op.answer is not None:
         cursor.execute(
             sql.ANSWER_CLAIM,
             {

@@ -284,12 +284,11 @@ class Settle(Struct, frozen=True):
 class Release(Struct, frozen=True):
     """Give a hold back in full: nothing was billed.
 
-    `drop_idempotency` frees the idempotency claim when there is no answer to store.
+    `drop_idempotency` frees the idempotency claim: no answer is stored for it.
     """
 
     hold_id: str
     decision: Mapping[str, Any] | None = None
-    answer: Answer | None = None
     drop_idempotency: bool = True
     beginning: Beginning | None = None
 

@@ -18,7 +18,6 @@ from gateway.database.database import Database
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.rates import TurnLimits
 from gateway.ledger.types import (
-    Answer,
     IdempotencyClaim,
     Refused,
     Release,
@@ -164,8 +163,8 @@ class Bench:
         decision = {"status": "completed", "finish_reason": "stop"} | dict(more.pop("decision", {}))
         return Settle(op.hold_id, amount_nanousd, source, decision=decision, **more)
 
-    def back(self, op: Reserve, *, answer: Answer | None = None, drop: bool = True) -> Release:
-        return Release(op.hold_id, decision={"status": "failed"}, answer=answer, drop_idempotency=drop)
+    def back(self, op: Reserve, *, drop: bool = True) -> Release:
+        return Release(op.hold_id, decision={"status": "failed"}, drop_idempotency=drop)
 
     async def sweep(self, at_ms: int) -> Swept:
         """What the sweeper does when it is that late."""

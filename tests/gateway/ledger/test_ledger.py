@@ -457,14 +457,6 @@ async def test_a_claim_is_free_again_after_a_release_a_crash_or_its_day(database
         assert crashed.decision_id != answered.decision_id
 
 
-async def test_an_answer_that_failed_for_good_may_be_stored_with_the_release(database_url: str) -> None:
-    async with open_bench(database_url) as bench:
-        claim = IdempotencyClaim("k", SHA_A, 1_000)
-        op = await bench.held(100, claim=claim)
-        await bench.ledger.release(bench.back(op, answer=Answer(502, {}, b"{}")))
-        assert (await bench.reserve(100, claim=claim))[1] == Replay(502, {}, b"{}")
-
-
 async def test_budgets_whose_windows_end_together_begin_anew_once_each_whichever_gateway_sweeps(
     database_url: str,
 ) -> None:
