@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.catalog.usage import Usage
-from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer
+from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
-from gateway.errors import GatewayError, http_status
+from gateway.errors import GatewayError
 
 
-class ChatDialect:
+class ChatDialect(Dialect):
     """`POST /chat/completions`."""
 
     endpoint = "chat"
@@ -28,13 +28,6 @@ class ChatDialect:
     def stream(self, answer: AnswerIdentity) -> ChatStream:
         """A renderer of one stream."""
         return ChatStream(answer, self._include_usage)
-
-    def error(self, error: GatewayError) -> ErrorAnswer:
-        """The error in OpenAI's format."""
-        return ErrorAnswer(http_status(error), error.as_body())
-
-    async def keep(self, session_id: str) -> None:
-        """Store nothing."""
 
 
 class ChatStream:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.dialects.chat import estimated_usage
-from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer
+from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.fields import need, read, refused
 from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
 from gateway.dialects.usage_report import shown
-from gateway.errors import GatewayError, http_status
+from gateway.errors import GatewayError
 
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
 _OF_CHAT = ("messages", "tools", "functions", "modalities", "audio")
@@ -123,7 +123,7 @@ def _logprobs(logprobs: object, offset: int) -> dict[str, Any] | None:
     }
 
 
-class CompletionsDialect:
+class CompletionsDialect(Dialect):
     """`POST /v1/completions`. `prefix` is the prompt when the client asked for an echo."""
 
     endpoint = "completions"
@@ -141,13 +141,6 @@ class CompletionsDialect:
     def stream(self, answer: AnswerIdentity) -> CompletionsStream:
         """A renderer of one stream."""
         return CompletionsStream(answer, self._prefix, self._include_usage)
-
-    def error(self, error: GatewayError) -> ErrorAnswer:
-        """The error in OpenAI's format."""
-        return ErrorAnswer(http_status(error), error.as_body())
-
-    async def keep(self, session_id: str) -> None:
-        """Store nothing."""
 
 
 class CompletionsStream:

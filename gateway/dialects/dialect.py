@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.catalog.usage import Usage
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, http_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,16 @@ class StreamRenderer(Protocol):
         """The last events; may be called again with a newer report."""
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error response: its status and its JSON body."""
+
+    status: int
+    body: Mapping[str, Any]
+
+
 class Dialect(Protocol):
-    """The response format of one request."""
+    """The response format of one request; defaults are OpenAI's, without a stream."""
 
     @property
     def endpoint(self) -> str:
@@ -77,17 +85,12 @@ class Dialect(Protocol):
 
     def stream(self, answer: AnswerIdentity) -> StreamRenderer:
         """A renderer of one stream."""
+        raise AssertionError(f"{self.endpoint} is not streamed")
 
     def error(self, error: GatewayError) -> ErrorAnswer:
         """An error in this dialect."""
+        return ErrorAnswer(http_status(error), error.as_body())
 
     async def keep(self, session_id: str) -> None:
-        """Store what later requests may refer to; called once, after billing."""
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorAnswer:
-    """An error response: its status and its JSON body."""
-
-    status: int
-    body: Mapping[str, Any]
+        """Store what later requests may refer to, if anything; called once, after billing."""
+        return

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer, StreamRenderer
+from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.fields import copied, need, read, refused
 from gateway.dialects.request import ChatRequest
-from gateway.errors import GatewayError, UpstreamError, http_status
+from gateway.errors import UpstreamError
 
 MAX_INPUTS = 2_048
 MAX_DIMENSIONS = 65_536
@@ -145,7 +145,7 @@ def decoded(text: str) -> list[float] | None:
     return list(struct.unpack(f"<{len(data) // 4}f", data)) if len(data) % 4 == 0 else None
 
 
-class EmbeddingsDialect:
+class EmbeddingsDialect(Dialect):
     """`POST /v1/embeddings`."""
 
     endpoint = "embeddings"
@@ -160,14 +160,3 @@ class EmbeddingsDialect:
             raise UpstreamError("the provider's response does not have one vector per input")
         made = rendered_embeddings(vectors, self._request, answer.model, billed.usage.prompt_tokens)
         return made | {"usage": billed.told_in(made["usage"]), "seqroute": billed.report}
-
-    def stream(self, answer: AnswerIdentity) -> StreamRenderer:
-        """Never called: embeddings are not streamed."""
-        raise AssertionError("vectors are not streamed")
-
-    def error(self, error: GatewayError) -> ErrorAnswer:
-        """The error in OpenAI's format."""
-        return ErrorAnswer(http_status(error), error.as_body())
-
-    async def keep(self, session_id: str) -> None:
-        """Store nothing."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer, StreamRenderer
+from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect, ErrorAnswer, StreamRenderer
 from gateway.dialects.forwarded import FORWARDED
 from gateway.dialects.messages_answer import MessagesStream, error_body, message_id, usage_object, whole_message
 from gateway.dialects.sse import billed_frame, event_frame
 from gateway.errors import GatewayError, ProviderOverloaded, http_status
 
 
-class MessagesDialect:
+class MessagesDialect(Dialect):
     """`POST /v1/messages`. The response names the one of `stop_sequences` that ended it."""
 
     endpoint = "messages"
@@ -43,9 +43,6 @@ class MessagesDialect:
         """The error in Anthropic's format, and with its status for an overloaded provider."""
         status = 529 if isinstance(error, ProviderOverloaded) else http_status(error)
         return ErrorAnswer(status, error_body(error))
-
-    async def keep(self, session_id: str) -> None:
-        """Store nothing: Anthropic's API has no references to earlier responses."""
 
 
 class ForwardedMessagesStream:

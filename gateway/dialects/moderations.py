@@ -11,10 +11,10 @@ from typing import Any
 
 from gateway.catalog.addresses import ANY_ADDRESS
 from gateway.dialects.arguments import check_addresses
-from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer, StreamRenderer
+from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.fields import read, refused
 from gateway.dialects.request import ChatRequest
-from gateway.errors import GatewayError, ModelNotFound, http_status
+from gateway.errors import ModelNotFound
 
 MAX_INPUTS = 2_048
 _KNOWN = frozenset({"model", "input", "user", "session_id"})
@@ -78,7 +78,7 @@ def _part(item: object, where: str) -> dict[str, Any]:
     raise refused(where, 'expected {"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}')
 
 
-class ModerationsDialect:
+class ModerationsDialect(Dialect):
     """`POST /v1/moderations`."""
 
     endpoint = "moderations"
@@ -86,14 +86,3 @@ class ModerationsDialect:
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
         """The provider's object with the catalogue's name of the model."""
         return {"id": f"modr-{answer.decision_id}", **body, "model": answer.model, "seqroute": billed.report}
-
-    def stream(self, answer: AnswerIdentity) -> StreamRenderer:
-        """Never called: verdicts are not streamed."""
-        raise AssertionError("verdicts are not streamed")
-
-    def error(self, error: GatewayError) -> ErrorAnswer:
-        """The error in OpenAI's format."""
-        return ErrorAnswer(http_status(error), error.as_body())
-
-    async def keep(self, session_id: str) -> None:
-        """Store nothing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer, StreamRenderer
+from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect, ErrorAnswer, StreamRenderer
 from gateway.dialects.forwarded import FORWARDED
 from gateway.dialects.responses_answer import ResponseObject, ResponsesStream, response_id, usage_object, whole_response
 from gateway.dialects.responses_request import ResponsesRequest
@@ -21,7 +21,7 @@ Store = Callable[[str, Mapping[str, Any], list[Mapping[str, Any]]], Awaitable[No
 """Stores a response object and the conversation, for later requests that continue it."""
 
 
-class ResponsesDialect:
+class ResponsesDialect(Dialect):
     """`POST /v1/responses`."""
 
     endpoint = "responses"
