@@ -1,5 +1,7 @@
 """Queue one message whenever an account has spent a share of its budget, or its soft budget.
 
+A session whose turn was refused because what is left does not pay for it has reached its budget too.
+
 Every replica looks; the unique index of `webhook_events` lets one of them record a crossing, whatever dies in between.
 A budget that is changed, or a window that begins again, makes room for a new crossing of the same threshold. After a
 change it is told only if the spending had been below it: the ledger's entries say how much was spent at the time.
@@ -14,13 +16,16 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Select, and_, func, or_, select
 
-from gateway.database.tables import keys, ledger_entries, sessions, tenants, webhook_events
+from gateway.database.tables import keys, ledger_entries, refused_turns, sessions, tenants, webhook_events
+from gateway.errors import SessionBudgetExceeded
 from gateway.money import usd_string
 from gateway.webhooks.outbox import WebhookEvent, queue
 
 THRESHOLDS = (50, 80, 95, 100)
 SOFT = -1
 """In the place of the threshold: the soft budget, which stands in the place of the budget."""
+REACHED = -2
+"""In the place of the threshold: a turn was refused before the last threshold was reached."""
 LOOK_BACK_MS = 60_000
 """Sessions used within this time before the last look are looked at again: replicas' clocks differ a little."""
 
@@ -64,6 +69,9 @@ def record(
         for threshold in (*account.crossed, *((SOFT,) if account.over_soft_budget else ())):
             told = _was_told(connection, account, threshold)
             made += queue(connection, urls, _event(account, threshold), at_ms=at_ms, new_id=new_id, told=told)
+    for account in _reached(connection, since_ms):
+        if THRESHOLDS[-1] not in account.crossed:
+            made += queue(connection, urls, _event(account, REACHED), at_ms=at_ms, new_id=new_id)
     return made
 
 
@@ -147,6 +155,22 @@ def _accounts(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
     return found
 
 
+def _reached(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
+    """The sessions in which a turn was refused for money since their budget was last changed."""
+    refused, row, entry = refused_turns.c, sessions.c, ledger_entries.c
+    changed_ms = select(func.max(entry.created_at_ms)).where(
+        entry.tenant_id == row.tenant_id, entry.session_id == row.session_id, entry.scope == "session",
+        entry.granted_delta_nanousd != 0,
+    )  # fmt: skip
+    query = (
+        select(sessions, row.session_id.label("account_id"))
+        .join(refused_turns, and_(refused.tenant_id == row.tenant_id, refused.session_id == row.session_id))
+        .where(refused.code == SessionBudgetExceeded.code, refused.last_at_ms >= since_ms - LOOK_BACK_MS)
+        .where(func.coalesce(changed_ms.scalar_subquery(), 0) <= refused.last_at_ms)
+    )
+    return [_account("session", found) for found in connection.execute(query).mappings()]
+
+
 def _account(kind: str, row: Any) -> BudgetedAccount:
     return BudgetedAccount(
         kind=kind,
@@ -161,12 +185,13 @@ def _account(kind: str, row: Any) -> BudgetedAccount:
 
 def _event(account: BudgetedAccount, threshold: int) -> WebhookEvent:
     soft = account.soft_budget_nanousd if threshold == SOFT else None
+    told: dict[str, Any] = {"type": "budget.threshold", "threshold_percent": threshold}
+    if soft is not None:
+        told = {"type": "budget.soft_limit", "soft_budget_nano_usd": soft, "soft_budget_usd": usd_string(soft)}
+    elif threshold == REACHED:
+        told = {"type": "budget.reached"}
     body = {
-        **(
-            {"type": "budget.threshold", "threshold_percent": threshold}
-            if soft is None
-            else {"type": "budget.soft_limit", "soft_budget_nano_usd": soft, "soft_budget_usd": usd_string(soft)}
-        ),
+        **told,
         "account": account.kind,
         "account_id": account.account_id,
         "tenant_id": account.tenant_id,

@@ -21,6 +21,7 @@ from gateway.config.settings import WebhookSettings
 from gateway.config.values import Secret
 from gateway.database.database import Database, transaction
 from gateway.database.tables import keys, sessions, tenants, webhook_events
+from gateway.decisions.refused_turns import RefusedTurns
 from gateway.money import MAX_NANOUSD
 from gateway.webhooks.delivery import CLAIM_MS, MAX_ATTEMPTS, Webhooks, claim, pause_s
 from tests.harness.money import open_bench
@@ -293,3 +294,40 @@ async def test_a_threshold_that_stays_crossed_is_not_told_again_when_a_budget_ch
         assert await told("key") == [50]
         await bench.database.write(lambda c: set_key_budget(c, key, 50, actor="test", now_ms=bench.hands.at_ms))
         assert await told("key") == []
+
+
+async def test_a_session_whose_turn_is_refused_for_money_has_reached_its_budget_once_for_each_budget(
+    database_url: str, receiver: Receiver
+) -> None:
+    async with open_bench(database_url, budget_nanousd=10_000) as bench:
+        now, refused = [bench.hands.clock()], RefusedTurns(bench.hands.clock)
+        subject, other = [await replica(receiver.url, bench.database, now, prefix) for prefix in "ab"]
+
+        async def spent(nanousd: int, ceiling: int) -> None:
+            op = await bench.held(nanousd, session="s1", ceiling=ceiling)
+            await bench.ledger.settle(bench.bill(op, nanousd))
+
+        async def told(refusals: int, code: str = "session_budget_exceeded") -> list[tuple[str, object]]:
+            for _ in range(refusals):
+                refused.add("acme", "s1", code)
+            await refused.share(bench.database)
+            now[0] += 1
+            receiver.got.clear()
+            for one in (subject, other):
+                await one.webhooks.look()
+                async with aiohttp.ClientSession() as http:
+                    await one.webhooks.deliver(http)
+            bodies = [web_body(body) for _, body in receiver.got]
+            return [(body["type"], body.get("threshold_percent")) for body in bodies if body["account"] == "session"]
+
+        await spent(91, ceiling=100)
+        assert await told(0) == [("budget.threshold", 50), ("budget.threshold", 80)]
+        assert await told(1, "tenant_budget_exceeded") == []
+        assert await told(2) == [("budget.reached", None)]
+        assert await told(1) == []
+        bench.hands.at_ms += 1
+        await spent(1, ceiling=110)
+        assert await told(0) == []  # the refusals were before the raise
+        assert await told(1) == [("budget.reached", None)]
+        await spent(18, ceiling=110)
+        assert ("budget.reached", None) not in await told(1)  # the threshold of 100 % says it
