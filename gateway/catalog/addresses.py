@@ -17,6 +17,12 @@ _FETCHING = frozenset(
         "together_ai", "xai",
     }
 )  # fmt: skip
+NEVER_CALLED: Mapping[str, str] = {
+    "chatgpt": "a person has to sign in to ChatGPT at a browser, which a gateway cannot",
+    "github_copilot": "a person has to sign in to GitHub at a browser, which a gateway cannot",
+    "vllm": "vllm/ runs the model inside this process, which is not supported; hosted_vllm/ calls a vLLM server",
+}
+"""Providers that cannot be called here, and why."""
 CUSTOM_TOOLED = frozenset({"openai", "custom_openai", "azure", "litellm_proxy", "openrouter", "vercel_ai_gateway"})
 """Providers that know OpenAI's free-form tools, or pass them on; LiteLLM leaves them out for some of the others."""
 _FETCHED_BY: Mapping[str, tuple[str, ...]] = {"anthropic": ("https://",)}

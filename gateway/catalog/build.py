@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.catalog.addresses import NEVER_CALLED, provider_of
 from gateway.catalog.assumptions import unstated
 from gateway.catalog.build_model import check_tier, evident_mode, map_entry, model_of, stated_limits, with_siblings
 from gateway.catalog.cache_hits import CacheTerms
@@ -143,6 +144,9 @@ def _groups(
     entries = _entries_by_name(settings)
     for position, entry in enumerate(settings.models):
         known = map_entry(entry, listed)
+        if (uncalled := NEVER_CALLED.get(provider_of(entry, known))) is not None:
+            findings.warnings.append(f"{entry.where}.litellm_params.model: {uncalled}; the entry is ignored")
+            continue
         mode = entry.info.mode or str(known.get("mode") or evident_mode(entry, listed))
         if mode not in MODES:
             findings.warnings.append(

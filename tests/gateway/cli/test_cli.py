@@ -151,6 +151,20 @@ def test_check_config_asks_nothing_over_the_network(
     assert [line for line in ran.err.splitlines() if "requests to" in line] == warned
 
 
+@pytest.mark.parametrize("written", ["github_copilot/gpt-4o", "chatgpt/gpt-5", "vllm/own"])
+def test_a_model_that_cannot_be_called_here_is_ignored_with_one_warning(cli: Cli, config: Path, written: str) -> None:
+    prices = "{input_cost_per_token: 0.000001, output_cost_per_token: 0.000002}"
+    entry = f"  - {{model_name: g, litellm_params: {{model: {written}}}, model_info: {prices}}}\n"
+    config.write_text(CONFIG.replace("model_list:\n", "model_list:\n" + entry))
+    ran = cli("check-config")
+    told = [line for line in ran.err.splitlines() if "model_list[0]" in line]
+    assert (ran.status, len(told)) == (0, 1)
+    assert "litellm_params.model" in told[0]
+    assert "the entry is ignored" in told[0]
+    config.write_text(CONFIG[: CONFIG.index("model_list:")] + "model_list:\n" + entry)
+    assert cli("check-config").status == 2
+
+
 def test_check_config_prints_no_warning_of_a_library(config: Path) -> None:
     prices = "{input_cost_per_token: 0.000001, output_cost_per_token: 0.000002, max_output_tokens: 100, mode: chat}"
     params = "{model: ollama/llama3, api_base: 'http://127.0.0.1:1', seed: 4}"
