@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -35,26 +36,33 @@ _DEFAULTS = frozenset({
 OIDC = "oidc/"
 """Prefix of a reference that is exchanged for an Azure token, which only chat requests do."""
 _NAME = "claude"
-_INVOKE = "invoke/"
+INVOKE = "invoke/"
 _ARN = "arn:"
+_REGION = re.compile(r"((?:us-gov|us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-\d)/(.+)")
 
 
 def claude_host(provider: str, model: str, base_model: str | None) -> ClaudeHost | None:
     """The host of a deployment that takes Messages; None for all others.
 
-    At Bedrock only those that LiteLLM calls by InvokeModel take them: no `converse/` and no region before the name. An
-    ARN does not name its model, so `base_model` must name a Claude.
+    At Bedrock only those that LiteLLM calls by InvokeModel take them, not `converse/`. A region may stand before the
+    name. An ARN may not name its model, and then `base_model` must name a Claude.
     """
     name = model.lower().removeprefix(f"{provider}/")
     if provider == "anthropic":
         return "anthropic"
     if provider == "bedrock":
-        name = name.removeprefix(_INVOKE)
+        name = placed(name.removeprefix(INVOKE))[1]
         names = f"{name} {(base_model or '').lower()}" if name.startswith(_ARN) else name
         return "bedrock" if _NAME in names and (name.startswith(_ARN) or "/" not in name) else None
     if provider == "vertex_ai":
         return "vertex_ai" if name.startswith(_NAME) else None
     return "azure_ai" if provider == "azure_ai" and _NAME in name else None
+
+
+def placed(model: str) -> tuple[str | None, str]:
+    """The region before a name of Bedrock's, if there is one, and the name."""
+    found = _REGION.fullmatch(model)
+    return (None, model) if found is None else (found[1], found[2])
 
 
 def carries(host: ClaudeHost, defaults: Iterable[str], options: Mapping[str, str]) -> bool:

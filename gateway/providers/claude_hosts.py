@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 from yarl import URL
 
-from gateway.catalog.claude_hosts import AZURE_TOKEN, ClaudeHost, carries, claude_host
+from gateway.catalog.claude_hosts import AZURE_TOKEN, INVOKE, ClaudeHost, carries, claude_host, placed
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.providers.aws_access import AwsAccess, AwsEnvironment, aws_access
 from gateway.providers.call import NO_KEY, Call, ProviderNames
@@ -149,18 +149,21 @@ class ClaudeHosts:
 
     def _for_bedrock(self, call: Call, access: AwsAccess, found: ProviderNames, body: dict[str, Any]) -> DirectRequest:
         config, options = self._configs["bedrock"], dict(access.options)
+        region, model = placed(found.model.removeprefix(INVOKE))
+        if region is not None:
+            options.setdefault("aws_region_name", region)
         stated, headers = _split(access.headers)
         body = {name: value for name, value in body.items() if name not in ("model", "stream")}
         if betas := list(dict.fromkeys([*stated, *(body.get("anthropic_beta") or ())])):
             body["anthropic_beta"] = betas
         base = None if call.api_base is None else call.api_base.rstrip("/")
         url = config.get_complete_url(
-            api_base=base, api_key=None, model=found.model, optional_params=options, litellm_params={},
+            api_base=base, api_key=None, model=model, optional_params=options, litellm_params={},
             stream=call.stream,
         )  # fmt: skip
         signed, raw = config.sign_request(
             headers=headers, optional_params=options, request_data=body, api_base=url, api_key=access.api_key,
-            model=found.model,
+            model=model,
             stream=call.stream,
         )  # fmt: skip
         # What was signed is the path as it is written, with an ARN's colons in percents.

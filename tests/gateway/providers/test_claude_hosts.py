@@ -282,6 +282,20 @@ async def test_azure_is_sent_its_key_else_its_token(upstream: Upstream, provider
     assert keyed.body == {"model": "claude-opus-4-6", "max_tokens": 9_000, "messages": HELLO}
 
 
+@pytest.mark.parametrize(
+    "model", ["eu-west-1/anthropic.claude-opus-4-6-v1", "invoke/eu-west-1/anthropic.claude-opus-4-6-v1"]
+)
+async def test_a_region_in_the_name_signs_the_request_and_is_no_part_of_its_address(
+    upstream: Upstream, provider: DialectProvider, model: str
+) -> None:
+    keys = {name: value for name, value in AWS.items() if name != "aws_region_name"}
+    await upstream.complete(asking(upstream, f"bedrock/{model}", provider.address, options=keys))
+    await upstream.complete(asking(upstream, f"bedrock/{model}", provider.address, options=AWS))
+    assert [asked.path for asked in provider.asked] == ["/model/anthropic.claude-opus-4-6-v1/invoke"] * 2
+    regions = [asked.headers["authorization"].split("/")[2] for asked in provider.asked]
+    assert regions == ["eu-west-1", AWS["aws_region_name"]]  # as LiteLLM has it, what is stated comes first
+
+
 @pytest.mark.parametrize("fields", [{"tools": [BASH]}, {}])
 async def test_a_call_to_azure_without_any_key_is_not_sent(
     upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
@@ -400,6 +414,9 @@ async def test_tools_reach_the_hosts_that_have_them(upstream: Upstream, provider
     [
         ("anthropic", "anthropic/glm-4.6", None, "anthropic"),
         ("bedrock", "bedrock/eu.anthropic.claude-opus-4-6-v1", None, "bedrock"),
+        ("bedrock", "bedrock/eu-west-1/anthropic.claude-opus-4-6-v1", None, "bedrock"),
+        ("bedrock", "bedrock/invoke/us-gov-west-1/anthropic.claude-opus-4-6-v1", None, "bedrock"),
+        ("bedrock", "bedrock/somewhere/anthropic.claude-opus-4-6-v1", None, None),
         ("bedrock", f"bedrock/invoke/{ARN}", "claude-opus-4-6", "bedrock"),
         ("bedrock", f"bedrock/{ARN}", "amazon.nova-pro-v1:0", None),
         ("bedrock", "bedrock/converse/anthropic.claude-opus-4-6-v1", None, None),
