@@ -41,7 +41,7 @@ from gateway.dialects.session_names import SESSION_FIELDS
 _FORWARDED_FIELDS = (
     "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "temperature", "top_p",
     "top_logprobs", "text", "reasoning", "include", "truncation", "user", "safety_identifier", "prompt_cache_key",
-    "stream_options",
+    "prompt_cache_retention", "service_tier", "metadata", "stream_options",
 )  # fmt: skip
 _OWN_ITEMS = frozenset({
     "message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning",

@@ -25,6 +25,7 @@ from gateway.schema.reader import check_body
 _PLAIN: Mapping[str, str] = {
     "model": "model", "temperature": "temperature", "top_p": "top_p", "stream": "stream", "user": "user",
     "safety_identifier": "safety_identifier", "prompt_cache_key": "prompt_cache_key", "metadata": "metadata",
+    "prompt_cache_retention": "prompt_cache_retention", "service_tier": "service_tier",
     "max_output_tokens": "max_tokens", "parallel_tool_calls": "parallel_tool_calls", "top_logprobs": "top_logprobs",
 }  # fmt: skip
 _ECHOED = (
@@ -32,7 +33,7 @@ _ECHOED = (
     "parallel_tool_calls", "reasoning", "safety_identifier", "temperature", "text", "tool_choice", "tools", "top_p",
     "top_logprobs", "truncation", "user",
 )  # fmt: skip
-_TRANSLATED = frozenset(_PLAIN) | frozenset(_ECHOED)
+_TRANSLATED = (frozenset(_PLAIN) | frozenset(_ECHOED)) - {"max_tool_calls"}  # which counts hosted tools' calls
 OWN_NAMES: Mapping[str, tuple[str, ...]] = {
     "max_tokens": ("max_output_tokens",), "reasoning_effort": ("reasoning.effort",),
     "response_format": ("text.format",), "verbosity": ("text.verbosity",),

@@ -55,8 +55,6 @@ ANTHROPIC_VERSION = "2023-06-01"
 _BETA = "anthropic-beta"
 _NO_ROUTE = (404, 405, 501)
 """Statuses of servers without the dialect's route; a model that is not found has a code of its own."""
-_FROM_OPERATOR = ("service_tier", "temperature", "top_p")
-"""Defaults of a deployment that have the same name in Responses."""
 
 _DIALECTS: Mapping[str, NativeDialect] = {"messages_api": "claude", "responses_api": "responses"}
 
@@ -64,15 +62,22 @@ _DIALECTS: Mapping[str, NativeDialect] = {"messages_api": "claude", "responses_a
 class ForwardedCall:
     """One call."""
 
-    def __init__(self, call: Call, found: ProviderNames, connections: Connections, claude: ClaudeHosts) -> None:
+    def __init__(
+        self,
+        call: Call,
+        found: ProviderNames,
+        connections: Connections,
+        claude: ClaudeHosts,
+        changes: Mapping[str, Any],
+    ) -> None:
+        """`changes`: fields that take the place of the client's; None takes one away."""
         assert call.forwarded is not None
         self._call = call
         self._forwarded: ForwardedRequest = call.forwarded
         limit = call.max_tokens if call.limited or self._forwarded.api == "messages_api" else None
         model = found.model.removeprefix(RESPONSES_ROUTE)
         body = self._forwarded.outgoing(model, limit, call.tool_calls, stream=call.stream, notes=call.notes)
-        if self._forwarded.api == "responses_api":  # a Messages request has them already
-            _add_operators(body, call)
+        body = {name: value for name, value in {**body, **changes}.items() if value is not None}
         self._body, self._found, self._connections, self._claude = body, found, connections, claude
         self._host = None if self._forwarded.api == "responses_api" else claude.host_of(call, found)
 
@@ -161,20 +166,6 @@ class ForwardedCall:
             raise DialectFault(exchange.status, self._forwarded.refusal(), reported)
         if seen is not None:
             raise seen
-
-
-def _add_operators(body: dict[str, Any], call: Call) -> None:
-    """Add the operator's parameters to Responses, and take the blocked ones away."""
-    for name in _FROM_OPERATOR:
-        if name in call.defaults and name not in call.dropped_params:
-            body.setdefault(name, call.defaults[name])
-    effort = call.defaults.get("reasoning_effort")
-    if effort and "reasoning_effort" not in call.dropped_params:
-        body["reasoning"] = {"effort": effort} | (body.get("reasoning") or {})
-    for name in call.dropped_params:
-        body.pop(name, None)
-    if call.cache_key is not None:
-        body.setdefault("prompt_cache_key", call.cache_key)
 
 
 def _assembled(chunks: Iterable[dict[str, Any]], new_call_id: Callable[[], str]) -> dict[str, Any] | None:

@@ -16,8 +16,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,), "presence_penalty": (0,), "temperature": (1,), "top_p": (1,),
 }  # fmt: skip
 """Values that mean the same as none."""
-_ANY: Mapping[str, Any] = {"top_p": 0.5, "stop": ["x"], "seed": 1, "top_logprobs": 1}
-"""Parameters that are lost whatever their value is, with the value that is tried for all."""
 _WITHOUT_REQUIRED = frozenset({"moonshot"})
 """Providers for which LiteLLM writes a tool that is required as a sentence behind the messages."""
 _OF_TOOLS = ("tool_choice", "parallel_tool_calls")
@@ -26,6 +24,8 @@ _TOOLS = [
     for name in ("f", "g")
 ]
 """Two, because Gemini's form has no `parallel_tool_calls`, and LiteLLM leaves it out only beside several tools."""
+_ANY: Mapping[str, Any] = {"top_p": 0.5, "stop": ["x"], "seed": 1, "top_logprobs": 1, "tools": _TOOLS}
+"""Parameters that are lost whatever their value is, with the value that is tried for all."""
 _EFFORT = "reasoning_effort"
 _EXCLUDED_BY_EFFORT = frozenset({"openai", "azure"})
 """Providers whose reasoning models (gpt-5.1 and later) take no sampling beside an effort."""

@@ -49,6 +49,14 @@ _AT_RESPONSES = frozenset(
 )  # fmt: skip
 """Chat's parameters that LiteLLM's bridge to /v1/responses carries."""
 _TIER = "service_tier"
+_IN_RESPONSES = (
+    _TIER, "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls", "top_logprobs", "metadata",
+)  # fmt: skip
+"""Chat's parameters that have the same name in a Responses request."""
+_WITHIN_RESPONSES: Mapping[str, tuple[str, str]] = {EFFORT: ("reasoning", "effort"), "verbosity": ("text", "verbosity")}
+_LIMITS_OF_RESPONSES = frozenset({"input", "max_output_tokens", "max_tool_calls", "previous_response_id", "store"})
+"""Fields that the gateway sets by what it holds and keeps."""
 _STREAM_OPTIONS = "stream_options"
 """Of these, OpenAI's servers alone know `include_obfuscation`; the gateway asks for the usage itself."""
 _EFFORTS = ("low", "medium", "high")
@@ -120,11 +128,44 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
         dropped.append(f"{_STREAM_OPTIONS}.include_obfuscation")
     _fit(plain, beside, call, target, dropped)
     dropped += _drop_barred_labels(beside, steering)
-    fixed = call.defaults.get("extra_body")
-    if isinstance(fixed, Mapping):
-        beside |= {name: value for name, value in fixed.items() if name not in _BARRED and name not in steering}
+    beside |= _fixed(call, steering)
     arguments = _arguments(plain, beside, call, target, steering)
     return Shaped(arguments, tuple(name for name in dropped if name.partition(".")[0] in given))
+
+
+def in_responses(call: Call, steering: frozenset[str]) -> Shaped:
+    """The fields of a forwarded Responses request in place of its client's; None takes one away."""
+    assert call.forwarded is not None
+    body = call.forwarded.body
+    blocked = [name for name in sorted(call.dropped_params) if body.get(name) is not None]
+    if body.get(_TIER) is not None and _TIER not in blocked and not is_priced(body[_TIER], call.service_tiers):
+        blocked.append(_TIER)
+    made: dict[str, Any] = dict.fromkeys(blocked)
+    defaults = {name: value for name, value in call.defaults.items() if name not in call.dropped_params}
+    sent = {**body, **made}
+    made |= {name: defaults[name] for name in _IN_RESPONSES if name in defaults and sent.get(name) is None}
+    for name, (outer, inner) in _WITHIN_RESPONSES.items():
+        fields = body.get(outer) or {}
+        if name in call.dropped_params and fields.get(inner) is not None:
+            made[outer] = {key: value for key, value in fields.items() if key != inner}
+            blocked.append(f"{outer}.{inner}")
+        elif name in defaults and fields.get(inner) is None:
+            made[outer] = {**fields, inner: defaults[name]}
+    if isinstance(body.get("metadata"), Mapping):
+        beside = {"metadata": dict(body["metadata"])}
+        blocked += _drop_barred_labels(beside, steering)
+        made.setdefault("metadata", beside.get("metadata"))
+    if call.cache_key is not None and {**body, **made}.get("prompt_cache_key") is None:
+        made["prompt_cache_key"] = call.cache_key
+    extra = {name: value for name, value in _fixed(call, steering).items() if name not in _LIMITS_OF_RESPONSES}
+    return Shaped(made | extra, (*call.forwarded.dropped, *blocked))
+
+
+def _fixed(call: Call, steering: frozenset[str]) -> dict[str, Any]:
+    """The operator's `extra_body`."""
+    fixed = call.defaults.get("extra_body")
+    fixed = fixed if isinstance(fixed, Mapping) else {}
+    return {name: value for name, value in fixed.items() if name not in _BARRED and name not in steering}
 
 
 def _effort(asked: Any, target: Target) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from inspect import signature
 from typing import Any, TypeVar
@@ -28,10 +28,11 @@ from gateway.dialects.older_functions import (
     params_with_tools,
 )
 from gateway.errors import GatewayError
-from gateway.providers.accepted_parameters import Target, target_of
+from gateway.providers.accepted_parameters import NEEDED, Target, target_of
 from gateway.providers.acompletion import LitellmClient
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.aws_access import AwsEnvironment
+from gateway.providers.cache_marks import MARK, CacheMarks, has_marks, without_marks
 from gateway.providers.call import Call, Lane, Outgoing, PreparedCall, ProviderNames
 from gateway.providers.claude_forms import ClaudeForms, as_written, claude_forms
 from gateway.providers.claude_hosts import ClaudeHosts, own_name
@@ -46,7 +47,7 @@ from gateway.providers.litellm_clients import LOOKING_UP, spoken_as_openai
 from gateway.providers.litellm_setup import import_litellm
 from gateway.providers.lost_parameters import LostParameters
 from gateway.providers.moderation import ModerationCall
-from gateway.providers.parameters import at_responses, shaped, takes_functions
+from gateway.providers.parameters import at_responses, in_responses, shaped, takes_functions
 from gateway.providers.replies import Reply, embedding_reply, moderation_reply, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
@@ -80,6 +81,7 @@ class Upstream:
         self._aws: AwsEnvironment | None = None
         self._claude: ClaudeHosts | None = None
         self._lost: LostParameters | None = None
+        self._marks: CacheMarks | None = None
         self._embeddings: EmbeddingParams | None = None
         self._acompletion: LitellmClient | None = None
         self._open: Connections | None = None
@@ -106,6 +108,7 @@ class Upstream:
         """Import LiteLLM (takes seconds), which knows what each provider's requests have."""
         self._litellm = import_litellm()
         self._lost = LostParameters(self._litellm)
+        self._marks = CacheMarks(self._litellm)
         self._embeddings = EmbeddingParams(self._litellm)
         logic: Any = importlib.import_module("litellm.litellm_core_utils.get_llm_provider_logic")
         self._logs_in = logic.declared_authenticating_provider
@@ -272,7 +275,7 @@ class Upstream:
         if self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
         assert self._claude is not None
-        prepared = ForwardedCall(outgoing.call, outgoing.names, self._open, self._claude)
+        prepared = ForwardedCall(outgoing.call, outgoing.names, self._open, self._claude, outgoing.arguments)
         self.on_call("thin")
         return prepared
 
@@ -299,9 +302,11 @@ class Upstream:
                 return made
             call = structs.replace(call, forwarded=None)
         if call.forwarded is not None:
-            return Outgoing(call, found, left_out=call.forwarded.dropped)
+            changed = in_responses(call, self._steering)
+            return Outgoing(call, found, changed.arguments, changed.dropped)
         if not call.is_chat:
             return self._outgoing_inputs(call, found)
+        call, left_out = self._marked(call, found)
         target, written = self._target(call, found), (call.params.keys() | call.extras.keys()) - call.allowed_params
         if PARAMETER in call.params or calls_functions(call.messages):
             call = self._with_tools(call, found, target)
@@ -312,7 +317,9 @@ class Upstream:
         formed = shaped(call, target, self._steering)
         if self._acompletion is not None and self._acompletion.goes_to_responses(call, found, formed.arguments):
             formed = at_responses(formed, call)
-        left_out = formed.dropped
+        elif lacking := NEEDED & formed.arguments.keys() - target.supported - call.allowed_params:
+            self._refuse_lost(found, formed.arguments, lacking)
+        left_out += formed.dropped
         if self._lost is not None:
             asked = {name: value for name, value in formed.arguments.items() if name in written}
             left_out = (*left_out, *self._lost.names(found.model, found.provider, asked))
@@ -321,6 +328,22 @@ class Upstream:
         if loses_names(found.provider, call.messages):
             left_out = (*left_out, "messages[].name")
         return Outgoing(call, found, formed.arguments, left_out)
+
+    def _marked(self, call: Call, found: ProviderNames) -> tuple[Call, tuple[str, ...]]:
+        """The call without cache marks where its provider is sent none, and their name."""
+        tools = call.params.get("tools") or ()
+        if self._marks is None or not has_marks(call.messages, tools):
+            return call, ()
+        if self._marks.reach(found.model, found.provider, call.api_base):
+            return call, ()
+        messages, plain = without_marks(call.messages, tools)
+        params = {**call.params, "tools": plain} if plain else call.params
+        return structs.replace(call, messages=messages, params=params), (MARK,)
+
+    def _refuse_lost(self, found: ProviderNames, arguments: Mapping[str, Any], names: Iterable[str]) -> None:
+        """Raise CallRefused for a parameter that shapes the answer and that LiteLLM would leave out in silence."""
+        for name in self._lost.of(found.model, found.provider, arguments, names) if self._lost is not None else ():
+            raise CallRefused.of(name)
 
     def _as_written(self, call: Call, found: ProviderNames) -> Outgoing | None:
         """A Messages request in its own dialect; None for one that is translated."""

@@ -153,9 +153,11 @@ def test_tools_of_every_kind_are_functions() -> None:
 def test_what_is_not_translated_is_named() -> None:
     made = request(
         tools=[FLAT | {"defer_loading": True}], reasoning={"effort": "low", "context": "auto"}, truncation="auto",
-        text={"verbosity": "low", "tone": "dry"}, service_tier="flex",
+        text={"verbosity": "low", "tone": "dry"}, max_tool_calls=3, service_tier="flex", prompt_cache_retention="24h",
     )  # fmt: skip
-    assert made.dropped == ("reasoning.context", "service_tier", "text.tone", "tools[].defer_loading", "truncation")
+    lost = ("max_tool_calls", "reasoning.context", "text.tone", "tools[].defer_loading", "truncation")
+    assert made.dropped == lost
+    assert (made.chat["service_tier"], made.chat["prompt_cache_retention"]) == ("flex", "24h")  # for chat to judge
 
 
 SAID = {"type": "input_text", "text": "q"}

@@ -171,6 +171,35 @@ async def test_limits_notes_and_the_operator_s_defaults_are_sent(upstream: Upstr
     assert "temperature" not in sent
 
 
+async def test_responses_have_what_the_operator_adds_and_what_the_client_labels(
+    upstream: Upstream, provider: FaultUpstream
+) -> None:
+    asked = {
+        "model": "m", "input": "hello", "tools": SEARCH, "service_tier": "flex", "prompt_cache_retention": "24h",
+        "safety_identifier": "person", "metadata": {"task": "t", "api_key": "x"}, "text": {"format": {"type": "text"}},
+        "reasoning": {"effort": "high"}, "top_p": 0.5,
+    }  # fmt: skip
+    forwarded = responses_request.to_chat(asked).forwarded
+    extra = {"truncation": "auto", "store": True, "max_output_tokens": 10**6, "own": 1}
+    defaults = {"extra_body": extra, "verbosity": "low", "user": "operator", "service_tier": "default"}
+    blocked = frozenset({"reasoning_effort", "top_p"})
+    more: dict[str, Any] = {"forwarded": forwarded, "defaults": defaults, "dropped_params": blocked}
+    made = upstream.outgoing(call(provider, "responses", "ok", **more))
+    await upstream.complete(made)
+    sent = provider.received[-1].body
+    assert {name: sent.get(name) for name in (*asked, *extra, "user")} == {
+        "model": "ok", "input": [{"type": "message", "role": "user", "content": "hello"}], "tools": SEARCH,
+        "service_tier": "default", "prompt_cache_retention": "24h", "safety_identifier": "person",
+        "metadata": {"task": "t"}, "text": {"format": {"type": "text"}, "verbosity": "low"}, "reasoning": {},
+        "top_p": None, "truncation": "auto", "store": False, "max_output_tokens": 50, "own": 1, "user": "operator",
+    }  # fmt: skip
+    assert sorted(made.left_out) == ["metadata.api_key", "reasoning.effort", "service_tier", "top_p"]
+    priced: dict[str, Any] = {"defaults": {}, "forwarded": forwarded, "service_tiers": frozenset({"flex"})}
+    made = upstream.outgoing(call(provider, "responses", "ok", **priced))
+    await upstream.complete(made)
+    assert (provider.received[-1].body["service_tier"], made.left_out) == ("flex", ("metadata.api_key",))
+
+
 async def test_no_limit_is_sent_where_none_is_needed(upstream: Upstream, provider: FaultUpstream) -> None:
     for route, name in (("responses", "max_output_tokens"), ("messages", "max_tokens")):
         await upstream.complete(upstream.outgoing(call(provider, route, "ok", limited=False)))
