@@ -1,9 +1,8 @@
-"""Eight devices, forced in a process of their own, and two processes: the parameters of one device, to the bit."""
+"""Eight devices, forced in a process of their own, and two processes: what one device learns, to the bit."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.harness.processes import free_port
 from train.fit.mesh import data_parallel
 
 FIT = """
 import sys
 import jax, numpy as np
-folder, part, processes, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-if processes > 1:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{port}", processes, part)
 from tests.train.fit.test_full_information import asked_everywhere
 from train.config import FitConfig, QualityConfig, TrainConfig
 from train.fit.network import fit_network, grade
@@ -33,20 +29,37 @@ quality, flat = grade(episodes, config)
 grades = np.zeros(episodes.mask.shape)
 grades[episodes.valid] = flat
 network, _ = fit_network(episodes, grades, quality, config, jax.random.key(0), batch_sharding=data_parallel())
-leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(network.layers)]
+np.savez(sys.argv[1], *[np.asarray(leaf) for leaf in jax.tree.leaves(network.layers)])
+"""
+
+DESCENT = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+path, part, processes, address = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+if processes > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, processes, part)
+from train.fit.mesh import data_parallel, everywhere, mean_of_shards
+mesh = data_parallel()
+assert mesh.mesh.size == processes
+loss = lambda weights, rows: jnp.mean(jnp.tanh(rows @ weights[0]) @ weights[1]) ** 2
+draws = np.random.default_rng(0)
+weights = [draws.normal(size=size).astype(np.float32) for size in ((8, 16), (16,))]
+weights, rows = everywhere((weights, draws.normal(size=(64, 8)).astype(np.float32)), mesh)
+step = jax.jit(lambda weights: mean_of_shards(jax.grad(loss), weights, rows, mesh))
+for _ in range(20):
+    weights = jax.block_until_ready(jax.tree.map(lambda w, g: w - 0.5 * g, weights, step(weights)))
 if part == 0:
-    np.savez(f"{folder}/{jax.device_count()}-{processes}.npz", *leaves)
+    np.savez(path, *[np.asarray(leaf) for leaf in weights])
 """
 
 
-def start(folder: Path, devices: int, part: int = 0, processes: int = 1, port: int = 0) -> subprocess.Popen[bytes]:
+def start(code: str, *given: object, devices: int = 1, cached: bool = True) -> subprocess.Popen[bytes]:
     flags = f"--xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-c", FIT, str(folder), str(part), str(processes), str(port)]
     environ = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    if processes > 1:
-        # Only the first process writes compiled programs; with what it finds there it would run ahead of the other.
+    if not cached:
         environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-    return subprocess.Popen(command, env=environ)
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, given)], env=environ)
 
 
 def leaves(path: Path) -> list[np.ndarray]:
@@ -54,23 +67,28 @@ def leaves(path: Path) -> list[np.ndarray]:
         return [arrays[name] for name in arrays.files]
 
 
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+def assert_equal_to_the_bit(one: Path, other: Path, *, least: int) -> None:
+    alone = leaves(one)
+    assert len(alone) >= least
+    for a, b in zip(alone, leaves(other), strict=True):
+        assert (a == b).all()
 
 
 @pytest.mark.timeout(600)
-def test_a_mesh_and_two_processes_fit_what_one_device_fits(tmp_path: Path) -> None:
-    port = free_port()
-    running = [start(tmp_path, 1), start(tmp_path, 8)]
-    running += [start(tmp_path, 1, part, 2, port) for part in range(2)]
-    assert [process.wait(timeout=580) for process in running] == [0, 0, 0, 0]
-    alone = leaves(tmp_path / "1-1.npz")
-    assert len(alone) > 10
-    for other in ("8-1.npz", "2-2.npz"):
-        for a, b in zip(alone, leaves(tmp_path / other), strict=True):
-            assert (a == b).all()
+def test_a_mesh_of_eight_devices_fits_what_one_device_fits(tmp_path: Path) -> None:
+    one, eight = tmp_path / "1.npz", tmp_path / "8.npz"
+    running = [start(FIT, one), start(FIT, eight, devices=8)]
+    assert [process.wait(timeout=580) for process in running] == [0, 0]
+    assert_equal_to_the_bit(one, eight, least=11)
+
+
+def test_a_mesh_over_two_processes_descends_as_one_device_does(tmp_path: Path) -> None:
+    alone, both, address = tmp_path / "1.npz", tmp_path / "2.npz", f"127.0.0.1:{free_port()}"
+    running = [start(DESCENT, alone, 0, 1, "")]
+    # Only the first process writes compiled programs; with what it finds there it would run ahead of the other.
+    running += [start(DESCENT, both, part, 2, address, cached=False) for part in range(2)]
+    assert [process.wait(timeout=280) for process in running] == [0, 0, 0]
+    assert_equal_to_the_bit(alone, both, least=2)
 
 
 def test_more_devices_than_there_are_is_an_error() -> None:
