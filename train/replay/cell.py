@@ -25,7 +25,7 @@ from train.replay.grid import RANDOM, Cell, phi_of, session_cost_usd
 from train.replay.network import Networks, policy_kind, shipped_policy
 from train.replay.ours import Curve, Learned, Planners, with_horizon
 from train.replay.served import as_rule
-from train.replay.simulator import Played, Rule
+from train.replay.simulator import Context, Played, Rule
 from train.replay.statistics import CellEntry, rows
 
 DEFAULT_RULE = "gateway-default"
@@ -52,6 +52,12 @@ class CellRun:
     def networks(self) -> Networks:
         """The networks for the cell's context."""
         return self.learned.networks[self.cell.context]
+
+    @property
+    def context_without_writes(self) -> Context:
+        """The cell's context with writes at the list price, where the grid has it."""
+        free = replace(self.cell.context, write_price=1.0)
+        return free if free in self.learned.planners else self.cell.context
 
 
 def play_cell(contest: CellRun, policies: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -182,8 +188,10 @@ def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[CellEntr
         write_price = contest.cell.context.write_price
         rule_alone = ReSolving(horizon=contest.learned.horizon)
         installed = as_installed(contest, contest.test)
-        yield _planned(contest, "ours-ungated-list-price", ListPrice(best, write_price), contest.test)
-        network = networks.at(boldest).serving
+        free = contest.context_without_writes
+        planner = contest.learned.planners[free].curve[best_at][1]
+        yield _planned(contest, "ours-ungated-list-price", ListPrice(planner, write_price), contest.test)
+        network = contest.learned.networks[free].at(boldest).serving
         yield _planned(contest, "ours-network-list-price", ListPrice(network, write_price), contest.test)
         yield _planned(contest, f"{DEFAULT_RULE}-list-price", ListPrice(rule_alone, write_price), installed)
 
