@@ -19,7 +19,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 from sqlalchemy.exc import ProgrammingError
 
 from gateway.accounts import tenants
@@ -27,7 +27,7 @@ from gateway.accounts.auth import DEFAULT_TENANT
 from gateway.api.server import STATE_KEY, HttpLimits, Shedding
 from gateway.clock import now_ms
 from gateway.composition.services import Services
-from gateway.database import diagnosis
+from gateway.database import diagnosis, tables
 from gateway.database.partitions import make_partition, missing_months
 from gateway.decisions import response_store, rollups
 from gateway.decisions.forecasts import SessionForecasts
@@ -213,7 +213,7 @@ async def _run_forever(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
 async def _bring_up(gateway: Gateway) -> None:
     """Wait until the database is up and migrated, and start the ledger."""
     services = gateway.services
-    waiting = _Reminder()
+    waiting = _Reminder(RETRY_S)
     migrate = f"run `seqroute migrate --config {services.settings.path}`"
     while not services.lifecycle.started:
         try:
@@ -260,7 +260,8 @@ def _where(services: Services) -> str:
 class _Reminder:
     """Logs a reason for waiting when it is new, and again every REMIND_S."""
 
-    def __init__(self) -> None:
+    def __init__(self, retry_s: float) -> None:
+        self._retry_s = retry_s
         self._reason = ""
         self._logged_s = 0.0
 
@@ -270,7 +271,7 @@ class _Reminder:
         due = reason != self._reason or now_s - self._logged_s >= REMIND_S
         if due:
             self._reason, self._logged_s = reason, now_s
-            _log.warning("%s (retried every %g s)", reason, RETRY_S)
+            _log.warning("%s (retried every %g s)", reason, self._retry_s)
         return due
 
 
@@ -310,25 +311,52 @@ async def _poll_policies(gateway: Gateway) -> None:
     """Load published policies within a second; also the database heartbeat for readiness."""
     services = gateway.services
     failures = 0
-    refresh: asyncio.Task[None] | None = None
+    waiting = _Reminder(POLICY_POLL_S)
+    beat: asyncio.Task[None] | None = None
     try:
         while True:
             await asyncio.sleep(POLICY_POLL_S)
             # A frozen database gives no answer at all, which counts as a failure. One query at a time.
-            refresh = refresh or asyncio.create_task(services.policies.refresh())
-            await asyncio.wait({refresh}, timeout=HEARTBEAT_S)
-            failures += 1
-            if refresh.done():
-                asked, refresh = refresh, None
-                with contextlib.suppress(LedgerUnavailable):
+            beat = beat or asyncio.create_task(_beat(services))
+            await asyncio.wait({beat}, timeout=HEARTBEAT_S)
+            problem: LedgerUnavailable | None = LedgerUnavailable(f"no answer within {HEARTBEAT_S:g} s")
+            if beat.done():
+                asked, beat = beat, None
+                try:
                     asked.result()
-                    failures = 0
+                    problem = None
                     await _share(gateway)
+                except LedgerUnavailable as error:
+                    problem = problem and error
+            failures = 0 if problem is None else failures + 1
             # One slow answer is not an outage: flapping readiness would take out every replica at once.
+            if problem is not None and failures >= 2:
+                services.outage.notice()
+                waiting.say(diagnosis.outage(services.database.url, problem))
+            elif problem is None and not services.lifecycle.ledger_up:
+                waiting = _Reminder(POLICY_POLL_S)
+                _log.info("the database %s answers again", _where(services))
             services.lifecycle.ledger_up = failures < 2
     finally:
-        if refresh is not None:
-            refresh.cancel()
+        if beat is not None:
+            beat.cancel()
+
+
+async def _beat(services: Services) -> None:
+    """Read; after a failed operation of the ledger also write: a standby and a full disk answer reads."""
+    await services.policies.refresh()
+    if services.ledger.doubted:
+        await services.database.write(_write_anything)
+        services.ledger.doubted = False
+
+
+def _write_anything(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":  # a row that stays as it was would not be written
+        number = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA user_version = {(number + 1) % 2**31}")
+    else:
+        row = update(tables.tenants).where(tables.tenants.c.tenant_id == DEFAULT_TENANT)
+        connection.execute(row.values(name=tables.tenants.c.name))
 
 
 async def _end_streams_in_time(gateway: Gateway) -> None:

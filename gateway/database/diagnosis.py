@@ -8,6 +8,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 MAX_REASON_CHARS = 300
+_NOT_WRITTEN = {
+    "read-only": "lead general_settings.database_url to the primary",
+    "readonly": "let this process write to the file and its folder",
+    "no space": "free space where it stores its files",
+    "is full": "free space where it stores its files",
+    "disk i/o": "free space where it stores its files, or repair the disk",
+}
+"""What drivers say of a database that answers but takes no writes, and what to do."""
 
 
 def address(url: URL) -> str:
@@ -23,6 +31,9 @@ def address(url: URL) -> str:
 def outage(url: URL, error: BaseException) -> str:
     """A message for the operator; never contains the password."""
     reason = _reason(url, error)
+    for words, remedy in _NOT_WRITTEN.items():
+        if words in reason.lower():
+            return f"the database {address(url)} cannot be written to ({reason}): {remedy}"
     return f"the database {address(url)} cannot be reached ({reason}): {_advice(reason)}"
 
 

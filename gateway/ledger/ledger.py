@@ -87,6 +87,8 @@ class Ledger:
         self._deadline = Deadline(answer_timeout_s)
         self._unresolved: dict[str, Settle | Release] = {}
         self._unsure_until_s: dict[str, float] = {}
+        self.doubted = False
+        """An operation failed in an outage since the heartbeat last saw the database take a write."""
         self._repeater: asyncio.Task[None] | None = None
         self._repeating = asyncio.Lock()
         self._undoing: set[asyncio.Task[None]] = set()
@@ -130,6 +132,7 @@ class Ledger:
             self._undo_later(op, future)
             raise
         except LedgerUnavailable as error:
+            self.doubted = True
             if not future.done() or isinstance(error, LedgerUnsure):
                 self._undo_later(op, future)
             raise
@@ -189,6 +192,13 @@ class Ledger:
         kept from renewal, and those whose bills wait for the database. `watch` holds back leases that it has not seen
         unchanged for long enough, where a clock that may be set ends them.
         """
+        try:
+            return await self._sweep(limit, carried, watch)
+        except LedgerUnavailable:
+            self.doubted = True
+            raise
+
+    async def _sweep(self, limit: int, carried: Collection[str], watch: LeaseWatch | None) -> Swept:
         await self._repeat_all()
         over = await self._leases_over(limit + len(carried) + len(self._unresolved), watch)
         late = [lease for lease in over if lease.hold_id not in carried and lease.hold_id not in self._unresolved]
@@ -241,6 +251,7 @@ class Ledger:
             self._keep(op)
 
     def _keep(self, op: Settle | Release) -> None:
+        self.doubted = True
         if len(self._unresolved) >= MAX_UNRESOLVED:
             _log.error("too many bills wait for the database; the sweeper will post an estimate for %s", op.hold_id)
             return

@@ -211,6 +211,8 @@ async def test_a_full_disk_under_sqlite_means_503_and_recovery_when_there_is_roo
         refused = [await client.turn("words", session=f"s{n}") for n in range(5)]
         assert {(turn.status, turn.code) for turn in refused} == {(503, "ledger_unavailable")}
         assert len(scene.provider.bill) == calls
+        await replica.answering("/readyz", 503)  # reads are answered, and so are not what readiness goes by
+        assert "cannot be written to" in replica.log_text()
         resource.prlimit(replica.process_id, resource.RLIMIT_FSIZE, (soft, hard))
         assert await replica.answering("/readyz", 200) <= BACK_WITHIN_S
         assert (await client.turn("words")).fate == "ok"

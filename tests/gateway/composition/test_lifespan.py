@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from gateway.app import app_parts, build
@@ -27,13 +28,13 @@ class NoUpstream(Upstream):
         pass
 
 
-def made(folder: Path, database_url: str) -> Gateway:
+def made(folder: Path, database_url: str, environ: Mapping[str, str] | None = None) -> Gateway:
     path = folder / "gateway.yaml"
     path.write_text(
         "model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o-mini}}]\n"
         f"general_settings: {{master_key: sk-Zt7qWc41LmVx9uRkPb2nHs8d, database_url: '{database_url}'}}\n"
     )
-    settings, models = load(path, {})
+    settings, models = load(path, environ or {})
     return app_parts(build(settings, models, upstream=NoUpstream()))
 
 
@@ -102,6 +103,35 @@ async def test_a_database_that_is_not_migrated_is_told_with_the_command_and_serv
     assert len(said) == 2, said
     assert f"seqroute migrate --config {tmp_path}/gateway.yaml" in said[0]
     assert said[1].startswith("ready: 1 models")
+
+
+async def test_a_server_that_became_a_standby_is_not_ready_says_so_once_and_serves_open_tenants_meanwhile(
+    tmp_path: Path, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = postgres_server.url("postgres")
+    upgrade(url)
+    monkeypatch.setattr(lifespan, "POLICY_POLL_S", 0.02)
+    parts = made(tmp_path, url, {"SEQROUTE_SWEEP_SECONDS": "0.1"})
+    services = parts.services
+
+    def become(mode: str) -> None:
+        with psycopg.connect(url, autocommit=True) as operator:
+            operator.execute(f"ALTER SYSTEM SET default_transaction_read_only = {mode}")
+            operator.execute("SELECT pg_reload_conf()")
+
+    with caplog.at_level(logging.INFO, "seqroute.app"):
+        async with started(parts, monkeypatch):
+            await until(lambda: services.lifecycle.ready)
+            await asyncio.to_thread(become, "on")
+            await until(lambda: not services.lifecycle.ready)
+            assert services.outage.noticed
+            await asyncio.to_thread(become, "off")
+            await until(lambda: services.lifecycle.ready)
+    said = [record.getMessage() for record in caplog.records if record.name == "seqroute.app"][1:]
+    assert len(said) == 2, said
+    assert "cannot be written to" in said[0]
+    assert "primary" in said[0]
+    assert said[1].endswith("answers again")
 
 
 async def test_a_loop_that_fails_begins_again(

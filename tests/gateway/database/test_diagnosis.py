@@ -29,6 +29,8 @@ def test_the_address_has_no_password_and_no_options(url: str, shown: str) -> Non
         ("connection to server failed: Connection refused\nIs it running?", "start it, or correct"),
         ('FATAL:  database "ledger" does not exist', "create it, then run `seqroute migrate`"),
         ('FATAL:  password authentication failed for user "me"', "correct user and password"),
+        ("cannot execute UPDATE in a read-only transaction", "the primary"),
+        ('could not extend file "base/1/2": No space left on device', "free space"),
     ],
 )
 def test_the_reason_is_the_drivers_first_line_with_what_to_do(said: str, advice: str) -> None:
