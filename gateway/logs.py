@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -15,6 +16,10 @@ import orjson
 from gateway.request_ids import REQUEST
 
 OURS = ("seqroute", "uvicorn")
+_VALUES = re.compile(
+    r"\n(?:DETAIL|CONTEXT):.*?(?=\n\[SQL: |\n\n(?:The above|During handling of the above)|\Z)", re.DOTALL
+)
+"""The lines of a database's error that quote rows, and so prompts."""
 
 
 class UtcFormatter(logging.Formatter):
@@ -32,6 +37,10 @@ class UtcFormatter(logging.Formatter):
         line = f"{record.asctime} {record.levelname} {_logger(record)}: {record.message.rstrip()}"
         ids = _ids()
         return f"{line} [{' '.join(f'{name}={value}' for name, value in ids.items())}]" if ids else line
+
+    def formatException(self, ei: Any) -> str:
+        """A traceback without the values that a database's error quotes."""
+        return _VALUES.sub("", super().formatException(ei))
 
 
 class JsonFormatter(UtcFormatter):

@@ -124,7 +124,9 @@ def transactions(url: str, *, read_only: bool = False) -> Iterator[Callable[[], 
     """
     parsed = parse_url(url)
     if dialect_of(parsed) == "postgresql":
-        engine = create_engine(parsed, pool_size=1, max_overflow=0, connect_args=connect_arguments())
+        engine = create_engine(
+            parsed, pool_size=1, max_overflow=0, hide_parameters=True, connect_args=connect_arguments()
+        )
         try:
             yield engine.begin
         finally:

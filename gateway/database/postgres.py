@@ -117,6 +117,7 @@ class PostgresDatabase:
             pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=True,
             pool_recycle=1800,
+            hide_parameters=True,
             connect_args=connect_arguments(),
         )
         self._threads = ThreadPoolExecutor(self._pool_size, thread_name_prefix="postgres")

@@ -130,7 +130,12 @@ def _uri_path(path: str) -> str:
 def core_engine(connection: Any, *, begin: str) -> Engine:
     """A SQLAlchemy engine over one DBAPI connection; transactions start with `begin`."""
     engine = create_engine(
-        "sqlite+pysqlite://", module=driver, creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None
+        "sqlite+pysqlite://",
+        module=driver,
+        creator=lambda: connection,
+        poolclass=StaticPool,
+        pool_reset_on_return=None,
+        hide_parameters=True,
     )
 
     @event.listens_for(engine, "begin")

@@ -114,6 +114,9 @@ async def test_malformed_bodies_name_what_is_wrong_and_move_no_money(tmp_path: P
                     answer = await http.post(path, content=body)
                     assert answer.status_code == 400, (path, fields, answer.text)
                     assert answer.json()["error"]["param"] == param, (fields, answer.text)
+        for named in ({"previous_response_id": "a\0b"}, {"input": [{"type": "item_reference", "id": "msg_a\0b_0"}]}):
+            answer = await http.post("/v1/responses", json={"model": "auto", "input": "hi"} | named)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), answer.text
         assert await play.gateway.entries() == before
         assert play.provider.received == []
 

@@ -10,6 +10,12 @@ import sys
 from contextvars import copy_context
 from typing import Any
 
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
+
+from gateway.database.database import transaction
+from gateway.database.tables import tenants
 from gateway.logs import JsonFormatter, UtcFormatter, logging_config
 from gateway.request_ids import REQUEST, RequestIds, id_of, note_decision, note_session, note_tenant, numbered_ids
 
@@ -117,3 +123,17 @@ def test_every_other_logger_is_heard_from_warning_on() -> None:
         made = logging_config("debug", log_format)
         assert made["root"]["level"] == "WARNING"
         assert made["loggers"]["uvicorn"]["level"] == "DEBUG"
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), UtcFormatter()])
+def test_a_failed_statement_is_told_without_its_values(database_url: str, formatter: logging.Formatter) -> None:
+    row = {"tenant_id": "the-prompt", "name": "the-answer", "granted_nanousd": -1, "created_at_ms": 0}
+    try:
+        with transaction(database_url) as connection:
+            connection.execute(insert(tenants).values(row))
+    except IntegrityError:
+        line = formatter.format(record("internal error", exc_info=sys.exc_info()))
+    assert "INSERT INTO tenants" in line
+    assert "IntegrityError" in line
+    assert "the-prompt" not in line
+    assert "the-answer" not in line
