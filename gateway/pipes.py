@@ -1,4 +1,4 @@
-"""Standard streams of a command: closed, no longer read, as by `head`, or on a full disk."""
+"""Streams of a command that are closed, not read or full, and files that cannot be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMES = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 def run_while_read(run: Callable[[], int]) -> int:
     """Run a command and return its exit status; UNREAD once its output is read no more.
 
-    Output that cannot be written is one line on stderr, and status 1.
+    Output that cannot be written, and a file or folder that cannot be used, is one line on stderr, and status 1.
     """
     _open_closed()
     try:
@@ -31,12 +31,20 @@ def run_while_read(run: Callable[[], int]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         return UNREAD
     except OSError as error:
+        if error.filename is not None:
+            sys.stderr.write(f"{unusable(error)}\n")
+            return UNWRITTEN
         if not _is_unwritten(error):
             raise  # of the command's own work
         os.dup2(os.open(os.devnull, os.O_WRONLY), _STREAMS[0])
         sys.stderr.write(f"standard output: {error.strerror}\n")
         return UNWRITTEN
     return status
+
+
+def unusable(error: OSError) -> str:
+    """One line about a file or folder that cannot be read or written."""
+    return f"{error.filename}: expected a file or folder that can be used, got: {error.strerror}"
 
 
 def _is_unwritten(error: OSError) -> bool:

@@ -13,7 +13,7 @@ import typer
 from gateway.pipes import run_while_read
 from train.cli.data import export, import_logs, replay, retain, rollout
 from train.cli.learn import evaluate, fit, frontier, nightly, pretrain
-from train.cli.options import BAD_INPUT, database_errors, problem_of
+from train.cli.options import BAD_INPUT, BROKEN, database_errors, problem_of
 from train.errors import InputError
 
 OF_TRAINING = ("jsonschema", "matplotlib", "optax", "pyarrow")
@@ -67,7 +67,7 @@ def run_command(arguments: Sequence[str], program: str = "seqroute-train") -> in
             program, f'expected the packages of training, found no {error.name}: pip install "seqroute[train]"'
         )
     except database_errors() as error:  # evaluated only when there is one
-        return _fail(program, problem_of(error))
+        return _fail(program, problem_of(error), BROKEN)
     except typer.Abort:
         return 130
     except typer.TyperException as error:
@@ -80,10 +80,10 @@ def run_command(arguments: Sequence[str], program: str = "seqroute-train") -> in
     return status if isinstance(status, int) else 0
 
 
-def _fail(program: str, text: str) -> int:
+def _fail(program: str, text: str, status: int = BAD_INPUT) -> int:
     for line in text.splitlines():
         print(f"{program}: {line}", file=sys.stderr)
-    return BAD_INPUT
+    return status
 
 
 def main() -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gateway.pipes import unusable
 from train.cli.options import (
     BAD_INPUT,
+    BROKEN,
     AsJson,
     Config,
     DataFolder,
@@ -116,13 +118,17 @@ def _told_as(log_format: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        problem = str(error)
+        problem, status = str(error), BAD_INPUT
     except database_errors() as error:  # evaluated only when there is one
-        problem = problem_of(error)
+        problem, status = problem_of(error), BROKEN
+    except OSError as error:
+        if error.filename is None:
+            raise
+        problem, status = unusable(error), BROKEN
     else:
         return
     _log.critical("%s", problem)
-    raise typer.Exit(BAD_INPUT)
+    raise typer.Exit(status)
 
 
 def fit(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 """Exit status of a command that cannot run as it was asked."""
+BROKEN = 1
+"""Exit status where the database, a file or a folder cannot be used."""
 FOR_CALLS = re.compile(
     r"model_list\[\d+]\.litellm_params\.(?!model$)|credential_list\[|environment_variables\."
     r"|general_settings\.(master_key$|webhooks\[|jwt\.)"

@@ -412,6 +412,17 @@ def test_output_that_cannot_be_written_is_one_line(
     assert (ran.returncode, ran.stderr) == (1, b"standard output: No space left on device\n")
 
 
+@pytest.mark.parametrize("command", [["gateway", "report", "--html"], ["train", "nightly", "--runs"]])
+def test_a_file_or_folder_that_cannot_be_used_is_one_line(migrated: Cli, command: list[str], config: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", *command, "/dev/null/x", "--config", str(config)], capture_output=True, check=False
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(b"/dev/null/x")
+    assert ran.stderr.endswith(b": expected a file or folder that can be used, got: Not a directory\n")
+    assert ran.stderr.count(b"\n") == 1
+
+
 def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Every command without commands below it, by its whole name."""
     below = getattr(command, "commands", None)

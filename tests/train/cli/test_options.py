@@ -49,6 +49,17 @@ def test_a_database_that_is_not_there_is_named_and_not_made(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_server_that_does_not_answer_is_no_wrong_setting(
+    command: str, folder: Path, log_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEQROUTE_LOG_FORMAT", log_format)
+    url = "postgresql://me@127.0.0.1:1/ledger"
+    (folder / "gateway.yaml").write_text(CONFIGURATION.replace("sqlite:///gateway.db", url))
+    assert run_command(COMMANDS[command]) == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_environment_names_the_configuration(
     command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
