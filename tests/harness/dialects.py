@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import contextlib
 import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
-from tests.harness.connections import Connections
+from tests.harness.listener import Listener
 
 TEXT = ("Hel", "lo")
 PROMPT_TOKENS, OUTPUT_TOKENS = 10, 5
@@ -43,48 +42,25 @@ class Asked:
 
 
 @dataclass(slots=True)
-class DialectProvider:
+class DialectProvider(Listener):
     """`async with DialectProvider() as provider:`; `asked` holds every request, in order."""
 
-    port: int = 0
     asked: list[Asked] = field(default_factory=list)
     answering: Callable[[Asked], Spoken] | None = None
     """Answers instead of the dialect that the path tells."""
-    _server: asyncio.Server | None = None
-    _connections: Connections = field(default_factory=Connections)
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     @property
     def sign_in(self) -> str:
         """The same server by another name, as a provider's identity service is another host."""
         return f"http://localhost:{self.port}"
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0, limit=2**22)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._connections.abort()
-        await self._server.wait_closed()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            asked = await self._read(reader)
-            self.asked.append(asked)
-            kind, body = (self.answering or spoken)(asked)
-            head = (
-                f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            )
-            writer.write(head.encode() + body)
-            await writer.drain()
-        writer.close()
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await self._read(reader)
+        self.asked.append(asked)
+        kind, body = (self.answering or spoken)(asked)
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
 
     async def _read(self, reader: asyncio.StreamReader) -> Asked:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")

@@ -5,44 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
-from tests.harness.connections import Connections
+from tests.harness.listener import Listener
 
 
 @dataclass(slots=True)
-class CannedProvider:
+class CannedProvider(Listener):
     """`async with CannedProvider(json_answer(...)) as provider:`; `received` holds (path, body) of every request."""
 
     answer: bytes
-    port: int = 0
     received: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    _server: asyncio.Server | None = None
-    _connections: Connections = field(default_factory=Connections)
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._connections.abort()
-        await self._server.wait_closed()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         length = next(int(line.partition(":")[2]) for line in head if line.lower().startswith("content-length"))
         self.received.append((head[0].split(" ")[1], json.loads(await reader.readexactly(length))))
         writer.write(self.answer)
         await writer.drain()
-        writer.close()
 
 
 def raw_answer(body: bytes, content_type: str, *headers: str) -> bytes:

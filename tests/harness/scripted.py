@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
+
+from tests.harness.listener import Listener
 
 OK = {
     "id": "x", "object": "chat.completion", "created": 1, "model": "m",
@@ -30,55 +31,26 @@ class Line:
 
 
 @dataclass(slots=True)
-class ScriptedProvider:
+class ScriptedProvider(Listener):
     """`async with ScriptedProvider([Line(503), Line()]) as provider:`; the last line is said again and again."""
 
     script: Sequence[Line]
-    port: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     asked_s: list[float] = field(default_factory=list)
-    _server: asyncio.Server | None = None
-    _under_way: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{self.address}/v1"
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=2**22)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-        for task in self._under_way:  # a client that was cut off leaves its answer in the middle
-            task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._under_way.add(task)
-        try:
-            await self._answered(reader, writer)
-        finally:
-            self._under_way.discard(task)
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-
-    async def _answered(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-            self.bodies.append(json.loads(await reader.readexactly(int(headers["content-length"]))))
-            self.keys.append(headers.get("authorization", "").removeprefix("Bearer "))
-            self.asked_s.append(asyncio.get_running_loop().time())
-            line = self.script[min(len(self.bodies), len(self.script)) - 1]
-            await (_stream if line.chunks else _whole)(line, writer)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+        self.bodies.append(json.loads(await reader.readexactly(int(headers["content-length"]))))
+        self.keys.append(headers.get("authorization", "").removeprefix("Bearer "))
+        self.asked_s.append(asyncio.get_running_loop().time())
+        line = self.script[min(len(self.bodies), len(self.script)) - 1]
+        await (_stream if line.chunks else _whole)(line, writer)
 
 
 async def _whole(line: Line, writer: asyncio.StreamWriter) -> None:

@@ -22,9 +22,9 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any
 
-from tests.harness.connections import Connections
+from tests.harness.listener import Listener
 from tests.harness.upstream_answers import STATUS_MODES, STREAM_MODES, Answer, Attempt, send_json
 
 
@@ -38,11 +38,9 @@ class Received:
 
 
 @dataclass(slots=True)
-class FaultUpstream:
+class FaultUpstream(Listener):
     """`async with FaultUpstream() as provider:` serves `provider.url`; the bill stays readable afterwards."""
 
-    host: str = "127.0.0.1"
-    port: int = 0
     tokens: int = 20
     delay_s: float = 0.0
     modes: dict[str, str] = field(default_factory=dict)
@@ -52,50 +50,25 @@ class FaultUpstream:
     """Answers of modes with `gate=1` wait until it is set."""
     open_connections: int = 0
     accepted_connections: int = 0
-    _server: asyncio.Server | None = None
-    _connections: Connections = field(default_factory=Connections)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _zero_s: float = field(default_factory=time.monotonic)
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}/v1"
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, self.host, self.port, limit=2**24)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._connections.abort()
-        await self._server.wait_closed()
+        return f"{self.address}/v1"
 
     def billed(self, model: str | None = None) -> tuple[int, int]:
         """(prompt tokens, output tokens) over all attempts, of `model` if given."""
         attempts = [attempt for attempt in self.bill if model is None or attempt.model == model]
         return sum(a.prompt_tokens for a in attempts), sum(a.output_tokens for a in attempts)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open_connections += 1
         self.accepted_connections += 1
         try:
             while await self._one_request(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            pass
         finally:
             self.open_connections -= 1
-            self._tasks.discard(task)
-            writer.close()
 
     async def _one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")

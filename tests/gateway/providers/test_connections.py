@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from gateway.providers.exchange import STALE_S
 from gateway.providers.providers import Call, Upstream
 from gateway.providers.transport import KEEP_ALIVE_S
 from tests.harness.lanes import LANES
+from tests.harness.listener import Listener
 
 ANSWER = {
     "id": "x", "object": "chat.completion", "created": 1, "model": "m",
@@ -28,52 +28,30 @@ STREAM = {
 
 
 @dataclass(slots=True)
-class HangsUp:
+class HangsUp(Listener):
     """A provider that answers the first request of a connection and meets the next ones with `then`: "close" ends the
     connection without a byte, "reset" by a reset, "late" like "close" after a while."""
 
     then: str
     first: str = "answer"
-    port: int = 0
     requests: int = 0
     connections: int = 0
-    _server: asyncio.Server | None = None
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-        await asyncio.gather(*self._tasks)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._writers.add(writer)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         what = self.first
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                body = await self._request(reader)
-                if what == "answer":
-                    writer.write(_answered(streamed=body.get("stream") is True))
-                    await writer.drain()
-                    what = self.then
-                    continue
-                if what == "late":
-                    await asyncio.sleep(2 * STALE_S)
-                if what == "reset":
-                    writer.transport.abort()
-                break
-        writer.close()
+        while True:
+            body = await self._request(reader)
+            if what == "answer":
+                writer.write(_answered(streamed=body.get("stream") is True))
+                await writer.drain()
+                what = self.then
+                continue
+            if what == "late":
+                await asyncio.sleep(2 * STALE_S)
+            if what == "reset":
+                writer.transport.abort()
+            return
 
     async def _request(self, reader: asyncio.StreamReader) -> dict[str, Any]:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
