@@ -77,7 +77,8 @@ class PriceMap:
                 entry = self._entry(name)
                 if entry is not None and _fits(str(entry.get("litellm_provider") or ""), alias):
                     return entry
-        return self._entry(_size_class(model.lower(), provider, mode)) or {}
+        sized = self._entry(_size_class(model.lower(), provider, mode)) or {}
+        return {name: value for name, value in sized.items() if not name.startswith("max_")}  # no model's own limits
 
     def kinds(self, model: str) -> frozenset[str]:
         """The modes of all entries for a model's plain name, of any provider, size or date."""

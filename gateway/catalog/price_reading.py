@@ -121,6 +121,12 @@ def _first_prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[st
             f'says 0 for "{entry.params.model[:120]}"; write 0 here if it is free'
         )
         return None
+    if needs_output and mapped["input_cost_per_token"] and not (mapped | stated)["output_cost_per_token"]:
+        problems.append(  # a router to other models, of which the map has only the fee
+            f"{entry.where}.model_info.output_cost_per_token: expected a price, got nothing: the bundled price map "
+            f'says 0 for the answers of "{entry.params.model[:120]}", though not for its prompts; give its prices here'
+        )
+        return None
     return mapped | stated
 
 

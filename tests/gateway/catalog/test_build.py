@@ -426,3 +426,22 @@ def test_base_model_has_the_price_and_reaches_the_deployment(tmp_path: Path) -> 
     _, catalog = load(path, {})
     assert {m.deployments[0].base_model for m in catalog.models.values()} == {"azure/o3-mini", "o3-mini"}
     assert all(model.prices.input_femtousd for model in catalog.models.values())
+
+
+def test_a_router_of_which_the_map_has_only_the_fee_needs_prices(tmp_path: Path) -> None:
+    listed = PRICE_MAP | {
+        "azure_ai/model-router": {
+            "litellm_provider": "azure_ai", "mode": "chat", "input_cost_per_token": Decimal("1.4E-7"),
+            "output_cost_per_token": 0,
+        },
+    }  # fmt: skip
+    path = tmp_path / "gateway.yaml"
+    path.write_text("model_list:\n" + entry("azure_ai/model-router"))
+    (problem,) = draft(path, {}, price_map=listed).problems
+    assert problem.startswith(
+        "gateway.yaml: model_list[0].model_info.output_cost_per_token: expected a price, got nothing"
+    )
+    path.write_text(
+        "model_list:\n" + entry("azure_ai/model-router", input_cost_per_token=0.00001, output_cost_per_token=0.00004)
+    )
+    assert draft(path, {}, price_map=listed).problems == ()
