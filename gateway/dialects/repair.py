@@ -54,8 +54,12 @@ def unwrapped(body: Any) -> Any:
     return body
 
 
-def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
-    """Add the fields that clients read to a complete response; drop invalid choices."""
+def repair_whole(body: dict[str, Any], new_call_id: NewCallId, *, one_choice: bool = False) -> None:
+    """Add the fields that clients read to a complete response; drop invalid choices.
+
+    `one_choice`: one answer was asked for, so calls of tools in choices of their own belong to it.
+    """
+    _drop_empty_error(body)
     choices = body.get("choices")
     body["choices"] = kept = []
     for position, choice in enumerate(choices if isinstance(choices, list) else [choices]):
@@ -83,6 +87,8 @@ def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
             # The response is complete, so it finished; only the provider could know `length`.
             choice["finish_reason"] = "tool_calls" if calls else "stop"
         kept.append(choice)
+    if one_choice and len(kept) > 1:
+        _join_calls(kept, new_call_id)
     if len(kept) == 1:
         kept[0]["index"] = 0  # some count from 1
 
@@ -98,6 +104,8 @@ class StreamRepair:
 
     def repair(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
         """Repair `chunk` and return its choices."""
+        if "error" in chunk:
+            _drop_empty_error(chunk)
         choices = chunk.get("choices")
         if type(choices) is not list:
             choices = [choices] if isinstance(choices, dict) else []
@@ -212,6 +220,27 @@ class _CallNumbers:
         function = call.get("function") or call.get("custom")
         if isinstance(function, dict) and function.get("name") == self._names.get(call["index"]):
             function.pop("name", None)
+
+
+def _drop_empty_error(body: dict[str, Any]) -> None:
+    """Remove an error that says nothing: OpenAI's SDK for Node takes an empty object for one."""
+    if not body.get("error"):
+        body.pop("error", None)
+
+
+def _join_calls(choices: list[dict[str, Any]], new_call_id: NewCallId) -> None:
+    """Make one choice of one with a text, or none, and others with nothing but calls of tools."""
+    said = [choice for choice in choices if choice["message"]["content"] or not choice["message"].get("tool_calls")]
+    if len(said) > 1:
+        return  # other answers
+    (kept,) = said or choices[:1]
+    calls = [call for choice in choices for call in choice["message"].get("tool_calls") or ()]
+    given: set[str] = set()
+    for call in calls:
+        call["id"] = _unique(call["id"], given, new_call_id)
+    kept["message"]["tool_calls"] = calls
+    kept["finish_reason"] = "tool_calls"
+    choices[:] = [kept]
 
 
 def _message_of(choice: dict[str, Any], name: str) -> dict[str, Any] | None:

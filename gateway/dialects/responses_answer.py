@@ -106,13 +106,15 @@ class ResponseObject:
             "usage": usage_object(usage),
         }
 
-    def item(self, part: AnswerPart, status: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
+    def item(
+        self, part: AnswerPart, status: str, logprobs: Sequence[Any] = (), notes: Sequence[Any] = ()
+    ) -> dict[str, Any]:
         """A part as an output item; without its content while "in_progress"."""
         done = status != "in_progress"
         if part.kind == "tool":
             return self._call(part, status)
         if part.kind in ("text", "refusal"):
-            content = [content_part(part, part.text, logprobs)] if done else []
+            content = [content_part(part, part.text, logprobs, notes)] if done else []
             return {
                 "id": self.item_id(part), "type": "message", "status": status, "role": "assistant", "content": content
             }  # fmt: skip
@@ -146,7 +148,11 @@ def whole_response(response: ResponseObject, body: Mapping[str, Any], usage: Usa
     choice = next(iter(first_choice(body)), {})
     finish = choice.get("finish_reason")
     parts = whole_parts(body, response.suffix)
-    items = [response.item(part, "completed", _logprobs(choice)) for part in parts]
+    last_text = max((part.index for part in parts if part.kind == "text"), default=None)
+    notes = _notes(choice.get("message"))
+    items = [
+        response.item(part, "completed", _logprobs(choice), notes if part.index == last_text else ()) for part in parts
+    ]
     if items and "status" in items[-1] and str(finish) in _INCOMPLETE:
         items[-1]["status"] = "incomplete"
     return response.ended(finish, items, usage)
@@ -160,6 +166,7 @@ class ResponsesStream:
         self._parts = AnswerParts(response.suffix)
         self._items: list[dict[str, Any]] = []
         self._logprobs: list[Any] = []
+        self._notes: list[Any] = []
         self._summaries: set[int] = set()
         self._finish: object = None
         self._sequence = 0
@@ -176,6 +183,7 @@ class ResponsesStream:
             self._logprobs += _logprobs(choice)
             delta = choice.get("delta")
             if isinstance(delta, Mapping) and delta:
+                self._notes += _notes(delta)
                 for event in self._parts.feed(delta):
                     frames += self._of(event)
         return b"".join(frames)
@@ -241,9 +249,16 @@ class ResponsesStream:
 
     def _closed(self, part: AnswerPart, at: dict[str, Any]) -> list[bytes]:
         status = "incomplete" if str(self._finish) in _INCOMPLETE else "completed"
-        item = self._response.item(part, status, self._logprobs)
+        notes = self._notes if part.kind == "text" else []
+        item = self._response.item(part, status, self._logprobs, notes)
         self._items.append(item)
-        frames: list[bytes] = []
+        frames = [
+            self._frame(
+                "response.output_text.annotation.added", **at, content_index=0, annotation_index=n, annotation=a
+            )
+            for n, a in enumerate(notes)
+        ]
+        self._notes = [] if notes else self._notes
         if part.kind in ("text", "refusal"):
             content = item["content"][0]
             done = {"text": part.text, "logprobs": content.get("logprobs") or []}
@@ -267,11 +282,13 @@ class ResponsesStream:
         return frames
 
 
-def content_part(part: AnswerPart, text: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
+def content_part(
+    part: AnswerPart, text: str, logprobs: Sequence[Any] = (), notes: Sequence[Any] = ()
+) -> dict[str, Any]:
     """The content part of a text or refusal."""
     if part.kind == "refusal":
         return {"type": "refusal", "refusal": text}
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
+    return {"type": "output_text", "text": text, "annotations": list(notes), "logprobs": list(logprobs)}
 
 
 def _sealed(part: AnswerPart) -> str:
@@ -281,6 +298,17 @@ def _sealed(part: AnswerPart) -> str:
         block = {"type": "thinking", "thinking": part.text, "signature": part.signature}
         state["thinking_blocks"] = [block]
     return sealed_state.seal(state)
+
+
+def _notes(message: object) -> list[dict[str, Any]]:
+    """The citations of a chat message, which have their fields in an object there."""
+    given = message.get("annotations") if isinstance(message, Mapping) else None
+    made = []
+    for note in given if isinstance(given, list) else ():
+        inner = note.get(str(note.get("type"))) if isinstance(note, Mapping) else None
+        if isinstance(inner, Mapping):
+            made.append({"type": note["type"], **inner})
+    return made
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[Any]:

@@ -136,7 +136,7 @@ def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
     if exchange.reports is not None:
         report, tier = exchange.reports.report, exchange.reports.service_tier
     usage = with_facts(read_usage(report), tier, cited_searches(body.get("choices")))
-    repair_whole(body, lambda: exchange.new_id("call"))
+    repair_whole(body, lambda: exchange.new_id("call"), one_choice=exchange.one_choice)
     choices = body["choices"]
     if not choices:
         raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status).billed(usage)

@@ -232,7 +232,7 @@ class WireSource:
         return not self._alone and not any(isinstance(c, dict) and "message" in c for c in listed)
 
     def _take_whole(self, body: dict[str, Any]) -> None:
-        repair_whole(body, lambda: self._exchange.new_id("call"))
+        repair_whole(body, lambda: self._exchange.new_id("call"), one_choice=self._exchange.one_choice)
         if not body["choices"]:
             fault = BrokenFault("the provider's answer was not a chat completion", status=self._exchange.status)
             raise fault.billed(read_usage(take_usage(body)))

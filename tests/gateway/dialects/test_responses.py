@@ -502,6 +502,22 @@ def test_provider_bound_state_is_sealed_and_comes_back() -> None:
     assert messages(TEXT, *made)[1]["tool_calls"][0]["extra_content"] == signature
 
 
+def test_citations_stand_at_the_text_that_has_them() -> None:
+    cited = {"url": "https://a.test", "title": "t", "start_index": 0, "end_index": 1}
+    notes = [{"type": "url_citation", "url_citation": cited}, {"type": "other"}, 3]
+    made = whole_response(response_object(), whole(content="x", annotations=notes), USAGE)["output"]
+    assert made[0]["content"][0]["annotations"] == [{"type": "url_citation", **cited}]
+    stream = ResponsesStream(response_object())
+    deltas: list[dict[str, Any]] = [{"content": "x"}, {"annotations": notes}]
+    rendered = b"".join(stream.chunk({"choices": [{"index": 0, "delta": delta}]}) for delta in deltas)
+    seen = events(rendered + stream.end(Billed(USAGE, False, dict, False), None))
+    for event in seen:
+        STREAM_EVENT.validate_python(event)
+    told = [event["annotation"] for event in seen if event["type"] == "response.output_text.annotation.added"]
+    assert told == made[0]["content"][0]["annotations"]
+    assert [item["content"] for item in seen[-1]["response"]["output"]] == [item["content"] for item in made]
+
+
 def test_a_broken_stream_ends_with_response_failed() -> None:
     stream = ResponsesStream(response_object())
     rendered = stream.chunk(delta(content="Hel")) + stream.end(Billed(USAGE, False, {}.copy), UpstreamError("broke"))

@@ -26,6 +26,7 @@ from gateway.catalog.usage import PartialUsage, Usage
 from gateway.dialects import loose_json
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import check_depth
+from gateway.dialects.repair import repair_whole
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.decoding import UnpackingError, decoder_for
 from gateway.providers.errors import (
@@ -589,6 +590,39 @@ async def test_several_choices_of_an_event_stream_are_put_together_by_their_numb
     reply = await whole(answer)
     assert [choice["message"]["content"] for choice in reply.body["choices"]] == ["ab", "xy"]
     assert reply.usage is None
+
+
+@pytest.mark.parametrize("empty", [None, {}, "", []])
+async def test_an_error_that_says_nothing_is_not_passed_on(empty: Any) -> None:
+    """OpenAI's SDK for Node takes an empty object for an error."""
+    assert "error" not in (await whole(completion() | {"error": empty})).body
+    chunks = await streamed(events(*({**each, "error": empty} for each in (delta("hi"), finish(usage=U)))))
+    assert (text_of(chunks), [chunk for chunk in chunks if "error" in chunk]) == ("hi", [])
+
+
+def choice_with_call(call_id: str, content: str | None = None) -> dict[str, Any]:
+    call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    return {"index": 0, "message": {"content": content, "tool_calls": [call]}, "finish_reason": "tool_calls"}
+
+
+def test_calls_in_choices_of_their_own_belong_to_the_one_answer_that_was_asked_for() -> None:
+    said = {"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}
+
+    def read(*choices: dict[str, Any], one_choice: bool = True) -> list[tuple[Any, list[str], str]]:
+        body: dict[str, Any] = {"choices": json.loads(json.dumps(choices))}
+        repair_whole(body, lambda: "call_x", one_choice=one_choice)
+        return [
+            (choice["message"]["content"], [call["id"] for call in choice["message"].get("tool_calls") or ()],
+             choice["finish_reason"])
+            for choice in body["choices"]
+        ]  # fmt: skip
+
+    assert read(said, choice_with_call("a")) == [("hi", ["a"], "tool_calls")]
+    assert read(choice_with_call("a"), said, choice_with_call("b")) == [("hi", ["a", "b"], "tool_calls")]
+    assert read(choice_with_call("a", "hi"), choice_with_call("a")) == [("hi", ["a", "a__sr_x_1"], "tool_calls")]
+    assert read(choice_with_call("a"), choice_with_call("b")) == [(None, ["a", "b"], "tool_calls")]
+    assert len(read(said, choice_with_call("a"), one_choice=False)) == 2
+    assert len(read(said, said)) == 2  # another answer
 
 
 @pytest.mark.parametrize("label", LABELS)
