@@ -74,8 +74,7 @@ def is_count_name(name: str) -> bool:
 
 def is_count(value: object) -> bool:
     """True for a count of tokens as any provider writes it."""
-    number = _as_integer(value)
-    return _is_whole(number) and 0 <= number <= MAX_PLAUSIBLE_TOKENS
+    return _counted(value) is not None
 
 
 def tells_both_counts(value: Mapping[str, Any]) -> bool:
@@ -128,11 +127,16 @@ class ReportedCounts:
 
     def first(self, *names: str) -> str | None:
         """The first of `names` that is a count."""
-        return next((name for name in names if self._counted(name) is not None), None)
+        values = self.values
+        for name in names:
+            if name in values and _counted(values[name][1]) is not None:
+                return name
+        return None
 
     def count(self, *names: str) -> int | None:
         """The first count among `names`."""
-        return next((count for name in names if (count := self._counted(name)) is not None), None)
+        name = self.first(*names)
+        return None if name is None else _counted(self.values[name][1])
 
     def detail(self, *names: str) -> int:
         """The first count among `names`; 0 if there is none, or the server did not count it."""
@@ -145,13 +149,6 @@ class ReportedCounts:
             if not _is_uncounted(value):
                 return f"{given} is {'implausibly large' if _is_whole(_as_integer(value)) else 'not a whole number'}"
         return ""
-
-    def _counted(self, folded: str) -> int | None:
-        found = self.values.get(folded)
-        if found is None:
-            return None
-        value = found[1] if type(found[1]) is int else _as_integer(found[1])
-        return value if _is_whole(value) and 0 <= value <= MAX_PLAUSIBLE_TOKENS else None
 
 
 NO_COUNTS = ReportedCounts({})
@@ -168,6 +165,12 @@ def counts_by_modality(listed: list[Any]) -> dict[str, int]:
         name = f"{modality}_tokens".lower()
         counts[name] = counts.get(name, 0) + count
     return counts
+
+
+def _counted(value: object) -> int | None:
+    """A count of tokens as any provider writes it; None for any other value."""
+    number = value if type(value) is int else _as_integer(value)
+    return number if _is_whole(number) and 0 <= number <= MAX_PLAUSIBLE_TOKENS else None
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
