@@ -39,7 +39,7 @@ def lock_tenant(connection: Connection, tenant_id: str) -> Row[Any]:
 def checked_amount(amount_nanousd: object, param: str) -> int:
     """Check a budget in nano-USD. Raises InvalidRequest."""
     if isinstance(amount_nanousd, bool) or not isinstance(amount_nanousd, int):
-        raise InvalidRequest(f"{param}: expected a whole number of nano-USD", param=param)
+        raise InvalidRequest(f"{param}: expected an amount of USD", param=param)
     if not 0 <= amount_nanousd <= MAX_NANOUSD:
         raise InvalidRequest(f"{param}: expected an amount from 0 to {usd_string(MAX_NANOUSD)} USD", param=param)
     return amount_nanousd

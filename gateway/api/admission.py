@@ -34,12 +34,11 @@ Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 TenantOf = Callable[[Mapping[str, str]], str]
 FREE_BODY_BYTES = 64 * 2**10
 """Uncounted part of every body: the server buffers it anyway before it applies back-pressure."""
-MACHINES = frozenset(
-    (
-        "/", "/livez", "/readyz", "/metrics", "/openapi.json",
-        "/health", "/health/liveliness", "/health/liveness", "/health/readiness",
-    )
+_MACHINES = (
+    "/livez", "/readyz", "/metrics", "/openapi.json",
+    "/health", "/health/liveliness", "/health/liveness", "/health/readiness",
 )  # fmt: skip
+MACHINES = frozenset(("/", *_MACHINES, *(f"/v1{path}" for path in _MACHINES)))
 """Routes that need neither key nor ledger and are answered even under overload."""
 
 

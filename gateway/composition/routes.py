@@ -47,7 +47,8 @@ def all_routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/", Welcome(version("seqroute")).root, methods=["GET"]),
         *_health_routes(Health(services.lifecycle, services.metrics, lambda: _refresh_metrics(gateway))),
     ]
-    routes.append(Route("/openapi.json", OpenApi(version("seqroute"), routes).openapi, methods=["GET"]))
+    described = OpenApi(version("seqroute"), routes)
+    routes += [Route(f"{prefix}/openapi.json", described.openapi, methods=["GET"]) for prefix in ("/v1", "")]
     return routes
 
 
@@ -111,12 +112,13 @@ def _tenant_routes(gateway: Gateway) -> list[BaseRoute]:
 
 
 def _health_routes(health: Health) -> list[BaseRoute]:
-    """Health routes; those below `/health` match LiteLLM's proxy."""
-    return [
-        *(Route(path, health.livez) for path in ("/livez", "/health", "/health/liveliness", "/health/liveness")),
-        *(Route(path, health.readyz) for path in ("/readyz", "/health/readiness")),
-        Route("/metrics", health.metrics),
-    ]
+    """Health routes, with and without `/v1`; those below `/health` match LiteLLM's proxy."""
+    table = (
+        *((path, health.livez) for path in ("/livez", "/health", "/health/liveliness", "/health/liveness")),
+        *((path, health.readyz) for path in ("/readyz", "/health/readiness")),
+        ("/metrics", health.metrics),
+    )
+    return [Route(prefix + path, endpoint) for prefix in ("/v1", "") for path, endpoint in table]
 
 
 def _dashboard(services: Services, forecasts: SessionForecasts) -> Dashboard:

@@ -115,6 +115,7 @@ class OfflineLedger:
             raise
         except OSError as error:
             del self._spent[op.hold_id]
+            _log.error("the outage journal in %s cannot be written: %s", self._directory, error.strerror)
             raise LedgerUnavailable(
                 "neither the ledger nor its journal can be written", headers={"Retry-After": "5"}
             ) from error
@@ -211,8 +212,12 @@ class OfflineLedger:
     async def _try_write(self, line: Mapping[str, Any]) -> None:
         try:
             await asyncio.to_thread(self._write, line)
-        except OSError:
-            _log.error("the outage journal cannot be written; a crash now would post an estimate")
+        except OSError as error:
+            _log.error(
+                "the outage journal in %s cannot be written: %s; a crash now would post an estimate",
+                self._directory,
+                error.strerror,
+            )
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._journal is None:

@@ -21,9 +21,10 @@ from tests.e2e.conftest import Stage
 from tests.harness.scenario import HELLO, Play, playing, session, turn
 
 PUBLIC = {
-    "/", "/livez", "/readyz", "/metrics", "/openapi.json", "/health", "/health/liveliness", "/health/liveness",
+    "/livez", "/readyz", "/metrics", "/openapi.json", "/health", "/health/liveliness", "/health/liveness",
     "/health/readiness",
 }  # fmt: skip
+PUBLIC |= {"/"} | {f"/v1{path}" for path in PUBLIC}
 """What needs no key. A new route that needs none has to be named here."""
 READ_BY_POST = {"/forecast", "/tools/check_budget", "/route", "/messages/count_tokens"}
 """Questions with a body: a read-only key may ask them."""
