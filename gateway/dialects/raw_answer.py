@@ -91,3 +91,18 @@ def stopped_text(raw: bytes | bytearray) -> str | None:
         told = [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
         return "".join(str(part.get("text") or "") for part in told if not part.get("thought")) or None
     return None
+
+
+def cohere_end(data: bytes | bytearray) -> tuple[str, str] | None:
+    """Why an answer in Cohere's form ended, and its plan for tools, which LiteLLM leaves out; None for other forms."""
+    if b'"finish_reason"' not in data or b'"choices"' in data:
+        return None
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    reason, message = (body.get(name) if isinstance(body, dict) else None for name in ("finish_reason", "message"))
+    if not isinstance(reason, str) or not isinstance(message, dict):
+        return None
+    plan = message.get("tool_plan")
+    return reason, plan if isinstance(plan, str) else ""

@@ -320,7 +320,7 @@ def _repair_texts(message: dict[str, Any]) -> None:
 def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
     texts: list[str] = []
     thoughts: list[str] = []
-    pictures = []
+    pictures, others = [], []
     for part in parts:
         if isinstance(part, str):
             texts.append(part)
@@ -333,7 +333,12 @@ def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
         elif part.get("type") == "image_url":
             pictures.append(part)
         else:
-            return  # parts of another kind stay unchanged
+            others.append(part)
+    if others and not texts:
+        return  # parts of other kinds stay unchanged
+    if others:
+        fields = message.get("provider_specific_fields")
+        message["provider_specific_fields"] = {**(fields if isinstance(fields, dict) else {}), "content": others}
     message["content"] = "".join(texts)
     if thoughts and not message.get("reasoning_content"):
         message["reasoning_content"] = "".join(thoughts)

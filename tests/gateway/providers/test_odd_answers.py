@@ -1446,3 +1446,12 @@ async def test_an_event_of_an_odd_choice_is_put_together_as_far_as_it_says_somet
     [made] = reply.body["choices"]
     assert made["message"]["content"] in ("a", "0a")
     assert made.keys() == {"index", "message", "finish_reason"}
+
+
+async def test_parts_without_a_text_stay_beside_those_that_have_one() -> None:
+    cited = {"type": "reference", "reference_ids": [1]}
+    parts = [{"type": "text", "text": "hi"}, cited]
+    message = (await whole(completion({"role": "assistant", "content": parts}))).body["choices"][0]["message"]
+    assert (message["content"], message["provider_specific_fields"]) == ("hi", {"content": [cited]})
+    alone = (await whole(completion({"role": "assistant", "content": [cited]}))).body["choices"][0]["message"]
+    assert alone["content"] == [cited]

@@ -418,3 +418,22 @@ def raw_events(*events: Any) -> bytes:
     lines = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(lines)
     return head + lines
+
+
+@pytest.mark.parametrize(
+    ("word", "finish"), [("TOOL_CALL", "tool_calls"), ("MAX_TOKENS", "length"), ("COMPLETE", "stop"), ("ODD", "ODD")]
+)
+async def test_cohere_s_answers_end_as_they_say_and_keep_their_plan(upstream: Upstream, word: str, finish: str) -> None:
+    answer = {
+        "id": "c", "finish_reason": word,
+        "message": {"role": "assistant", "tool_plan": "look first", "content": [{"type": "text", "text": "hi"}]},
+        "usage": {"billed_units": {"input_tokens": 10, "output_tokens": 5}},
+    }  # fmt: skip
+    call = Call(
+        "cohere_chat/command-a-03-2025", [{"role": "user", "content": "x"}], api_key="k", is_chat=True, params={}
+    )
+    async with CannedProvider(json_answer(answer)) as canned:
+        reply = await upstream.complete(upstream.outgoing(replace(call, api_base=canned.address)))
+    choice = reply.body["choices"][0]
+    assert (choice["finish_reason"], choice["message"]["reasoning_content"]) == (finish, "look first")
+    assert choice["message"]["content"] == "hi"
