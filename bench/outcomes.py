@@ -38,7 +38,7 @@ SEEN: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Turns:
-    """N graded turns of interactive sessions; `states` is (N, STATE_DIM), as encoded features."""
+    """Graded turns (N) of interactive sessions; `states` is (N, STATE_DIM), as encoded features."""
 
     states: F64
     model: I64

@@ -29,7 +29,7 @@ class RequestIds:
         self.decision_id: str | None = None
 
     def named(self) -> dict[str, str]:
-        """Those that are known, by name."""
+        """The known ids, by name."""
         pairs = (
             ("request_id", self.request_id),
             ("tenant_id", self.tenant_id),

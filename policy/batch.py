@@ -82,7 +82,7 @@ class Batch:
         return self.state[:, TEXT_DIM + STATS_DIM + SESSION_FEATURES.index(name)]
 
     def turns_left(self, horizon: Horizon) -> F64:
-        """`Horizon.turns_left` of every turn, (N,)."""
+        """The expected turns left at every turn, (N,)."""
         table = horizon.table().astype(np.float64)
         undeclared = table[np.minimum(self.turn, len(table) - 1)]
         declared = self.expected_turns > 0
@@ -133,7 +133,7 @@ def score_batch(policy: BatchedPolicy, batch: Batch) -> Scored:
 
 
 def action_probabilities(scores: F64, mask: Bools, exploration: Exploration) -> F64:
-    """`exploration.action_probabilities` of every row, (N, K)."""
+    """The probabilities of `exploration.action_probabilities` for every row, (N, K)."""
     if not np.isfinite(scores[mask]).all():
         raise PolicyFault("a score is not finite")
     shown = np.where(mask, scores, -np.inf)
@@ -149,7 +149,7 @@ def action_probabilities(scores: F64, mask: Bools, exploration: Exploration) -> 
 
 
 def draw_rows(shares: F64, uniform: F64) -> I64:
-    """`exploration.draw` of every row: the action whose share of [0, 1) contains `uniform` (N,)."""
+    """The action of every row whose share of [0, 1) contains `uniform` (N,)."""
     cumulative = np.cumsum(shares, axis=1)
     action = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(axis=1)
     last = shares.shape[1] - 1 - np.argmax(shares[:, ::-1] > 0.0, axis=1)
@@ -250,7 +250,7 @@ def _score_resolving(policy: ReSolving, batch: Batch) -> Scored:
 
 
 def predict_quality(model: QualityModel, batch: Batch) -> F32:
-    """`predict` of every turn, (N, K). Raises TypeError for a model without a batched form."""
+    """Predict every turn, (N, K). Raises TypeError for a model without a batched form."""
     if isinstance(model, PriorQuality):
         exponent = model.exponent(difficulties(batch.stats, *_trouble(batch))).astype(np.float32)
         return np.asarray(average_quality(model, batch) ** exponent[:, None], np.float32)
@@ -262,7 +262,7 @@ def predict_quality(model: QualityModel, batch: Batch) -> F32:
 
 
 def average_quality(model: QualityModel, batch: Batch) -> F32:
-    """`average_quality` of every turn, (N, K). Raises like `predict_quality`."""
+    """The average quality at every turn, (N, K). Raises like `predict_quality`."""
     if isinstance(model, PriorQuality):
         return np.asarray(np.clip(batch.prior, 1e-3, 1.0), np.float32)
     if isinstance(model, KernelQuality):
@@ -271,7 +271,7 @@ def average_quality(model: QualityModel, batch: Batch) -> F32:
 
 
 def later_value(table: ValueTable, batch: Batch, after_usd: F64, turns: F64) -> F64:
-    """`ValueTable.later` of every turn: (N, K, L) budgets and (N,) later turns -> (N, K, L)."""
+    """Values of later turns: (N, K, L) budgets and (N,) later turns -> (N, K, L)."""
     rows = _model_rows(table.models, batch)
     scale = _price_scale(table, batch, rows)
     most = table.values.shape[3] - 1
@@ -325,7 +325,7 @@ def _price_scale(table: ValueTable, batch: Batch, rows: I64) -> F64:
 
 
 def context_tokens_of(batch: Batch) -> F64:
-    """`valuetable.context_tokens` of every turn, (N,)."""
+    """The tokens of conversation at every turn, (N,)."""
     return np.asarray(np.maximum(batch.input_tokens.max(axis=1) - turn_tokens(batch.stats), 0.0))
 
 

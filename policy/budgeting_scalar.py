@@ -23,14 +23,14 @@ _LARGEST_EXPONENT = 600.0
 
 
 class ScalarPlan(NamedTuple):
-    """`budgeting.Plan` at one price."""
+    """The plan of the rest of a session at one price (`budgeting.Plan`)."""
 
     value: list[float]
     spend_usd: list[float]
 
 
 class ScalarResolvedPrice(NamedTuple):
-    """`budgeting.ResolvedPrice` for one turn."""
+    """The price of money for one turn (`budgeting.ResolvedPrice`)."""
 
     lambda_per_usd: float
     scores: list[float]
@@ -45,7 +45,7 @@ def shield(
     turns_left: float,
     reserve: float,
 ) -> list[bool]:
-    """`budgeting.shield`: candidates that leave enough for later turns, or the cheapest alone."""
+    """The candidates that leave enough for later turns, or the cheapest alone."""
     later = max(turns_left - 1.0, 0.0)
     root = math.sqrt(later)
     needed = [
@@ -65,7 +65,7 @@ def shield(
 def cache_costs(
     mean: float, input_tokens: float, warm_tokens: float, usd_per_mtok: float, cached_usd_per_mtok: float
 ) -> tuple[float, float]:
-    """`budgeting.cache_costs` of one candidate: cold, warm."""
+    """The costs of one candidate on a cold and on a warm cache."""
     discount = max(usd_per_mtok - cached_usd_per_mtok, 0.0) * 1e-6
     cold = mean + warm_tokens * discount
     return cold, max(cold - (input_tokens * discount if input_tokens >= CACHE_MIN_TOKENS else 0.0), 0.0)
@@ -91,7 +91,7 @@ class Session(NamedTuple):
         return min(math.ceil(self.later_turns), PLAN_STEPS if remembers else 1)
 
     def later(self, price: float) -> ScalarPlan:
-        """`budgeting.later_plan` at one price of money."""
+        """The plan of the later turns at one price of money."""
         count, spread, steps = len(self.mask), self.spread, self.steps
         scaled = price / spread
         offered = [
@@ -133,7 +133,7 @@ class Session(NamedTuple):
 def resolve(
     session: Session, quality: Numbers, remaining_usd: float, lambda_floor_per_usd: float
 ) -> ScalarResolvedPrice:
-    """`budgeting.resolve` by bisection.
+    """The price at which a session's money lasts, by bisection (`budgeting.resolve`).
 
     Spend falls as the price rises (it is the slope of a convex function of the price, soft Bellman values), so that the
     first price within the money is found without trying all.

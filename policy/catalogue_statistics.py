@@ -50,7 +50,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CatalogueStatistics:
-    """M models, L levels. `answers` and `margin` have one more row, for models not in the log."""
+    """Statistics of M models at L levels; `answers` and `margin` have a row more, for others."""
 
     models: tuple[str, ...]
     quality: F32  # (M,)
@@ -131,7 +131,7 @@ class CatalogueStatistics:
         read_usd: list[float],
         shown: list[bool],
     ) -> Rows:
-        """`rows` of one turn, in plain numbers: arrays of so few cost more than the arithmetic.
+        """The rows of one turn in plain numbers: so small arrays cost more than the arithmetic.
 
         `bills_usd` are the mean and the .95 quantile.
         """

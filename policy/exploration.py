@@ -60,7 +60,7 @@ def action_probabilities(
 
 
 def shares_of(shown: list[float], allowed: list[int], exploration: Exploration, wanted: Sequence[float] = ()) -> F32:
-    """`action_probabilities` of plain scores and the places of the allowed candidates."""
+    """The probabilities of plain scores at the places of the allowed candidates."""
     if not allowed:
         raise PolicyFault("no candidate may be chosen")
     if not all(map(math.isfinite, [shown[k] for k in allowed])):

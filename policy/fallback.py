@@ -19,7 +19,7 @@ PROPENSITY_TOLERANCE = 1e-6
 
 
 class WithFallback:
-    """`policy` backed by `rule`. `clock` is monotonic seconds.
+    """A policy that falls back to a rule on a fault. `clock` is monotonic seconds.
 
     After `patience` faults in a row the policy is called only every `rest`-th turn until it succeeds.
     """
@@ -72,7 +72,7 @@ class WithFallback:
         return decision
 
     def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
-        """`decide` of several turns, together where the policy can; one that fails is decided alone.
+        """Decide several turns, together where the policy can; one that fails is decided alone.
 
         The deadline is that of one decision for each turn. What comes later is used, because its time is spent, but
         counts as a fault: the next turns are decided alone, and the policy rests if they are late too.

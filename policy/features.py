@@ -159,7 +159,7 @@ def encode_turn(observation: Observation, input_tokens: int, candidates: int) ->
 
 
 def encode_turns(text: F32, text_stats: F32, session: Mapping[str, ArrayLike]) -> F32:
-    """`encode_turn` of N turns at once, (N, STATE_DIM).
+    """Encode N turns at once, (N, STATE_DIM).
 
     Text (N, TEXT_DIM), stats (N, STATS_DIM). `session` holds the facts of SESSION_FACTS that differ from a first turn's
     without trouble, "expected_turns" (0: undeclared), "input_tokens" and "candidates", each (N,) or one number.

@@ -91,7 +91,7 @@ class KernelQuality:
         return np.asarray(found, np.float32)
 
     def deviation(self, state: F32, route: int) -> F32:
-        """`deviations` of one turn in fewer calls, which at this size are the cost."""
+        """The deviations of one turn in fewer calls, which at this size are the cost."""
         near = self.parted.near((state - self.centre) * self.scale)
         return np.asarray(np.dot(near, self.weights) + self.offsets.get(route, self.offset), np.float32)
 
@@ -192,7 +192,7 @@ class PartedLandmarks(NamedTuple):
         return cls(rest, text, squares, rates.astype(np.float32), np.array(shares, np.float32))
 
     def near(self, scaled: F32) -> F32:
-        """`kernel` of one scaled state (D,): (R,)."""
+        """The kernel of one scaled state (D,): (R,)."""
         text, rest = scaled[:TEXT_DIM], scaled[TEXT_DIM:]
         apart = np.empty(self.squares.shape, np.float32)
         np.dot(self.rest, rest, out=apart[0])

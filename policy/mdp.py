@@ -225,4 +225,4 @@ class PolicyOfMany(Policy, Protocol):
     """A policy that decides several turns for little more than one."""
 
     def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
-        """`decide` of observations with the same number of candidates, each with its uniform number."""
+        """Decide observations with equally many candidates, each with its uniform number."""

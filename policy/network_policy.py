@@ -91,7 +91,7 @@ class NetworkPolicy:
         return self._decided(observation, uniform, prepared, q_values_of_turn(self.forward, *prepared.one))
 
     def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
-        """`decide` of turns with the same number of candidates, with one pass through the network."""
+        """Decide turns with equally many candidates in one pass through the network."""
         prepared = [self._prepared(observation) for observation, _ in turns]
         found = q_values_of_turns(self.forward, [each.one for each in prepared])
         return [self._decided(*turn, each, values) for turn, each, values in zip(turns, prepared, found, strict=True)]
@@ -139,7 +139,7 @@ class NetworkPolicy:
         )
 
     def quality_of_turn(self, observation: Observation, model_rows: list[int], bills_usd: F32) -> F32:
-        """`lower_quality` of one turn."""
+        """The lower confidence bound of one turn."""
         predicted = self.quality.predict(observation)
         if self.residual is None:
             return self.lower_quality(predicted, model_rows)
@@ -154,7 +154,7 @@ class NetworkPolicy:
         return np.asarray(np.minimum(np.maximum(predicted - self.statistics.margin[model_rows], 0.0), 1.0), np.float32)
 
     def catalogue_of_turn(self, observation: Observation, model_rows: list[int], context: float) -> Catalogue:
-        """`catalogue` of one turn, in plain numbers."""
+        """The catalogue of one turn, in plain numbers."""
         listed, bills, read, inputs, cached, able = [], [], [], [], [], []
         for c, mean_usd in zip(observation.candidates, observation.means_usd, strict=True):
             usd_in, usd_cached = c.input_usd_per_mtok * 1e-6, c.cached_input_usd_per_mtok * 1e-6

@@ -31,7 +31,7 @@ class QualityModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PriorQuality:
-    """`quality_prior ** exponent(difficulty)`: hard turns widen the gap between weak and strong.
+    """The prior as a quality: hard turns widen the gap between weak and strong models.
 
     At the ordinary difficulty priors .6 and .9 stay; at difficulty 1 they are .28 and .77, at 0 .73 and .94.
     """
@@ -55,7 +55,7 @@ class PriorQuality:
 def difficulties(
     text_stats: NDArray[np.floating], trouble: NDArray[np.floating], poor: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """`difficulty` of many turns, (N,).
+    """The difficulty of many turns, (N,).
 
     From statistics (N, STATS_DIM), failures of any kind and whether the last grade was poor.
     """

@@ -135,7 +135,7 @@ def stats(text: str, *, history_chars: int = 0, tools: int = 0, images: int = 0,
 
 
 def in_context(surface: F32, *, history_chars: int, tools: int, images: int, json_output: bool) -> F32:
-    """`stats` of a text whose `surface` is known."""
+    """The statistics of a text whose `surface` is known."""
     found = surface.copy()
     found[_CONTEXT] = (
         float(history_chars > 0 and surface[_LOG_WORDS] < _SIX_WORDS),

@@ -77,7 +77,7 @@ def q_values_of_turn(
 
 
 def q_values_of_turns(forward: Forward, turns: Sequence[OneTurn]) -> list[Backup]:
-    """`q_values_of_turn` of several turns, in one pass through the network.
+    """The values of several turns, in one pass through the network.
 
     It costs little more than that of one turn. All have the same number of candidates.
     """
@@ -160,7 +160,7 @@ def turn_of(catalogue: Catalogue, later: Later) -> PlainTurn:
 
 
 def inputs_of_turn(catalogue: Catalogue, turn: PlainTurn) -> tuple[F32, F32]:
-    """`value_curves.inputs` after each candidate.
+    """The network's inputs after each candidate.
 
     Rows (S, K, ROW_DIM) and state (S, STATE_DIM). S is K, or 1 where no cache holds the conversation and all candidates
     leave the same. Plain numbers for each model; after each candidate only its own row differs, and what is relative to
@@ -243,7 +243,7 @@ def _row(
 
 
 def curves_of_turn(raw: F32, most: F32 | float, first_usd: F32 | float, step: F32 | float) -> F32:
-    """`monotone`, quality, spend and starving (3, S, KNOTS + 1), an empty budget first.
+    """Monotone quality, spend and starving (3, S, KNOTS + 1), an empty budget first.
 
     The scales are those of `scales_of_turn`, one for all or (S, 1).
     """
@@ -265,7 +265,7 @@ def curves_of_turn(raw: F32, most: F32 | float, first_usd: F32 | float, step: F3
 
 
 def read_of_turn(values: F32, axis_usd: F32, left_usd: F32) -> F32:
-    """`read` at the money that each bill of K candidates leaves, (3, K, L)."""
+    """The curves at the money that each bill of K candidates leaves, (3, K, L)."""
     axis = np.empty(KNOTS + 1, np.float32)
     axis[0], axis[1:] = 0.0, axis_usd
     at = axis[1:-1].searchsorted(left_usd, "right")
@@ -297,7 +297,7 @@ class PlainPlans(NamedTuple):
 
 
 def plans_of_turn(catalogue: Catalogue, turn: PlainTurn) -> PlainPlans:
-    """`fixed_plans.plans_of` of one turn, in plain numbers."""
+    """The fixed plans of one turn, in plain numbers."""
     n, context = turn.turns, turn.context_tokens
     read_usd = catalogue.cached_usd if turn.halfway_tokens >= CACHE_MIN_TOKENS else catalogue.input_usd
     warm_usd = [mean + turn.halfway_tokens * usd for mean, usd in zip(catalogue.mean_usd, read_usd, strict=True)]
@@ -318,7 +318,7 @@ def plans_of_turn(catalogue: Catalogue, turn: PlainTurn) -> PlainPlans:
 
 
 def raise_to_plans(to_go: F32, plans: PlainPlans, turn: PlainTurn, left_usd: F32) -> None:
-    """`fixed_plans.at_least`, in place: values to go (3, K, L) after each of K candidates."""
+    """Raise the values to go (3, K, L) after each of K candidates to those of fixed plans."""
     n, price = turn.turns, turn.lambda_per_usd
     own = np.arange(len(plans.of)), plans.of  # each plan after its own candidate
     spare_usd = left_usd - plans.need_usd  # (J, K, L)

@@ -58,12 +58,12 @@ def forward_of(params: Params) -> Forward:
 
 
 def curves(params: Params, catalogue: Catalogue, later: Later) -> Curves:
-    """`value_curves.curves`, to be differentiated and compiled."""
+    """The value curves, to be differentiated and compiled."""
     return curves_by(forward_of(params), catalogue, later, jnp)
 
 
 def q_values(
     params: Params, catalogue: Catalogue, answers: Any, bills_usd: Any, money_usd: Any, later: Later
 ) -> Backup:
-    """`value_backup.q_values`, to be compiled."""
+    """The values of `value_backup.q_values`, to be compiled."""
     return q_values_by(forward_of(params), catalogue, answers, bills_usd, money_usd, later, jnp)

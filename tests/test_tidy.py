@@ -68,8 +68,10 @@ PLAIN = {
 UNPLAIN = re.compile(
     r"(?<![A-Za-z])(" + "|".join(word.replace(" ", r"\s+") for word in PLAIN) + r")(?![A-Za-z])", re.IGNORECASE
 )
-RIDDLE = re.compile(r"(What|How|Which|Who|Whose|Whether|When|Where|Why)\b")
-"""A relative clause is no name for a thing and no instruction."""
+RIDDLE = re.compile(
+    r"(What|How|Which|Who|Whose|Whether|When|Where|Why)\b|[B-Z] [a-z]|`(?!(GET|POST|PUT|PATCH|DELETE|seqroute)\b)"
+)
+"""A relative clause, a letter or a name is no description of a thing and no instruction."""
 
 
 def files(folder: str) -> list[Path]:

@@ -25,7 +25,7 @@ class NotBuilt(Exception):
 
 
 def cache_folder() -> Path:
-    """`.bench` beside the code, or SEQROUTE_BENCH_CACHE."""
+    """The folder `.bench` beside the code, or SEQROUTE_BENCH_CACHE."""
     return Path(os.environ.get("SEQROUTE_BENCH_CACHE") or ROOT / ".bench").absolute()
 
 

@@ -305,7 +305,7 @@ def list_keys(connection: Connection, *, tenant_id: str | None = None, limit: in
 
 
 def new_secret(entropy: Callable[[int], bytes] = os.urandom) -> str:
-    """`sk-` and 256 random bits in URL-safe base64."""
+    """A fresh secret: `sk-` and 256 random bits in URL-safe base64."""
     return PREFIX + base64.urlsafe_b64encode(entropy(SECRET_BYTES)).rstrip(b"=").decode()
 
 

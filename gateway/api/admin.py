@@ -1,4 +1,4 @@
-"""`/admin`: tenants, keys, ledger, policies, audit. Needs the master key or an admin key."""
+"""Routes of operators below `/admin`: tenants, keys, ledger, policies, audit."""
 
 from __future__ import annotations
 

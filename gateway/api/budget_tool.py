@@ -1,4 +1,4 @@
-"""`check_budget`: a tool that agents may offer their model, and the answer to its call.
+"""The tool `check_budget`, which agents may offer their model, and the answer to its call.
 
 The gateway does not run it: an agent puts the definition among its tools and answers a call with this route's object.
 """

@@ -77,7 +77,7 @@ class _Asked:
 
     @property
     def model(self) -> str:
-        """What stands in the ledger in the place of a turn's model."""
+        """The ledger's name of the charge, where a turn has its model."""
         return "charge" if self.name is None else f"charge:{self.name}"
 
     @property

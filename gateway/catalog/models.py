@@ -115,7 +115,7 @@ class Model:
 
     @property
     def own_api_only(self) -> bool:
-        """True if its provider answers in its own dialect alone."""
+        """True if its provider has no chat completions, only an API of its own."""
         return all(deployment.own_api_only for deployment in self.deployments)
 
     @property

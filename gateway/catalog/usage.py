@@ -79,14 +79,14 @@ ReportedUsage = Usage | PartialUsage | None
 
 
 def beside_words(usage: ReportedUsage) -> ReportedUsage:
-    """The usage of a generated answer: a prompt without output is half, zeros are none."""
+    """The usage of an answer that has text: one without output tokens is only partly known."""
     if isinstance(usage, Usage) and usage.output_tokens == 0 and not usage.parts:
         return PartialUsage(usage, has_prompt=usage.prompt_tokens > 0, has_output=False)
     return usage
 
 
 def with_facts(usage: ReportedUsage, service_tier: str | None, web_searches: int) -> ReportedUsage:
-    """A usage with what the response says beside it, where the usage itself does not say it."""
+    """The usage with the service tier and searches that the response states elsewhere."""
     if isinstance(usage, PartialUsage):
         return structs.replace(usage, known=_with_facts(usage.known, service_tier, web_searches))
     return _with_facts(usage, service_tier, web_searches) if isinstance(usage, Usage) else usage

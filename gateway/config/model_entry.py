@@ -53,7 +53,7 @@ UNORDERED = 10**6
 
 @dataclass(frozen=True, slots=True)
 class ModelParams:
-    """`litellm_params`: address, access and limits of a deployment; None means the default.
+    """The `litellm_params` of a deployment: address, access, limits; None means the default.
 
     `rpm` and `tpm` are the provider's limits per minute, `parallel` limits the calls at once; `weight` is the share
     within the group; a lower `order` is preferred. `provider_params` are further arguments for LiteLLM (AWS, Vertex,
@@ -83,7 +83,7 @@ class ModelParams:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """`model_info`: a model's stated properties; `prices_usd` in USD per unit by LiteLLM's keys.
+    """The `model_info` of a model; `prices_usd` in USD per unit by LiteLLM's keys.
 
     `price_changes` ascend in time; each changes only the prices that it names.
 

@@ -90,7 +90,7 @@ def read_prices(*sections: Section) -> Mapping[str, Decimal]:
 
 
 def read_price_changes(info: Section) -> tuple[PriceChange, ...]:
-    """`model_info.prices`: a list of `valid_from` with the prices that change then."""
+    """Read `model_info.prices`, a list of `valid_from` with the prices that change then."""
     changes: list[PriceChange] = []
     for located in info.items("prices"):
         step = info.nested(located)

@@ -369,7 +369,7 @@ class Section:
         self._read.add(key)
 
     def ignore_all(self) -> None:
-        """Mark all keys as read without a message: descriptions for people."""
+        """Accept all keys unread: a mapping that only describes something to people."""
         self._read |= self.entries.keys()
 
     def _take(self, key: str) -> Located | None:

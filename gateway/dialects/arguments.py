@@ -80,7 +80,7 @@ def check_addresses(
 
 
 def checked_url(url: str, where: str, *, by_reference: tuple[str, ...] = ANY_ADDRESS) -> str:
-    """`url` if it is inline data or, `by_reference`, an address for the provider.
+    """The `url`, if it is inline data or, `by_reference`, an address for the provider.
 
     Its scheme becomes lower case. Raises InvalidRequest.
     """

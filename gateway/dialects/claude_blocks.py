@@ -18,7 +18,7 @@ class OpenBlock:
     _ended: set[float] = field(default_factory=set)
 
     def in_order(self, event: dict[str, Any]) -> list[dict[str, Any]]:
-        """`event`, after an end that is missing; nothing for the second end of a block."""
+        """The event, after an end that is missing; nothing for the second end of a block."""
         kind, index = event.get("type"), _index_in(event)
         if kind == _STOP:
             index = self._index if index is None else index

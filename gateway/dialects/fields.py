@@ -30,7 +30,7 @@ def need(fields: Mapping[str, Any], name: str, kind: type[T], where: str = "") -
 
 
 def checked(value: object, kind: type[T], where: str) -> T:
-    """`value` if it has type `kind`. An integer counts as a number, a boolean as neither."""
+    """The value, if it has type `kind`. An integer counts as a number, a boolean as neither."""
     if type(value) is kind:
         return value
     wanted: Any = int | float if kind is float else kind
@@ -40,7 +40,7 @@ def checked(value: object, kind: type[T], where: str) -> T:
 
 
 def objects(value: object, where: str) -> list[dict[str, Any]]:
-    """`value` as a list of objects, empty for None. Raises InvalidRequest."""
+    """The value as a list of objects, empty for None. Raises InvalidRequest."""
     if value is None:
         return []
     items = checked(value, list, where)

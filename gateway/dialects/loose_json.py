@@ -109,7 +109,7 @@ def check_depth(data: bytes | bytearray, value: Any) -> None:
 
 
 def strict_value(value: Any) -> Any:
-    """`value` made valid for strict JSON.
+    """The value, made valid for strict JSON.
 
     Halves of surrogate pairs are joined or replaced by U+FFFD; numbers beyond 64 bits or not finite are replaced.
     """
@@ -188,7 +188,7 @@ class SurrogateJoiner:
         return bool(self._held)
 
     def joined(self, chunk: Any) -> Any:
-        """`chunk`, an event or another value, without lone surrogates; a last half waits."""
+        """The chunk, an event or another value, without lone surrogates; a last half waits."""
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):

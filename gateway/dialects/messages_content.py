@@ -273,7 +273,7 @@ def _thinking(block: Mapping[str, Any], message: dict[str, Any], reasoning: list
 
 
 def marked(part: dict[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-    """`part` with the block's cache mark, which only Anthropic's providers receive."""
+    """The part with the block's cache mark, which only Anthropic's providers receive."""
     if "cache_control" not in block:  # almost every block
         return part
     mark = read(block, "cache_control", dict)

@@ -1,4 +1,4 @@
-"""`functions` and `function_call`, which tools replaced, for providers that only know tools."""
+"""The older `functions` and `function_call` for providers that only know tools."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def offered_tools(tools: Iterable[Mapping[str, Any]], *, codex: bool = False) ->
 
 
 def choice_of(choice: object, offered: OfferedTools) -> dict[str, Any]:
-    """`tool_choice` as chat parameters; `allowed_tools` also restricts the tools."""
+    """The `tool_choice` as chat parameters; `allowed_tools` also restricts the tools."""
     if choice is None:
         return {}
     if isinstance(choice, str):

@@ -22,7 +22,7 @@ _LISTS = ("thinking_blocks", "reasoning_items", "reasoning_details")
 
 
 def seal(state: Mapping[str, Any]) -> str:
-    """`state` as an opaque string; empty when there is none."""
+    """The state as an opaque string; empty when there is none."""
     kept = {name: value for name, value in state.items() if value}
     return PREFIX + base64.urlsafe_b64encode(orjson.dumps(kept)).decode() if kept else ""
 

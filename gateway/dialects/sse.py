@@ -24,7 +24,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`name` is empty for an ordinary event; `data` the joined data lines."""
+    """An event: its name, empty for an ordinary one, and its joined data lines."""
 
     name: bytes
     data: bytes
@@ -151,7 +151,7 @@ def event_frame(name: str, payload: Mapping[str, Any]) -> bytes:
 
 
 def billed_frame(bill: Mapping[str, Any], frame: bytes) -> bytes:
-    """`frame` with the bill before it, as an SSE comment, which other clients skip.
+    """The frame with the bill before it, as an SSE comment, which other clients skip.
 
     Both are in one block, because some decoders treat every blank line as an event, even after a comment.
     """

@@ -149,7 +149,7 @@ def limited(
 
 
 def wait_for_room(seconds: Sequence[tuple[int, int]], excess: int, now_s: int) -> int:
-    """In how many seconds at least `excess` of what was counted has left the window."""
+    """The seconds until `excess` of what was counted has left the window."""
     for second, amount in sorted(seconds):
         excess -= amount
         if excess <= 0:

@@ -91,7 +91,7 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
 
 
 def reserve_again(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
-    """`reserve` for an operation that may be committed already: an attempt keeps its answer."""
+    """Reserve, unless the operation is committed already: an attempt keeps its answer."""
     hold = find_hold(cursor, op.hold_id)
     if hold is None or hold.attempt_id != op.attempt_id:
         return reserve(cursor, op, now_ms)

@@ -134,7 +134,7 @@ def _still_counted(cursor: Cursor, hold: Hold, last_reset: str, of: dict[str, st
 
 
 def settle_again(cursor: Cursor, op: Settle, now_ms: int) -> Resolved:
-    """`settle` for an operation that may be committed already."""
+    """Settle, unless the operation is committed already."""
     hold = require_hold(cursor, op.hold_id)
     overage = op.amount_nanousd - hold.amount_nanousd
     if hold.state == "settled" and hold.posted_nanousd == op.amount_nanousd:
@@ -162,7 +162,7 @@ def release(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
 
 
 def release_again(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
-    """`release` for an operation that may be committed already."""
+    """Release, unless the operation is committed already."""
     hold = require_hold(cursor, op.hold_id)
     if hold.state == "released":
         return Resolved("release", 0, *balances(cursor, hold.tenant_id, hold.session_id))

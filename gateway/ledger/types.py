@@ -67,7 +67,7 @@ def free_nanousd(available_nanousd: int, kept_nanousd: int) -> int:
 
 
 def kept_from_now_on(kept_nanousd: int, asked_nanousd: int | None) -> int:
-    """The amount that a session keeps after a turn that asks for one; None asks for nothing.
+    """The amount that a session keeps for its last answer; None asks for nothing new.
 
     The conversations of a session keep the most that one of them needs; 0 gives it up.
     """

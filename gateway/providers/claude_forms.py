@@ -128,7 +128,7 @@ def anthropic_key(call: Call, found: ProviderNames) -> str:
 def as_written(
     call: Call, found: ProviderNames, forms: ClaudeForms, *, by_host: bool
 ) -> tuple[ForwardedRequest, tuple[str, ...]] | None:
-    """The request as the model takes it, and the names of what is left out.
+    """The forwarded request as the model accepts it, and the names of what is left out.
 
     None for one that is translated; without `by_host` its deployment has all of them translated. Raises CallRefused
     where the operator forbids to leave something out.

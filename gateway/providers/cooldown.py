@@ -82,7 +82,7 @@ class Breaker:
         return bool(self._lost_until_s)
 
     def loses(self, tenant_id: str, deployments: Sequence[Deployment], parts: frozenset[str]) -> bool:
-        """True if every deployment had no place for one of these kinds of parts lately."""
+        """True if each deployment lately had no place for one of these kinds of parts."""
         now_s, until_s = self._clock(), self._lost_until_s
         return all(
             any(until_s.get((tenant_id, each.deployment_id, each.litellm_model, part), 0.0) > now_s for part in parts)

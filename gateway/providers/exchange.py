@@ -114,7 +114,7 @@ class Exchange(Struct):
 
     @property
     def tail_only(self) -> bool:
-        """`body` holds only the tail of a stream."""
+        """True if `body` holds only the tail of a stream."""
         return self.streaming and self.status < 300 and not self.document
 
     @property

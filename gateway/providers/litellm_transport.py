@@ -114,7 +114,7 @@ class NoSecondTransport(httpx.AsyncBaseTransport):
     """Transport of the second client that LiteLLM makes for retries: it sends nothing."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Refuse."""
+        """Refuse the request."""
         raise httpx.UnsupportedProtocol("one call may send one request", request=request)
 
 

@@ -46,7 +46,7 @@ class LostParameters:
         return self.of(model, provider, arguments, _PROBED)
 
     def of(self, model: str, provider: str, arguments: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
-        """Those of `names` that the provider is not sent."""
+        """The parameters among `names` that the provider is not sent."""
         wanted = [name for name in names if name in arguments and arguments[name] not in _NEUTRAL.get(name, ())]
         effort = arguments.get(_EFFORT) if provider in _EXCLUDED_BY_EFFORT else None
         return tuple(name for name in wanted if self._is_lost(model, provider, name, arguments[name], effort))

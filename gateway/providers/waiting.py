@@ -10,7 +10,7 @@ GRACE_S = 0.25
 
 
 class Patience:
-    """`asyncio.timeout_at` with a grace period: `async with Patience(until) as limit:`.
+    """A timeout with a grace period: `async with Patience(until) as limit:`.
 
     After the process (or the loop) was suspended, every timer is overdue while responses already wait in their sockets.
     So an expired limit is postponed for a moment in which the loop reads.

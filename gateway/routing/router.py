@@ -115,7 +115,7 @@ class Router:
     async def decide_soon(
         self, observation: Observation, uniform: float, requested: RequestedModel, session_key: str
     ) -> Routed:
-        """`decide`, together with the other turns that ask in this turn of the event loop.
+        """Decide together with the other turns that ask in this turn of the event loop.
 
         Under load many do: their accounts were read together. One pass through the network serves up to
         MAX_DECIDED_TOGETHER of them; the others are decided in the loop's next turns, after what else is due.

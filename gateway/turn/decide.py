@@ -158,7 +158,7 @@ class Decider:
     async def decide_soon(
         self, context: TurnContext, funds: AvailableFunds, *, patient: bool
     ) -> RoutingDecision | Shortage:
-        """`decide`, together with other turns that are this far (`Router.decide_soon`)."""
+        """Decide together with other turns that are this far (`Router.decide_soon`)."""
         prepared = self._prepared(context, funds, patient=patient)
         if isinstance(prepared, Shortage):
             return prepared

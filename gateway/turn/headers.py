@@ -172,7 +172,7 @@ class TurnReport(Struct, frozen=True):
 
 
 def header_value(text: str) -> str:
-    """`text` if a header can carry it, else percent-encoded UTF-8 (RFC 3986).
+    """The text, if a header can carry it, else percent-encoded UTF-8 (RFC 3986).
 
     It never fails: an invalid header would lose a response that was paid for.
     """

@@ -47,7 +47,7 @@ def affordable(episodes: Episodes, i: I64, j: I64, remaining_usd: F64) -> Bools:
 
 
 def recorded_batch(episodes: Episodes, i: I64, j: I64, remaining_usd: F64, *, as_logged: bool = False) -> batch.Batch:
-    """`recorded_observation` for the turns (i, j), (N,) each, as one batch."""
+    """The logged observations of the turns (i, j), (N,) each, as one batch."""
     facts, model = decode(episodes.state[i, j], episodes.candidates[i, j]), episodes.model[i, j]
 
     def of_candidate(name: str) -> F64:

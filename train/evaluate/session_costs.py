@@ -31,7 +31,7 @@ def forecast_coverage(training: Episodes, untouched: Episodes) -> dict[str, Any]
 
 
 def coverage(past: Mapping[str, Sequence[Costs]], held_back: Mapping[str, Sequence[Costs]]) -> dict[str, Any]:
-    """`forecast_coverage` of sessions by tenant, in the order of the log."""
+    """The coverage of forecasts for sessions by tenant, in the order of the log."""
     found: dict[str, Any] = {}
     for asked_after in ASKED_AFTER:
         covered = [

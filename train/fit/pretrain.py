@@ -111,7 +111,7 @@ def random_target(generator: np.random.Generator, config: PretrainConfig) -> Cur
 def sample_curves(
     solved: Programme, samples: Samples, statistics: Any, generator: np.random.Generator, count: int
 ) -> CurveTarget:
-    """`count` curves of a programme at the knots of the network's axis."""
+    """Draw `count` curves of a programme at the knots of the network's axis."""
     k = len(samples.models)
     p = generator.integers(0, len(solved.lambdas_per_usd), count)
     c = generator.integers(0, len(solved.contexts_tokens), count)

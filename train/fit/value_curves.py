@@ -233,7 +233,7 @@ def on_mesh(
     carry: Carry, keys: Array, data: TrainingSet, fit: FitConfig, relabel: RelabelConfig, steps: int, turns: int,
     sharding: NamedSharding,
 ) -> tuple[Carry, Info]:  # fmt: skip
-    """`td_chunk` over a mesh, in two programs per step.
+    """Take the steps of `td_chunk` over a mesh, in two programs per step.
 
     No computation is compiled together with what depends on the mesh.
     """

@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Samples:
-    """M turns over K models: `quality` (M, K), `bills_usd` (M, K, L) without conversation.
+    """Sampled turns: `quality` (M, K) and `bills_usd` (M, K, L), without conversation.
 
     `input_usd`, `cached_usd` (K,) are USD per token of conversation, cold and warm; `grown_tokens` is what one turn
     adds to it.
@@ -74,7 +74,7 @@ def settings_of(config: PlanConfig) -> list[Setting]:
 
 
 def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples:
-    """`config.samples` turns, evenly spaced in the log."""
+    """Draw `config.samples` turns, evenly spaced in the log."""
     where = np.argwhere(episodes.valid)
     chosen = where[np.linspace(0, len(where) - 1, min(config.samples, len(where))).round().astype(np.int64)]
     m, k = len(chosen), len(episodes.models)

@@ -11,7 +11,7 @@ from policy.mdp import CandidateView, Decision, Observation, Policy
 
 @dataclass(frozen=True)
 class Blind:
-    """`policy` seeing every prompt at the list price; bills still use the cached price."""
+    """A policy that sees every prompt at the list price; bills still use the cached price."""
 
     policy: Policy
 
@@ -40,7 +40,7 @@ def _cold(candidate: CandidateView) -> CandidateView:
 
 @dataclass(frozen=True)
 class ListPrice:
-    """`policy` seeing the list price where a token that is not cached costs more."""
+    """A policy that sees the list price where a token that is not cached costs more."""
 
     policy: Policy
     write_price: float

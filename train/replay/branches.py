@@ -39,7 +39,7 @@ COLUMNS = ("task_id", "path", "visit_probability", "model", "quality", "cost_usd
 
 @dataclass(frozen=True)
 class Branches:
-    """N states of one source and the answers of K models at each.
+    """The states of one source (N) and the answers of K models at each.
 
     `path` are the models that answered before, oldest first; `drawn` marks the states of each task's one session in
     prompts.parquet. NaN: no answer.

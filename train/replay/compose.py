@@ -25,7 +25,7 @@ BURST_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Sessions:
-    """S sessions of up to T turns: `rows` (S, T) are prompts, -1 after the end.
+    """Sessions (S) of up to T turns: `rows` (S, T) are prompts, -1 after the end.
 
     `declared` (S,) is the client's horizon, 0 without one; `ordering` (S,) indexes ORDERINGS and is hidden from every
     policy.

@@ -1,4 +1,4 @@
-"""`ours`: the policy that a gateway would serve after a night on this data.
+"""The policy `ours`: what a gateway would serve after a night on this data.
 
 Network or planner, if the gate lets it pass. Grades, curves, value tables and the gate are those of
 `train.fit.network`, `train.fit.tune` and `train.evaluate.gate`; decisions are made by the object that the gateway would

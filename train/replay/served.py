@@ -48,7 +48,7 @@ def as_rule(policy: Policy, seen: Vectors, lambda_per_usd: float = 0.0) -> Rule:
 
 
 def turn_batch(turn: Turn, seen: Vectors, lambda_per_usd: float = 0.0) -> batch.Batch:
-    """`observation` for all sessions of a turn, as one batch."""
+    """The observations of all sessions at a turn, as one batch."""
     board, shape = turn.board, turn.mask.shape
     prompts = board.sessions.rows[turn.at, turn.index]
     tokens = np.floor(board.prompt_tokens[turn.at, turn.index]) + board.context.tokens(turn.index)

@@ -47,13 +47,13 @@ FORBIDDEN_IMPORTS = frozenset({"ctypes", "_ctypes", "_posixsubprocess", "_multip
 
 
 class Instruction(ctypes.Structure):
-    """C structure sock_filter."""
+    """The C structure sock_filter: one instruction of a filter."""
 
     _fields_ = [("code", ctypes.c_ushort), ("yes", ctypes.c_ubyte), ("no", ctypes.c_ubyte), ("k", ctypes.c_uint)]
 
 
 class Program(ctypes.Structure):
-    """C structure sock_fprog."""
+    """The C structure sock_fprog: a filter's program."""
 
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.POINTER(Instruction))]
 
