@@ -94,7 +94,10 @@ def stopped_text(raw: bytes | bytearray) -> str | None:
 
 
 def cohere_end(data: bytes | bytearray) -> tuple[str, str] | None:
-    """Why an answer in Cohere's form ended, and its plan for tools, which LiteLLM leaves out; None for other forms."""
+    """Why an answer in Cohere's form ended, and its plan for tools; None for other forms.
+
+    LiteLLM leaves both out.
+    """
     if b'"finish_reason"' not in data or b'"choices"' in data:
         return None
     try:
