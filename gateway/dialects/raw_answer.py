@@ -94,7 +94,7 @@ def stopped_text(raw: bytes | bytearray) -> str | None:
 
 
 def cohere_end(data: bytes | bytearray) -> tuple[str, str] | None:
-    """Why an answer in Cohere's form ended, and its plan for tools; None for other forms.
+    """Return the end of an answer in Cohere's form and its plan; None for other forms.
 
     LiteLLM leaves both out.
     """
