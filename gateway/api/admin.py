@@ -291,7 +291,10 @@ class Admin:
         )
 
     async def act_on_policy(self, request: Request, caller: Caller) -> object:
-        """`POST /admin/policies/{id}/{action}`: promote, shadow, canary, pin, unpin or rollback."""
+        """`POST /admin/policies/{id}/{action}`: promote, shadow, canary, pin, unpin or rollback.
+
+        `problems` as of `GET /admin/policies`: a policy whose files cannot be used has its stage, and does not serve.
+        """
         policy_id, action = request.path_params["policy_id"], request.path_params["action"]
         if action not in policies.ACTIONS:
             raise NotFound("no such route")
@@ -302,7 +305,7 @@ class Admin:
         if action == "rollback":
             return {"champion": None if staged is None else policies.describe(staged)}
         assert staged is not None
-        return policies.describe(staged)
+        return policies.describe(staged) | {"problems": list(self._policies.problems)}
 
     async def roll_back(self, request: Request, caller: Caller) -> object:
         """`POST /admin/policies/rollback`: reinstate the previous champion, or the shipped network."""

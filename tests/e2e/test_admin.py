@@ -320,15 +320,16 @@ async def test_the_ledger_is_shown_oldest_first_and_by_session_tenant_and_hold(
 async def test_policies_are_staged_and_rolled_back_over_http(tmp_path: Path, sqlite_url: str) -> None:
     async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
         with transaction(play.url) as connection:
-            for policy_id in ("rule:cheapest", "rule:strongest"):
+            for policy_id, kind in (("rule:cheapest", "rule"), ("rule:strongest", "rule"), ("gone", "network")):
                 connection.execute(
                     insert(policies).values(
-                        policy_id=policy_id, kind="rule", stage="candidate", created_at_ms=1, staged_at_ms=1
+                        policy_id=policy_id, kind=kind, stage="candidate", created_at_ms=1, staged_at_ms=1
                     )
                 )
         assert (await http.get("/admin/policies")).json()["serving"] == "pretrained-1"
         for policy_id in ("rule:cheapest", "rule:strongest"):
-            assert (await http.post(f"/admin/policies/{policy_id}/promote")).json()["stage"] == "champion"
+            promoted = (await http.post(f"/admin/policies/{policy_id}/promote")).json()
+            assert (promoted["stage"], promoted["problems"]) == ("champion", [])
             assert (await http.get("/admin/policies")).json()["serving"] == policy_id
             assert (await turn(http, "auto")).headers["x-seqroute-policy"] == policy_id
         assert (await turn(http, "auto")).json()["model"] == "big"
@@ -338,6 +339,9 @@ async def test_policies_are_staged_and_rolled_back_over_http(tmp_path: Path, sql
         assert (await http.post("/admin/policies/rollback")).json() == {"champion": None}
         assert (await turn(http, "auto")).headers["x-seqroute-policy"] == "pretrained-1"
         assert (await http.post("/admin/policies/rollback")).status_code == 400
+        (problem,) = (await http.post("/admin/policies/gone/promote")).json()["problems"]
+        assert problem.startswith("champion gone: "), problem
+        assert (await turn(http, "auto")).headers["x-seqroute-policy"] == "pretrained-1"
         assert (await http.post("/admin/policies/nope/promote")).status_code == 404
 
 
