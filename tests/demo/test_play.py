@@ -14,7 +14,7 @@ from demo.results import PolicyRow
 from demo.stage import ROOT
 
 LENIENT = """
-fit: {warm_steps: 20, steps: 0, samples: 64, residual_steps: 20}
+fit: {warm_steps: 0, steps: 0, samples: 64, residual_steps: 20}
 quality: {landmarks: 64}
 plan: {samples: 16, turns: 4}
 ope: {bootstrap: 50}
