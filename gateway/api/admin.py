@@ -184,9 +184,10 @@ class Admin:
 
     async def change_key(self, request: Request, caller: Caller) -> object:
         """`PATCH /admin/keys/{id}`: change a key's budget, limits and expiry; null removes each."""
-        fields = await self._fields(request, _BUDGET_FIELDS | frozenset(_LIMIT_FIELDS) | {"expires"})
+        known = _BUDGET_FIELDS | frozenset(_LIMIT_FIELDS) | {"expires"}
+        fields = await self._fields(request, known)
         if not fields:
-            raise InvalidRequest("budget_usd: missing", param="budget_usd")
+            raise InvalidRequest(f"body: expected at least one of {', '.join(sorted(known))}")
         key_id = request.path_params["key_id"]
         budget = {column: value for column, value in _columns(fields).items() if column in ("budget_nanousd", "window")}
         others: dict[str, Any] = _limits(fields)
