@@ -18,6 +18,8 @@ from gateway.dialects.sse import EventReader
 
 _ERROR, _BLOCKED = b'"error"', b'"blockReason"'
 _FINISH = b'"finishReason"'
+_FAILED = "response.failed"
+"""The last event of OpenAI's Responses when they fail; the error is within the response."""
 
 
 def last_error(tail: bytes | bytearray) -> dict[str, Any] | None:
@@ -32,6 +34,10 @@ def last_error(tail: bytes | bytearray) -> dict[str, Any] | None:
     for event in reversed([*reader.feed(bytes(tail)), *reader.finish()]):
         named = event.name == b"error"
         for value in _values(event.data) if named or _ERROR in event.data else ():
+            if isinstance(value, dict) and value.get("type") == _FAILED:
+                inner = value.get("response")
+                error = inner.get("error") if isinstance(inner, dict) else None
+                return {"type": "error", "error": error or {"message": "the response failed"}}
             reports = isinstance(value, dict) and (value.get("error") or value.get("type") == "error")
             if reports or named:
                 return dict(value) if reports else {"error": value}
@@ -109,3 +115,21 @@ def cohere_end(data: bytes | bytearray) -> tuple[str, str] | None:
         return None
     plan = message.get("tool_plan")
     return reason, plan if isinstance(plan, str) else ""
+
+
+def refused_text(data: bytes | bytearray) -> str:
+    """The words with which a Responses answer refuses, which LiteLLM leaves out."""
+    if b'"refusal"' not in data:
+        return ""
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return ""
+    items = body.get("output") if isinstance(body, dict) else None
+    parts = [
+        part
+        for item in (items if isinstance(items, list) else ())
+        if isinstance(item, dict) and isinstance(item.get("content"), list)
+        for part in item["content"]
+    ]
+    return "".join(str(part.get("refusal") or "") for part in parts if isinstance(part, dict))

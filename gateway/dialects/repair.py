@@ -72,6 +72,7 @@ def repair_whole(body: dict[str, Any], new_call_id: NewCallId, *, one_choice: bo
         _find_finish(choice, message, body)
         message["role"] = "assistant"
         _repair_texts(message)
+        _nest_notes(message)
         message.setdefault("content", None)
         calls = _repaired_calls(message)
         given: set[str] = set()
@@ -220,6 +221,15 @@ class _CallNumbers:
         function = call.get("function") or call.get("custom")
         if isinstance(function, dict) and function.get("name") == self._names.get(call["index"]):
             function.pop("name", None)
+
+
+def _nest_notes(message: dict[str, Any]) -> None:
+    """Write citations in the form of /v1/responses, as LiteLLM passes them on, in that of chat."""
+    notes = message.get("annotations")
+    for note in notes if isinstance(notes, list) else ():
+        kind = note.get("type") if isinstance(note, dict) else None
+        if kind == "url_citation" and kind not in note and "url" in note:
+            note[kind] = {name: note.pop(name) for name in tuple(note) if name != "type"}
 
 
 def _drop_empty_error(body: dict[str, Any]) -> None:

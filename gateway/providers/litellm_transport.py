@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Literal
 
 import httpx
@@ -23,6 +23,8 @@ from gateway.dialects.native_forms import (
     payloads_of,
     speaks_openai,
 )
+from gateway.dialects.responses_events import ResponsesEvents
+from gateway.dialects.sse import Event, EventReader, event_frame
 from gateway.dialects.wire_usage import with_plain_usage
 from gateway.providers.attachments import first_lost
 from gateway.providers.decoding import Decoder, UnpackingError, decoder_for
@@ -212,7 +214,8 @@ class FormedStream(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         streaming = self._exchange.streaming
         if streaming and form_of(await self._recorded.head()) == "events":
-            async for piece in self._recorded:
+            pieces = _with_missing_events(self._recorded) if self._dialect == "responses" else self._recorded
+            async for piece in pieces:
                 yield piece
             return
         data = b"".join([piece async for piece in self._recorded])
@@ -235,6 +238,30 @@ class FormedStream(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         """Release the connection."""
         await self._recorded.aclose()
+
+
+async def _with_missing_events(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """A stream of Responses with the events that its server left out, without which LiteLLM reads no content."""
+    reader, completed = EventReader(), ResponsesEvents()
+    async for piece in pieces:
+        made = b"".join(_completed(event, completed) for event in reader.feed(piece))
+        if made:
+            yield made
+    yield b"".join(_completed(event, completed) for event in reader.finish())
+
+
+def _completed(event: Event, completed: ResponsesEvents) -> bytes:
+    try:
+        payload = orjson.loads(event.data)
+    except ValueError:
+        payload = None
+    if not isinstance(payload, dict):
+        return b"data: " + event.data.replace(b"\n", b"\ndata: ") + b"\n\n"
+    made = completed.of(payload)
+    for each in made:
+        if each.get("type") == "response.refusal.delta":  # of which LiteLLM reads nothing
+            each["type"] = "response.output_text.delta"
+    return b"".join(event_frame(str(each.get("type") or "message"), each) for each in made)
 
 
 def kind_of(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent", "refused"]:

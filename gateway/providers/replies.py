@@ -14,7 +14,7 @@ from gateway.dialects.documents import document_payloads, form_of, is_chunk
 from gateway.dialects.loose_json import strict_value
 from gateway.dialects.native_forms import native_dialect
 from gateway.dialects.older_functions import call_functions
-from gateway.dialects.raw_answer import cohere_end, stopped_text
+from gateway.dialects.raw_answer import cohere_end, refused_text, stopped_text
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.usage_report import (
     cited_searches,
@@ -82,6 +82,8 @@ def translated_reply(exchange: Exchange, response: Any) -> Reply:
     message = body["choices"][0].get("message") if body.get("choices") else None
     if message is not None and message.get("content") is None and native_dialect(exchange.path) == "gemini":
         message["content"] = stopped_text(exchange.body) if not message.get("tool_calls") else None
+    if message is not None and native_dialect(exchange.path) == "responses":
+        message |= {"refusal": refused} if (refused := refused_text(exchange.body)) else {}
     if message is not None and (said := cohere_end(exchange.body)) is not None:
         body["choices"][0]["finish_reason"], plan = said
         if plan and not message.get("reasoning_content"):

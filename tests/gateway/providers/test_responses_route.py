@@ -15,7 +15,7 @@ from gateway.catalog.build import bundled_price_map, load
 from gateway.catalog.own_api import calls_functions_in_own_api
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.usage import Usage
-from gateway.providers.errors import BrokenFault, CallRefused, UpstreamFault
+from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, ThrottledFault, UpstreamFault
 from gateway.providers.litellm_setup import import_litellm
 from gateway.providers.providers import Call, Upstream
 from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
@@ -186,6 +186,51 @@ async def test_a_failed_response_is_billed_as_it_reports(upstream: Upstream) -> 
         with pytest.raises(UpstreamFault) as caught:
             await upstream.complete(upstream.outgoing(call(provider, "openai/gpt-5-codex")))
     assert caught.value.usage == BILL
+
+
+@pytest.mark.parametrize("left", [{"response.output_item.done"}, set()])
+async def test_a_stream_without_its_smaller_events_has_all_of_its_answer(upstream: Upstream, left: set[str]) -> None:
+    """Some servers send finished items, or the finished response, alone."""
+    kept = [event for event in events() if event["type"] in {"response.created", "response.completed", *left}]
+    async with CannedProvider(event_answer(*kept)) as provider:
+        stream = await upstream.open_stream(upstream.outgoing(call(provider, "openai/gpt-5-codex", stream=True)))
+        deltas = [choice["delta"] async for chunk in stream for choice in chunk["choices"]]
+        await stream.aclose()
+    assert "".join(delta.get("content") or "" for delta in deltas) == "Hello"
+    calls = [each["function"] for delta in deltas for each in delta.get("tool_calls") or ()]
+    assert "".join(each.get("arguments") or "" for each in calls) == CALL["arguments"]
+    assert stream.usage == BILL
+
+
+@pytest.mark.parametrize(("code", "fault"), [("rate_limit_exceeded", ThrottledFault), ("server_error", FailedFault)])
+async def test_a_stream_that_fails_at_once_costs_nothing_and_says_why(
+    upstream: Upstream, code: str, fault: type[UpstreamFault]
+) -> None:
+    failed = response([], "failed") | {"error": {"code": code, "message": "m"}, "usage": None}
+    async with CannedProvider(event_answer({"type": "response.failed", "response": failed})) as provider:
+        made = upstream.outgoing(call(provider, "openai/gpt-5-codex", stream=True))
+        with pytest.raises(fault) as caught:
+            await upstream.open_stream(made)
+    assert (type(caught.value), caught.value.dispatched) == (fault, False)
+
+
+async def test_a_refusal_and_citations_are_read(upstream: Upstream) -> None:
+    cited = {"type": "url_citation", "url": "https://a.test", "title": "t", "start_index": 0, "end_index": 1}
+    said = MESSAGE | {"content": [{"type": "output_text", "text": "x", "annotations": [cited]}]}
+    refused = MESSAGE | {"content": [{"type": "refusal", "refusal": "no"}]}
+    async with CannedProvider(json_answer(response([said]))) as provider:
+        reply = await upstream.complete(upstream.outgoing(call(provider, "openai/gpt-5-codex")))
+    inner = {name: value for name, value in cited.items() if name != "type"}
+    assert reply.body["choices"][0]["message"]["annotations"] == [{"type": "url_citation", "url_citation": inner}]
+    async with CannedProvider(json_answer(response([refused]))) as provider:
+        reply = await upstream.complete(upstream.outgoing(call(provider, "openai/gpt-5-codex")))
+    assert reply.body["choices"][0]["message"]["refusal"] == "no"
+    whole = [{"type": "response.completed", "response": response([refused])}]
+    async with CannedProvider(event_answer(*whole)) as provider:
+        stream = await upstream.open_stream(upstream.outgoing(call(provider, "openai/gpt-5-codex", stream=True)))
+        deltas = [choice["delta"] async for chunk in stream for choice in chunk["choices"]]
+        await stream.aclose()
+    assert "".join(delta.get("content") or "" for delta in deltas) == "no"
 
 
 async def test_a_stream_that_is_cut_off_is_no_answer(upstream: Upstream) -> None:
