@@ -27,7 +27,7 @@ CHARS_PER_TOKEN = 4.0
 TAIL = COST_LEVELS.index(0.95)
 """First level of a bill's tail."""
 MEDIAN = COST_LEVELS.index(0.5)
-_LOG_CHARS, _LOG_CHARS_SCALE = STAT_NAMES.index("log_chars"), 12.0
+LOG_CHARS, LOG_CHARS_SCALE = STAT_NAMES.index("log_chars"), 12.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +173,7 @@ def context_tokens(observation: Observation) -> float:
 
 def turn_tokens(text_stats: NDArray[np.floating]) -> NDArray[np.floating]:
     """Estimated tokens of a turn's own text: statistics (..., STATS_DIM) -> (...)."""
-    return np.asarray(np.expm1(text_stats[..., _LOG_CHARS] * _LOG_CHARS_SCALE) / CHARS_PER_TOKEN)
+    return np.asarray(np.expm1(text_stats[..., LOG_CHARS] * LOG_CHARS_SCALE) / CHARS_PER_TOKEN)
 
 
 def _between(values: F32, axis: NDArray[np.floating], at: float) -> F32:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeGuard
+
+from msgspec import Struct
 
 MAX_PLAUSIBLE_TOKENS = 10**7
 """The largest context window of 2026; a higher count is an error, not a bill."""
@@ -52,6 +53,8 @@ OUTPUT_DETAILS = _folded(
 CACHED_DETAILS = _folded("cached_tokens_details", "cacheTokensDetails")
 CACHED_IN_DETAILS = (*CACHED_NAMES, *_folded("cached", "cache_read"))
 WRITTEN_IN_DETAILS = (*WRITTEN_NAMES, *_folded("cache_creation_tokens", "cache_creation"))
+LIFETIME_NAMES = frozenset(_folded("cache_creation", "cache_creation_token_details", "cacheDetails"))
+"""Where a report has the tokens written to a cache by the time for which they stay."""
 _AMBIGUOUS = frozenset(_folded("prompt", "input", "completion", "output"))
 """Names that mean counts only within a usage."""
 _LONE_COUNTS = (
@@ -89,8 +92,7 @@ def counts_output(reported: Mapping[str, Any]) -> bool:
     return any(value and _fold(name) in OUTPUT_NAMES for name, value in reported.items())
 
 
-@dataclass(frozen=True, slots=True)
-class ReportedCounts:
+class ReportedCounts(Struct, frozen=True):
     """The counts of a report by their folded names."""
 
     values: Mapping[str, tuple[str, Any]]

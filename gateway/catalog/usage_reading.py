@@ -24,6 +24,7 @@ from gateway.catalog.usage_names import (
     CACHED_IN_DETAILS,
     CACHED_NAMES,
     HOSTED_NAMES,
+    LIFETIME_NAMES,
     OUTPUT_DETAILS,
     OUTPUT_NAMES,
     PROMPT_DETAILS,
@@ -146,17 +147,25 @@ def _whole_prompt(reported: ReportedCounts, prompt: int) -> int:
 
 def _cache(reported: ReportedCounts, prompt_details: ReportedCounts) -> _Cache:
     cached = prompt_details.detail(*CACHED_IN_DETAILS) or reported.detail(*CACHED_NAMES)
-    by_lifetime = reported.part("cachecreation"), prompt_details.part("cachecreationtokendetails")
+    written_5m, written_1h = _written_by_lifetime(reported, prompt_details)
+    written = reported.detail(*WRITTEN_NAMES) or prompt_details.detail(*WRITTEN_IN_DETAILS)
+    unsummed = 0 if written else written_5m + written_1h
+    return _Cache(cached, _cached_audio(prompt_details, reported) if cached else 0, written, written_1h, unsummed)
+
+
+def _written_by_lifetime(reported: ReportedCounts, prompt_details: ReportedCounts) -> tuple[int, int]:
+    """The tokens that were written for five minutes and for an hour, where the report tells them apart."""
+    if LIFETIME_NAMES.isdisjoint(reported.values) and LIFETIME_NAMES.isdisjoint(prompt_details.values):
+        return 0, 0
+    parts = reported.part("cachecreation"), prompt_details.part("cachecreationtokendetails")
     written_5m, written_1h = (
         max(
-            *(each.detail(f"ephemeral{lifetime}inputtokens") for each in by_lifetime),
+            *(part.detail(f"ephemeral{lifetime}inputtokens") for part in parts),
             _written_for(reported.value("cachedetails"), lifetime),
         )
         for lifetime in ("5m", "1h")
     )
-    written = reported.detail(*WRITTEN_NAMES) or prompt_details.detail(*WRITTEN_IN_DETAILS)
-    unsummed = 0 if written else written_5m + written_1h
-    return _Cache(cached, _cached_audio(prompt_details, reported) if cached else 0, written, written_1h, unsummed)
+    return written_5m, written_1h
 
 
 def _partial(usage: Usage, *, has_output: bool, fault: str) -> PartialUsage:

@@ -13,12 +13,15 @@ SESSION_METADATA = ("session_id", *_SESSION_NAMES, "langfuse_session_id")
 """Names of the session in a body's `metadata`."""
 SESSION_FIELDS = ("session_id", "litellm_session_id", "tensorzero::episode_id", "conversation", *_SESSION_NAMES)
 """Names of the session in a body of any dialect."""
+_MAY_NAME = frozenset(("metadata", *SESSION_FIELDS))
 # How Claude Code wrote `metadata.user_id` before it became JSON.
 _CLAUDE_CODE_SESSION = re.compile(r"_session_([0-9a-f-]{36})$")
 
 
 def session_hint(fields: Mapping[str, Any]) -> str | None:
     """The session id in a body. A cache key, a user and an earlier response are not sessions."""
+    if _MAY_NAME.isdisjoint(fields):
+        return None
     metadata = fields.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     conversation = fields.get("conversation")

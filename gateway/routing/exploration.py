@@ -28,7 +28,7 @@ from policy.exploration import Price, price
 from policy.features import available_usd
 from policy.mdp import CandidateView, Decision, Observation, mean_cost_usd
 from policy.text import STAT_NAMES
-from policy.valuetable import turn_tokens
+from policy.valuetable import CHARS_PER_TOKEN, LOG_CHARS, LOG_CHARS_SCALE
 
 _ADD = text(
     "INSERT INTO exploration_days (day, extra_nanousd, quality_given_up) VALUES (:day, :extra, :quality) "
@@ -46,6 +46,8 @@ ATTEMPT = 0.2
 times as often as one that does."""
 LONG_TOKENS = 250.0
 """Prompts of more tokens are of another kind than shorter ones."""
+_LONG = math.log1p(LONG_TOKENS * CHARS_PER_TOKEN) / LOG_CHARS_SCALE
+"""The statistic of a prompt's length at which `turn_tokens` is LONG_TOKENS."""
 _DEMANDING = [STAT_NAMES.index(name) for name in ("code_marks", "math_marks", "reasoning_words")]
 
 
@@ -154,7 +156,7 @@ def kind_of(text_stats: F32) -> int:
     2 for a long one, plus 1 for one with code, formulas or words that ask for reasons.
     """
     shown: list[float] = text_stats.tolist()
-    return 2 * (float(turn_tokens(text_stats)) > LONG_TOKENS) + any(shown[at] for at in _DEMANDING)
+    return 2 * (shown[LOG_CHARS] > _LONG) + any(shown[at] for at in _DEMANDING)
 
 
 def _is_wanted(observation: Observation, decision: Decision) -> bool:
