@@ -98,8 +98,9 @@ class Breaker:
 
     def recent(self, deployments: Sequence[Deployment]) -> tuple[float, float]:
         """Failed share of a group's recent calls, and mean seconds of the others; else 0."""
-        sums = [self._sums[d.deployment_id] for d in deployments if d.deployment_id in self._sums]
-        calls = sum([each.calls for each in sums])
-        answered = sum([each.answered for each in sums])
-        failure_rate = 1.0 - answered / calls if calls else 0.0
-        return failure_rate, sum([each.seconds for each in sums]) / answered if answered else 0.0
+        calls, answered, seconds = 0, 0, 0.0
+        for deployment in deployments:
+            sums = self._sums.get(deployment.deployment_id)
+            if sums is not None:
+                calls, answered, seconds = calls + sums.calls, answered + sums.answered, seconds + sums.seconds
+        return 1.0 - answered / calls if calls else 0.0, seconds / answered if answered else 0.0

@@ -204,10 +204,11 @@ def _lengths(
     room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
     # Send the requested limit unchanged while it fits by our own count.
     limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))
-    quantiles = forecast.quantiles(model.action, min(most, room), model.effort)
+    bound = min(most, room)
+    quantiles = forecast.quantiles(model.action, bound, model.effort)
     likely_tokens, whole_tokens = quantiles[_LEVEL_98], quantiles[LEVEL_90]
     if answer_tokens is not None:
-        quantiles = tuple([min(tokens, float(min(most, room))) for tokens in answer_tokens])
+        quantiles = tuple([min(tokens, float(bound)) for tokens in answer_tokens])
         likely_tokens, whole_tokens = max(likely_tokens, quantiles[_LEVEL_98]), max(whole_tokens, quantiles[LEVEL_90])
     least = LEAST_OUTPUT_TOKENS if terms.least == "any" else LEAST_LIKELY_TOKENS
     return _Lengths(
