@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gateway.config.settings import LimitSettings
 from gateway.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from gateway.money import MoneyError, nanousd_from_usd
+from gateway.wording import did_you_mean
 
 
 async def read_body(request: Request, limits: LimitSettings, headers: Mapping[str, str] | None = None) -> bytes:
@@ -82,9 +83,37 @@ def json_response(content: object, status: int = 200, headers: Mapping[str, str]
     return Response(orjson.dumps(content), status, dict(headers or {}), media_type="application/json")
 
 
-def query_limit(request: Request, default: int, high: int) -> int:
+def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
+    """Raise InvalidRequest for a name, of a field or a filter, that is not among the known ones."""
+    unknown = sorted(set(given).difference(known))
+    if unknown:
+        name, listed = unknown[0][:64], sorted(known)
+        hint = did_you_mean(name, listed)
+        expected = f"one of {', '.join(listed)}" if len(listed) > 1 else listed[0]
+        raise InvalidRequest(f"{name}: expected {expected}{hint and f'; {hint}'}", param=name)
+
+
+IGNORED_PARAMETERS = frozenset({"api-version", "beta"})
+"""What clients of Azure and Anthropic append to every address."""
+
+
+def query_values(request: Request, *known: str) -> Mapping[str, str]:
+    """The query parameters of a route that takes exactly the known ones.
+
+    Raises InvalidRequest for another one and for a repeated one: an ignored filter would answer with too much.
+    """
+    given = [pair for pair in request.query_params.multi_items() if pair[0] not in IGNORED_PARAMETERS]
+    refuse_unknown((name for name, _ in given), known)
+    values = dict(given)
+    if len(values) < len(given):
+        name = next(name for name in values if [other for other, _ in given].count(name) > 1)
+        raise InvalidRequest(f"{name}: expected this parameter once", param=name)
+    return values
+
+
+def query_limit(values: Mapping[str, str], default: int, high: int) -> int:
     """The query parameter `limit`. Raises InvalidRequest."""
-    value = request.query_params.get("limit")
+    value = values.get("limit")
     if value is None:
         return default
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= high):

@@ -6,7 +6,6 @@ holds: a tenant's row is locked before any account of that tenant is changed.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import AccountKind, Balance
 from gateway.ledger.windows import next_reset_ms, parse_window
 from gateway.money import MAX_NANOUSD, usd_string
+from gateway.wording import did_you_mean
 
 
 def balance_of(row: Row[Any]) -> Balance:
@@ -103,10 +103,9 @@ def refuse_unknown_models(models: object, known: Collection[str]) -> None:
     """Raise InvalidRequest for an allow-list with a name unknown to the configuration."""
     for name in models if isinstance(models, list | tuple) else ():
         if isinstance(name, str) and name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f', did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted(known)[:20])}"
+            hint = did_you_mean(name, known) or f"known: {', '.join(sorted(known)[:20])}"
             raise InvalidRequest(
-                f'models: expected models of the configuration, got "{name[:80]}"{hint}', param="models"
+                f'models: expected models of the configuration, got "{name[:80]}"; {hint}', param="models"
             )
 
 

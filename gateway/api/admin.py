@@ -23,7 +23,7 @@ from gateway.database.database import Database
 from gateway.database.tables import ledger_entries
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
-from gateway.http import header_map, json_response, query_limit, read_body
+from gateway.http import header_map, json_response, query_limit, query_values, read_body, refuse_unknown
 from gateway.ledger import audit
 from gateway.policies import registry as policies
 from gateway.policies import trials
@@ -99,11 +99,7 @@ class Admin:
 
     async def _fields(self, request: Request, allowed: frozenset[str]) -> dict[str, Any]:
         fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
-        unknown = sorted(set(fields) - allowed)
-        if unknown:
-            raise InvalidRequest(
-                f"{unknown[0][:64]}: expected one of {', '.join(sorted(allowed))}", param=unknown[0][:64]
-            )
+        refuse_unknown(fields, allowed)
         for name, value in fields.items():
             if isinstance(value, str) and "\0" in value:
                 raise InvalidRequest(f"{name}: expected text without NUL", param=name)
@@ -128,7 +124,7 @@ class Admin:
 
     async def list_tenants(self, request: Request, caller: Caller) -> object:
         """`GET /admin/tenants?limit=`: all tenants."""
-        limit = query_limit(request, 1000, MAX_ROWS)
+        limit = query_limit(query_values(request, "limit"), 1000, MAX_ROWS)
         found = await self._database.read(lambda c: tenants.list_tenants(c, limit=limit))
         return {"data": [describe_tenant(tenant) for tenant in found]}
 
@@ -175,8 +171,8 @@ class Admin:
 
     async def list_keys(self, request: Request, caller: Caller) -> object:
         """`GET /admin/keys?tenant=&limit=`: keys without secrets."""
-        tenant = request.query_params.get("tenant")
-        limit = query_limit(request, 1000, MAX_ROWS)
+        asked = query_values(request, "tenant", "limit")
+        tenant, limit = asked.get("tenant"), query_limit(asked, 1000, MAX_ROWS)
         found = await self._database.read(
             lambda c: keys.list_keys(c, tenant_id=None if tenant is None else _tenant_id(c, tenant), limit=limit)
         )
@@ -242,23 +238,26 @@ class Admin:
         Filters: `session`, `tenant` (its id or name), `hold`. `next_cursor` is the `after` of the next page; null on
         the last page.
         """
-        limit, entry_id = query_limit(request, 1000, MAX_ROWS), ledger_entries.c.entry_id
-        order = request.query_params.get("order", "asc")
+        filters = ("session", "tenant", "hold")
+        asked = query_values(request, *filters, "limit", "after", "order")
+        limit, order = query_limit(asked, 1000, MAX_ROWS), asked.get("order", "asc")
+        entry_id = ledger_entries.c.entry_id
         if order not in ("asc", "desc"):
             raise InvalidRequest("order: expected asc or desc", param="order")
         query = select(ledger_entries).order_by(entry_id if order == "asc" else entry_id.desc()).limit(limit + 1)
-        after = request.query_params.get("after")
+        after = asked.get("after")
         if after is not None:
             if not (after.isascii() and after.isdigit() and len(after) <= 18):
                 raise InvalidRequest("after: expected the next_cursor of another response", param="after")
             query = query.where(entry_id > int(after) if order == "asc" else entry_id < int(after))
-        wanted = {name: request.query_params.get(name) for name in ("session", "tenant", "hold")}
+        wanted = {name: asked[name] for name in filters if name in asked}
 
         def read(connection: Connection) -> Sequence[RowMapping]:
-            tenant = wanted["tenant"]
-            found = wanted | {"tenant": None if tenant is None else _tenant_id(connection, tenant)}
-            filters = (ledger_entries.c[f"{name}_id"] == value for name, value in found.items() if value is not None)
-            return connection.execute(query.where(*filters)).mappings().all()
+            found = dict(wanted)
+            if "tenant" in found:
+                found["tenant"] = _tenant_id(connection, found["tenant"])
+            clauses = (ledger_entries.c[f"{name}_id"] == value for name, value in found.items())
+            return connection.execute(query.where(*clauses)).mappings().all()
 
         rows = await self._database.read(read)
         more = len(rows) > limit

@@ -20,7 +20,7 @@ from gateway.catalog.live import Configuration
 from gateway.database.database import Database
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest
-from gateway.http import header_map, json_response, read_body
+from gateway.http import header_map, json_response, read_body, refuse_unknown
 from gateway.ledger.records import SessionRow
 from gateway.routing.session import identify
 
@@ -65,9 +65,7 @@ class BudgetTool:
         caller = await self._authenticator.reader(headers)
         settings = self._configuration().settings
         fields = parse_object(await read_body(request, settings.limits), settings.limits)
-        unknown = sorted(set(fields) - {"session_id"})
-        if unknown:
-            raise InvalidRequest(f"{unknown[0][:64]}: expected session_id", param=unknown[0][:64])
+        refuse_unknown(fields, ("session_id",))
         session_id = fields.get("session_id")
         if session_id is not None and not (isinstance(session_id, str) and SESSION_ID.fullmatch(session_id)):
             raise InvalidRequest("session_id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="session_id")

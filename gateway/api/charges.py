@@ -39,7 +39,7 @@ from gateway.errors import (
     InvalidRequest,
     NotFound,
 )
-from gateway.http import header_map, json_response, read_body
+from gateway.http import header_map, json_response, read_body, refuse_unknown
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import CHARGE_PREFIX, SessionRow
 from gateway.ledger.types import (
@@ -128,11 +128,7 @@ class Charges:
 
     def _read(self, fields: Mapping[str, Any], idempotency_key: str | None) -> _Asked:
         """The validated request. Raises InvalidRequest."""
-        unknown = sorted(set(fields) - _FIELDS)
-        if unknown:
-            raise InvalidRequest(
-                f"{unknown[0][:64]}: expected one of {', '.join(sorted(_FIELDS))}", param=unknown[0][:64]
-            )
+        refuse_unknown(fields, _FIELDS)
         action = fields.get("action", "charge")
         if action not in ACTIONS:
             raise InvalidRequest(f"action: expected one of {', '.join(ACTIONS)}", param="action")

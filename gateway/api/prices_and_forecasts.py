@@ -23,7 +23,7 @@ from gateway.database.database import Database
 from gateway.decisions.forecasts import SessionForecasts
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
-from gateway.http import header_map, json_response, read_body
+from gateway.http import header_map, json_response, read_body, refuse_unknown
 
 _PER_UNIT = frozenset({"image", "request"})
 
@@ -60,9 +60,7 @@ class PricesAndForecasts:
         caller = await self._authenticator.reader(header_map(request))
         settings = self._configuration().settings
         body = parse_object(await read_body(request, settings.limits), settings.limits)
-        unknown = sorted(set(body) - {"session_id", "budget_usd"})
-        if unknown:
-            raise InvalidRequest(f"{unknown[0][:64]}: expected session_id or budget_usd", param=unknown[0][:64])
+        refuse_unknown(body, ("session_id", "budget_usd"))
         budget_nanousd = read_usd(body, "budget_usd")
         session_id = body.get("session_id")
         if not isinstance(session_id, str) or not SESSION_ID.fullmatch(session_id):

@@ -24,7 +24,7 @@ from gateway.decisions import feedback
 from gateway.decisions import log as decisions
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, ModelNotFound, NotFound
-from gateway.http import header_map, json_response, query_limit, read_body
+from gateway.http import header_map, json_response, query_limit, query_values, read_body, refuse_unknown
 from gateway.ledger.records import SessionRow
 from gateway.metrics import Metrics
 from gateway.routing.guard import AUTO
@@ -123,8 +123,8 @@ class Views:
     async def sessions(self, request: Request) -> Response:
         """`GET /sessions?state=&limit=`: the tenant's sessions, most recently used first."""
         caller = await self._authenticator.reader(header_map(request))
-        limit = query_limit(request, 100, MAX_LISTED_SESSIONS)
-        state = request.query_params.get("state")
+        asked = query_values(request, "state", "limit")
+        limit, state = query_limit(asked, 100, MAX_LISTED_SESSIONS), asked.get("state")
         if state not in (None, *session_accounts.STATES):
             raise InvalidRequest(f"state: expected one of {', '.join(session_accounts.STATES)}", param="state")
         found = await self._database.read(
@@ -149,11 +149,7 @@ class Views:
         caller = await self._authenticator.caller(headers)
         parent_id = session_accounts.named_parent(headers)
         fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
-        unknown = sorted(set(fields) - _SESSION_FIELDS)
-        if unknown:
-            raise InvalidRequest(
-                f"{unknown[0]}: expected one of {', '.join(sorted(_SESSION_FIELDS))}", param=unknown[0]
-            )
+        refuse_unknown(fields, _SESSION_FIELDS)
         session = self._settings.session
         most = caller.max_session_nanousd if caller.max_session_nanousd is not None else session.max_budget_nanousd
         budget = read_usd(fields, "budget_usd")

@@ -7,7 +7,6 @@ Secret values are never shown. Any scalar may be `os.environ/NAME`, the value of
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from gateway.config.values import Secret, as_decimal, as_text, describe_range, kind_of, parse_duration_s, shown
 from gateway.money import MoneyError, nanousd_from_usd
+from gateway.wording import did_you_mean
 
 ENVIRONMENT_PREFIX = "os.environ/"
 
@@ -216,9 +216,10 @@ class Section:
         listed = tuple(choices)
         if word in listed:
             return str(word)
-        near = difflib.get_close_matches(str(word), listed, n=1)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
-        self.findings.problem(self.path(key), f"expected one of {', '.join(listed)}, got {shown(value)}{hint}")
+        hint = did_you_mean(str(word), listed)
+        self.findings.problem(
+            self.path(key), f"expected one of {', '.join(listed)}, got {shown(value)}{hint and f'; {hint}'}"
+        )
         return default
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -345,11 +346,10 @@ class Section:
 
     def refuse_misspelt(self, key: str, further: Iterable[str] = (), cutoff: float = 0.85) -> bool:
         """Report a problem and return True when `key` resembles a key read here or one of `further`."""
-        known = sorted({*self._read, *further})
-        near = difflib.get_close_matches(key, known, n=1, cutoff=cutoff)
-        if near:
-            self.findings.problem(self.path(key), f'unknown key, did you mean "{near[0]}"?')
-        return bool(near)
+        hint = did_you_mean(key, {*self._read, *further}, cutoff)
+        if hint:
+            self.findings.problem(self.path(key), f"unknown key, {hint}")
+        return bool(hint)
 
     def read(self) -> frozenset[str]:
         """The keys asked for so far, present or not."""

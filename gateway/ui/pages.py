@@ -30,6 +30,7 @@ from gateway.decisions.forecasts import SessionForecasts
 from gateway.decisions.report import out_of_money
 from gateway.decisions.rollups import DAY_MS, HOUR_MS
 from gateway.errors import Forbidden, GatewayError, InvalidRequest, NotFound, http_status
+from gateway.http import query_values
 from gateway.ledger import audit
 from gateway.policies import registry, trials
 from gateway.policies.registry import PolicyRegistry
@@ -209,7 +210,7 @@ class Dashboard:
 
     async def overview(self, request: Request, viewer: Viewer) -> Response:
         """Spend, savings and sessions near their budget, over the last days."""
-        days, at_ms = _choice(request, "days", _DAYS, 7), now_ms(self._clock)
+        days, at_ms = _days(request, 7), now_ms(self._clock)
         step_ms = HOUR_MS if days <= 7 else DAY_MS
 
         def read(connection: Any) -> dict[str, Any]:
@@ -235,12 +236,13 @@ class Dashboard:
 
     async def session_list(self, request: Request, viewer: Viewer) -> Response:
         """Search results, or only their rows for htmx."""
-        search = _text(request, "q", 128)
-        only = _choice(request, "only", ("", "near", "refused", *sessions.STATES), "")
-        used_ms = _number(request, "before")
+        asked = query_values(request, "q", "only", "before", "tenant", "session")
+        search = _text(asked, "q", 128)
+        only = _choice(asked, "only", ("", "near", "refused", *sessions.STATES), "")
+        used_ms = _number(asked, "before")
         after = None
         if used_ms is not None:
-            after = used_ms, _text(request, "tenant", 128), _text(request, "session", 128)
+            after = used_ms, _text(asked, "tenant", 128), _text(asked, "session", 128)
         rows = await self._database.read(
             lambda c: queries.find_sessions(c, tenant_id=viewer.tenant_id, search=search, only=only, after=after)
         )
@@ -341,8 +343,8 @@ class Dashboard:
 
     async def ledger(self, request: Request, viewer: Viewer) -> Response:
         """Ledger entries; with `check=1`, for an admin, also an audit."""
-        before_id = _number(request, "before")
-        check = request.query_params.get("check") == "1" and viewer.tenant_id is None
+        asked = query_values(request, "before", "check")
+        before_id, check = _number(asked, "before"), asked.get("check") == "1" and viewer.tenant_id is None
 
         def read(connection: Any) -> dict[str, Any]:
             return {
@@ -358,7 +360,7 @@ class Dashboard:
 
     async def report(self, request: Request, viewer: Viewer) -> Response:
         """Totals and savings over the last days."""
-        days, at_ms = _choice(request, "days", _DAYS, 30), now_ms(self._clock)
+        days, at_ms = _days(request, 30), now_ms(self._clock)
 
         def read(connection: Any) -> dict[str, Any]:
             period = queries.last_days(days, at_ms, viewer.tenant_id)
@@ -377,7 +379,7 @@ class Dashboard:
 
     async def front(self, request: Request, viewer: Viewer) -> Response:
         """Cost and quality over lambda, with today's point."""
-        days = _choice(request, "days", _DAYS, 7)
+        days = _days(request, 7)
         insight = await self._insights.of(days, viewer.tenant_id)
         points = front_points(insight.savings)
         default_lambda = self._configuration().settings.policy.default_lambda
@@ -391,7 +393,7 @@ class Dashboard:
 
     async def health(self, request: Request, viewer: Viewer) -> Response:
         """Calibration and drift of predictions, and what serves."""
-        days = _choice(request, "days", _DAYS, 7)
+        days = _days(request, 7)
         insight = await self._insights.of(days, viewer.tenant_id)
         lineup = self._policies.lineup()
         return self._render(
@@ -423,15 +425,20 @@ async def _form(request: Request) -> dict[str, str]:
     return {name: values[-1].strip() for name, values in fields.items()}
 
 
-def _text(request: Request, name: str, most: int) -> str:
-    value = request.query_params.get(name, "")
+def _days(request: Request, default: int) -> int:
+    """The period of a page without other parameters."""
+    return _choice(query_values(request, "days"), "days", _DAYS, default)
+
+
+def _text(asked: Mapping[str, str], name: str, most: int) -> str:
+    value = asked.get(name, "")
     if len(value) > most or "\0" in value:
         raise InvalidRequest(f"{name}: expected at most {most} characters without NUL", param=name)
     return value
 
 
-def _number(request: Request, name: str) -> int | None:
-    value = request.query_params.get(name)
+def _number(asked: Mapping[str, str], name: str) -> int | None:
+    value = asked.get(name)
     if value is None:
         return None
     if not (value.isascii() and value.isdigit() and len(value) <= 16):
@@ -439,8 +446,8 @@ def _number(request: Request, name: str) -> int | None:
     return int(value)
 
 
-def _choice(request: Request, name: str, allowed: tuple[T, ...], default: T) -> T:
-    value = request.query_params.get(name)
+def _choice(asked: Mapping[str, str], name: str, allowed: tuple[T, ...], default: T) -> T:
+    value = asked.get(name)
     for choice in allowed:
         if value == str(choice):
             return choice

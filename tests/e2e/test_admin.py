@@ -398,7 +398,7 @@ async def test_an_allow_list_that_names_no_model_is_refused(tmp_path: Path, sqli
         }[verb]()
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == "models"
-        assert 'got "smal", did you mean "small"?' in answer.json()["error"]["message"]
+        assert 'got "smal"; did you mean "small"?' in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["bad name!", "", "x" * 129, "tab\t", "a/b"])
@@ -471,3 +471,16 @@ async def test_the_ledger_pages_both_ways_and_its_newest_entries_are_reachable(s
             assert found == wanted
         for wrong in ("order=up", "after=x", "after=-1", "after=" + "9" * 19):
             assert (await http.get(f"/admin/ledger?{wrong}")).status_code == 400
+
+
+async def test_an_unknown_filter_is_refused_where_a_route_has_filters(stage: Stage) -> None:
+    async with stage.gateway.http() as http:
+        for path in ("/admin/ledger", "/v1/admin/keys", "/admin/tenants", "/v1/sessions"):
+            refused = await http.get(path, params={"tenant_id": "acme"})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tenant_id"), path
+            assert (await http.get(f"{path}?beta=true&api-version=2024-10-21")).status_code == 200, path
+        for path in ("/v1/models?client_version=1&limit=1000", "/admin/policies?x=1", "/livez?x=1"):
+            assert (await http.get(path)).status_code == 200, path
+        body = {"model": "small", "messages": HELLO, "max_tokens": 5}
+        for path in ("/v1/messages?beta=true", "/v1/chat/completions?api-version=2024-10-21&x=1"):
+            assert (await http.post(path, json=body)).status_code == 200, path

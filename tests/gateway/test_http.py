@@ -12,7 +12,7 @@ from starlette.types import Message
 from gateway.accounts.fields import money_fields
 from gateway.config.settings import LimitSettings
 from gateway.errors import InvalidRequest, NotFound, RequestTooLarge, UnsupportedMediaType, http_status
-from gateway.http import json_response, query_limit, read_body
+from gateway.http import json_response, query_limit, query_values, read_body
 
 LIMITS = LimitSettings(body_bytes=10)
 
@@ -100,13 +100,32 @@ def test_errors_have_openai_s_shape_and_their_status() -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "11", "1e3", "", "x", "٣", "1" * 5000])
 def test_an_integer_out_of_range_is_refused_by_name(value: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        query_limit(Wire([], {}, f"limit={value}").request, 5, 10)
+        query_limit({"limit": value}, 5, 10)
     assert refused.value.param == "limit"
 
 
 def test_an_integer_in_range_is_taken_and_a_missing_one_is_the_default() -> None:
-    assert query_limit(Wire([], {}, "limit=7").request, 5, 10) == 7
-    assert query_limit(Wire([], {}).request, 5, 10) == 5
+    assert query_limit({"limit": "7"}, 5, 10) == 7
+    assert query_limit({}, 5, 10) == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "param", "message"),
+    [
+        ("tenant_id=x", "tenant_id", 'tenant_id: expected one of limit, tenant; did you mean "tenant"?'),
+        ("tenant=x&page=2", "page", "page: expected one of limit, tenant"),
+        ("tenant=x&limit=1&tenant=y", "tenant", "tenant: expected this parameter once"),
+    ],
+)
+def test_a_parameter_that_would_filter_nothing_is_refused_by_name(query: str, param: str, message: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        query_values(Wire([], {}, query).request, "tenant", "limit")
+    assert (refused.value.param, refused.value.message) == (param, message)
+
+
+def test_what_clients_append_to_every_address_is_no_filter() -> None:
+    query = "beta=true&api-version=2024-10-21&tenant=x"
+    assert query_values(Wire([], {}, query).request, "tenant", "limit") == {"tenant": "x"}
 
 
 def test_money_is_told_twice() -> None:

@@ -272,7 +272,7 @@ def test_accounts_and_the_schema_need_none_of_the_provider_s_keys(
         (("tenants", "grant", "default", "5000", "--take-back"),
          "budget: it is 1 USD; expected to take back at most that, got 5000 USD"),
         (("keys", "create", "--models", "smal"),
-         '--models: expected models of the configuration, got "smal", did you mean "small"?'),
+         '--models: expected models of the configuration, got "smal"; did you mean "small"?'),
         (("sessions", "show", "none"), 'session: tenant default has no session "none"; --tenant NAME looks in another'),
         (("sessions", "change", "s", "--expected-turns", "10001"),
          "--expected-turns: expected an integer from 1 to 10000"),
