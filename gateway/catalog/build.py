@@ -110,6 +110,7 @@ def _build(
         findings.problems.append(f"{settings.path.name}: model_list: expected at least one chat model")
     findings.problems += _mixed_modes(groups)
     aliases = {alias: name for alias, name in settings.router.model_group_alias.items() if name in models}
+    access_groups = _access_groups(settings, {*models, *aliases}, findings)
     coming = sorted(findings.coming, key=lambda change: change[1].valid_from_ms)
     findings.warnings += [
         f'{dated.where}: other prices of "{name}" apply from {_utc(dated.valid_from_ms)}' for name, dated in coming
@@ -120,6 +121,7 @@ def _build(
         _digest(models.values(), aliases),
         tuple(findings.warnings),
         settings.router.hidden_aliases & aliases.keys(),
+        access_groups,
         tuple(coming),
         lambda: _build(settings, price_map, coming[0][1].valid_from_ms, environ)[0],
     )
@@ -174,6 +176,33 @@ def _entries_by_name(settings: Settings) -> dict[str, list[ModelEntry]]:
     for entry in settings.models:
         found.setdefault(entry.model_name, []).append(entry)
     return found
+
+
+def _access_groups(settings: Settings, names: set[str], findings: _Findings) -> dict[str, frozenset[str]]:
+    """The models of each group that allow-lists may name.
+
+    What a group grants is never more than the file surely says: a model whose entries disagree is in the groups that
+    all of them name, because an allow-list means models, not deployments; a group cannot widen what a name means.
+    """
+    found: dict[str, set[str]] = {}
+    for name, entries in _entries_by_name(settings).items():
+        stated = [entry.info.access_groups for entry in entries]
+        for group in sorted(frozenset().union(*stated)) if name in names else ():
+            where = f"{entries[0].where}.model_info.access_groups"
+            if group in ("all", "*", "auto") or group.startswith("auto@"):
+                findings.problems.append(f'{where}: "{group}" is reserved: choose another name for the group')
+            elif group in names:
+                if group != name:
+                    findings.warnings.append(
+                        f'{where}: "{group}" is the name of a model or alias, and allow-lists mean that alone'
+                    )
+            elif all(group in each for each in stated):
+                found.setdefault(group, set()).add(name)
+            else:
+                findings.warnings.append(
+                    f'{where}: not every entry of "{name}" names the group "{group}"; it does not allow the model'
+                )
+    return {group: frozenset(members) for group, members in found.items()}
 
 
 def _models(settings: Settings, groups: Mapping[str, list[Model]]) -> dict[str, Model]:

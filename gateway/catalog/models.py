@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 from gateway.catalog.cache_hits import UNKNOWN, CacheTerms
@@ -131,7 +132,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All routable models by name, and their aliases.
+    """All routable models by name, their aliases, and the groups that allow-lists may name.
 
     `digest` is equal when prices, limits and names are; `hidden_aliases` are accepted but not listed.
     """
@@ -141,6 +142,8 @@ class Catalog:
     digest: str
     warnings: tuple[str, ...] = ()
     hidden_aliases: frozenset[str] = frozenset()
+    access_groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The models of each group; no group has the name of a model or alias."""
     coming: tuple[tuple[str, DatedPrices], ...] = ()
     """Prices with a later date and their models, in order of time."""
     rebuilt: Callable[[], Catalog] | None = field(default=None, repr=False, compare=False)
@@ -158,13 +161,16 @@ class Catalog:
         return self.models.get(self.aliases.get(name, name))
 
     def resolve_all(self, names: frozenset[str] | None) -> frozenset[str] | None:
-        """The models of an allow-list, aliases resolved; None allows every model."""
-        return None if names is None else frozenset(self.aliases.get(name, name) for name in names)
+        """The models of an allow-list, aliases and groups resolved; None allows every model."""
+        if names is None:
+            return None
+        meant = (self.access_groups.get(name) or (self.aliases.get(name, name),) for name in names)
+        return frozenset(chain.from_iterable(meant))
 
     @property
     def names(self) -> frozenset[str]:
-        """Names valid in an allow-list: models and aliases."""
-        return frozenset(self.models) | frozenset(self.aliases)
+        """Names valid in an allow-list: models, aliases and groups."""
+        return frozenset(chain(self.models, self.aliases, self.access_groups))
 
     @property
     def chat_models(self) -> tuple[Model, ...]:

@@ -24,7 +24,8 @@ DEFAULT_TENANT = "default"
 
 TenantOption = Annotated[str, typer.Option("--tenant", help="Name or id of the tenant.")]
 ModelsOption = Annotated[
-    str | None, typer.Option("--models", help='Allowed models, names or aliases, comma-separated; "all" for all.')
+    str | None,
+    typer.Option("--models", help='Allowed models, aliases or access groups, comma-separated; "all" for all.'),
 ]
 WindowOption = Annotated[
     str | None, typer.Option("--window", help='The budget resets after each window: "30d", "1mo", "24h".')

@@ -107,6 +107,8 @@ class ModelInfo:
     """Efforts that the policy may choose, each with its prior of quality (None: derived from the model's)."""
     supported_endpoints: tuple[str, ...] | None = None
     """The routes of the provider; None: not stated."""
+    access_groups: frozenset[str] = frozenset()
+    """LiteLLM's names by which allow-lists mean several models."""
     prices_read: bool = True
     """False: a price of the file is wrong, and reported; `prices_usd` lacks it."""
 

@@ -258,6 +258,7 @@ def _read_info(
         cache_ttl_s=section.duration_s("prompt_cache_ttl", None),
         efforts=_read_efforts(section),
         supported_endpoints=section.texts("supported_endpoints") or None,
+        access_groups=frozenset(section.texts("access_groups")),
     )
 
 

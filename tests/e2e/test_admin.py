@@ -386,6 +386,22 @@ async def test_aliases_are_listed_and_stand_in_allow_lists_for_their_models(tmp_
             assert (await turn(http, "quiet")).status_code == 404  # the tenant's list holds too
 
 
+async def test_allow_lists_name_groups_of_models_that_no_request_can_name(tmp_path: Path, sqlite_url: str) -> None:
+    groups = {"small": {"access_groups": ["beta", "cheap"]}, "big": {"access_groups": ["beta"]}}
+    async with playing(tmp_path, sqlite_url, modes={"third": "small"}, infos=groups) as play:
+        tenant_id, key = await play.gateway.tenant("acme", models=["beta"])
+        async with play.gateway.http() as http:
+            body = {"tenant_id": tenant_id, "models": ["cheap", "third"]}
+            narrower = (await http.post("/admin/keys", json=body)).json()["key"]
+        for used, allowed in ((key, ["small", "big"]), (narrower, ["small"])):
+            async with play.gateway.http(used) as http:
+                listed = [model["id"] for model in (await http.get("/v1/models")).json()["data"]]
+                assert [name for name in listed if not name.startswith("auto")] == allowed
+                served = {name: (await turn(http, name)).status_code for name in ("small", "big", "third", "beta")}
+                assert served == {name: 200 if name in allowed else 404 for name in served}
+                assert (await turn(http, "auto")).json()["model"] in allowed
+
+
 @pytest.mark.parametrize("verb", ["create tenant", "change tenant", "create key"])
 async def test_an_allow_list_that_names_no_model_is_refused(tmp_path: Path, sqlite_url: str, verb: str) -> None:
     async with playing(tmp_path, sqlite_url, router=ALIASES) as play, play.gateway.http() as http:

@@ -293,6 +293,36 @@ def test_an_alias_resolves_to_its_model(tmp_path: Path) -> None:
     assert catalog.resolve("nothing") is None
 
 
+@pytest.mark.parametrize(
+    ("entries", "group", "means", "told"),
+    [
+        ([("a", "[x]"), ("b", "[x, y]"), ("c", "[]")], "x", {"a", "b"}, None),
+        ([("a", "x"), ("a", "[x]")], "x", {"a"}, None),
+        ([("a", "[x]"), ("a", "[]"), ("b", "[x]")], "x", {"b"}, 'not every entry of "a" names the group "x"'),
+        ([("a", "[b]"), ("b", "[]")], "b", {"b"}, '"b" is the name of a model or alias'),
+        ([("a", "[mini]")], "mini", {"a"}, '"mini" is the name of a model or alias'),
+        ([("a", "[a]")], "a", {"a"}, None),
+    ],
+)
+def test_a_group_never_grants_more_than_the_file_surely_says(
+    entries: list[tuple[str, str]], group: str, means: set[str], told: str | None, tmp_path: Path
+) -> None:
+    listed = "".join(entry("openai/gpt-4o-mini", name, access_groups=groups) for name, groups in entries)
+    catalog = catalog_of(tmp_path, f"model_list:\n{listed}router_settings: {{model_group_alias: {{mini: a}}}}\n")
+    assert catalog.resolve_all(frozenset({group})) == frozenset(means)
+    assert group in catalog.names
+    warnings = [warning for warning in catalog.warnings if "access_groups" in warning]
+    assert [bool(told and told in warning) for warning in warnings] == [True] * (told is not None)
+
+
+@pytest.mark.parametrize("group", ["all", "auto", "auto@cheap"])
+def test_a_group_cannot_have_a_name_that_means_every_model(group: str, tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("model_list:\n" + entry("openai/gpt-4o-mini", access_groups=f"['{group}']"))
+    [problem] = draft(path, {}).problems
+    assert f'model_list[0].model_info.access_groups: "{group}" is reserved' in problem
+
+
 def test_the_digest_follows_prices_and_not_secrets(tmp_path: Path) -> None:
     def digest(price: str, key: str) -> str:
         text = f"model_list: [{{model_name: a, litellm_params: {{model: x, api_key: {key}}}, model_info: {{input_cost_per_token: {price}, output_cost_per_token: 1e-6}}}}]"  # noqa: E501
