@@ -17,6 +17,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ class OfflineLedger:
         self._journal: _Journal | None = None
         self._noticed_s = float("-inf")
         self._posting = False
+        self._unposted: frozenset[str] = frozenset()
+        """What was logged about journals that cannot be posted."""
 
     def allows(self, outage: str) -> bool:
         """True when a tenant with this `outage` setting may be served now."""
@@ -138,7 +141,8 @@ class OfflineLedger:
     async def post(self, ledger: Ledger, database: Database) -> int:
         """Post the journals of this and dead processes to the ledger; return the number of turns.
 
-        Raises LedgerUnavailable in another outage; then nothing is lost, and nothing is posted twice.
+        Raises LedgerUnavailable in another outage; then nothing is lost, and nothing is posted twice. A journal of
+        another process that cannot be read or removed is named once, and tried again.
         """
         if self._posting or self._running():
             return 0
@@ -149,12 +153,36 @@ class OfflineLedger:
             self._rows.clear()
             if self._journal is not None:
                 journal, self._journal = self._journal, None
-                await asyncio.to_thread(journal.remove)
-            for left_behind in await asyncio.to_thread(_adopt, self._directory):
-                posted += await self._post_all(left_behind.entries(), ledger, database)
-                await asyncio.to_thread(left_behind.remove)
+                try:
+                    await asyncio.to_thread(journal.remove)
+                finally:
+                    journal.close()
+            posted += await self._post_left_behind(ledger, database)
         finally:
             self._posting = False
+        return posted
+
+    async def _post_left_behind(self, ledger: Ledger, database: Database) -> int:
+        """Post the journals of dead processes."""
+        posted, problems = 0, set()
+        for path in await asyncio.to_thread(_journals_in, self._directory):
+            try:
+                journal = await asyncio.to_thread(_Journal.adopt, path)
+                if journal is None:
+                    continue
+                try:
+                    posted += await self._post_all(await asyncio.to_thread(journal.entries), ledger, database)
+                    await asyncio.to_thread(journal.remove)
+                finally:
+                    journal.close()
+            except OSError as error:
+                needed = f"user {os.geteuid()} must be able to read, write and remove it"
+                problems.add(f"{path}: {error.strerror}; {needed}")
+            except _NoJournal as error:
+                problems.add(f"{path}: {error}")
+        for problem in sorted(problems - self._unposted):
+            _log.error("the outage journal of another process cannot be taken over: %s", problem)
+        self._unposted = frozenset(problems)
         return posted
 
     def _running(self) -> bool:
@@ -226,6 +254,10 @@ class OfflineLedger:
         self._journal.append(orjson.dumps(line, default=_as_json) + b"\n")
 
 
+class _NoJournal(ValueError):
+    """A file that is no journal of this version."""
+
+
 class _Journal:
     """A locked file of JSON lines; the kernel drops the lock when its process dies."""
 
@@ -263,11 +295,25 @@ class _Journal:
         os.fsync(self._descriptor)
 
     def remove(self) -> None:
+        """Remove the posted journal; where that is not allowed, it is empty at least."""
+        os.ftruncate(self._descriptor, 0)
         self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the lock back."""
         os.close(self._descriptor)
 
     def entries(self) -> list[_Spent]:
-        """The attempts in the file, bills joined to their holds; ignores a truncated last line."""
+        """The attempts in the file, bills joined to their holds; ignores a truncated last line.
+
+        Raises OSError, and _NoJournal for lines that are not this version's.
+        """
+        try:
+            return self._entries()
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _NoJournal("its content is not a journal of this version") from error
+
+    def _entries(self) -> list[_Spent]:
         found: dict[str, _Spent] = {}
         for line in self._path.read_bytes().split(b"\n"):
             try:
@@ -285,9 +331,12 @@ class _Journal:
         return list(found.values())
 
 
-def _adopt(directory: Path) -> list[_Journal]:
-    found = sorted(directory.glob("outage_*.jsonl")) if directory.is_dir() else []
-    return [journal for path in found if (journal := _Journal.adopt(path)) is not None]
+def _journals_in(directory: Path) -> list[Path]:
+    try:
+        names = os.listdir(directory)
+    except OSError:  # there is none, or it is not ours: then this process writes none there either
+        return []
+    return sorted(directory / name for name in names if fnmatch(name, "outage_*.jsonl"))
 
 
 def _line_of(spent: _Spent) -> dict[str, Any]:

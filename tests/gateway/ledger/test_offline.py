@@ -89,6 +89,49 @@ async def test_the_journal_of_a_dead_process_is_posted_once_with_estimates_where
         assert await bench.database.read(lambda c: c.execute(features).scalar_one()) == b"\x00\x01\xff\x80"
 
 
+async def test_a_journal_that_cannot_be_posted_is_named_once_and_the_others_are_posted(
+    tmp_path: Path, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_bench(sqlite_url) as bench:
+        dead, op = books_of(bench, tmp_path), bench.asking(300, dispatch=70)
+        await dead.reserve(op)
+        [path] = journals(tmp_path)
+        told = path.read_bytes()
+        path.unlink()
+        (tmp_path / "outage_1.jsonl").mkdir()  # as one of another user: it cannot be opened
+        (tmp_path / "outage_2.jsonl").write_bytes(b'{"bill": {"of": "another version"}}\n')
+        (tmp_path / "outage_3.jsonl").write_bytes(told)
+        alive = books_of(bench, tmp_path)
+        assert await alive.post(bench.ledger, bench.database) == 1
+        assert await alive.post(bench.ledger, bench.database) == 0
+        assert [path.name for path in journals(tmp_path)] == ["outage_1.jsonl", "outage_2.jsonl"]
+        unread, strange = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert unread.partition("outage_1.jsonl: ")[2].startswith("Is a directory; user ")
+        assert strange.endswith("outage_2.jsonl: its content is not a journal of this version")
+
+
+async def test_a_journal_whose_posting_was_interrupted_is_posted_later(tmp_path: Path, sqlite_url: str) -> None:
+    async with open_bench(sqlite_url) as bench:
+        dead, op = books_of(bench, tmp_path), bench.asking(300, dispatch=70)
+        await dead.reserve(op)
+        [path] = journals(tmp_path)
+        told = path.read_bytes()
+        path.unlink()
+        (tmp_path / "outage_3.jsonl").write_bytes(told)
+        alive, read = books_of(bench, tmp_path), bench.database.read
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bench.database, "read", _out_of_reach)
+            with pytest.raises(LedgerUnavailable):
+                await alive.post(bench.ledger, bench.database)
+        assert bench.database.read == read
+        assert await alive.post(bench.ledger, bench.database) == 1
+        assert journals(tmp_path) == []
+
+
+async def _out_of_reach(*asked: object) -> None:
+    raise LedgerUnavailable("the database is away again")
+
+
 async def test_what_the_accounts_cannot_cover_any_more_becomes_an_overage(tmp_path: Path, database_url: str) -> None:
     async with open_bench(database_url, budget_nanousd=100) as bench:
         books = books_of(bench, tmp_path)
