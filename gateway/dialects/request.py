@@ -127,7 +127,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
     options = read.stream_options or {}
     if "include_obfuscation" in options:
         extras["stream_options"] = {"include_obfuscation": options["include_obfuscation"]}
-    dropped += _read_labels(params)
+    dropped += read_labels(params)
     messages = cast(list[dict[str, Any]], read.messages)
     seen = read_messages(messages)
     fetched = check_addresses(seen.with_parts, by_reference=ANY_ADDRESS)
@@ -310,7 +310,7 @@ def _capabilities(params: Mapping[str, Any], parts: frozenset[str], *, has_custo
     return frozenset(needed)
 
 
-def _read_labels(params: dict[str, Any]) -> list[str]:
+def read_labels(params: dict[str, Any]) -> list[str]:
     """Keep the `metadata` that OpenAI accepts, a few short texts; return the names of the rest."""
     dropped: list[str] = []
     labels = params.pop("metadata", None)

@@ -19,7 +19,7 @@ from gateway.catalog.service_tiers import AUTO, is_priced
 from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, starts_search
 from gateway.dialects.arguments import outgoing_params
 from gateway.dialects.older_functions import PARAMETER, PARAMETERS
-from gateway.dialects.request import ChatRequest
+from gateway.dialects.request import ChatRequest, read_labels
 from gateway.providers.accepted_parameters import EFFORT, GEMINI, HOSTS, NEEDED, OLLAMA, Target
 from gateway.providers.call import Call
 from gateway.providers.errors import CallRefused
@@ -55,8 +55,13 @@ _IN_RESPONSES = (
 )  # fmt: skip
 """Chat's parameters that have the same name in a Responses request."""
 _WITHIN_RESPONSES: Mapping[str, tuple[str, str]] = {EFFORT: ("reasoning", "effort"), "verbosity": ("text", "verbosity")}
-_LIMITS_OF_RESPONSES = frozenset({"input", "max_output_tokens", "max_tool_calls", "previous_response_id", "store"})
-"""Fields that the gateway sets by what it holds and keeps."""
+_LIMITS_OF_RESPONSES = frozenset(
+    {
+        "background", "conversation", "input", "max_output_tokens", "max_tool_calls", "previous_response_id", "prompt",
+        "store",
+    }
+)  # fmt: skip
+"""Fields that the gateway sets by what it holds and keeps, and those whose prompt or bill it would not know."""
 _STREAM_OPTIONS = "stream_options"
 """Of these, OpenAI's servers alone know `include_obfuscation`; the gateway asks for the usage itself."""
 _EFFORTS = ("low", "medium", "high")
@@ -145,19 +150,23 @@ def in_responses(call: Call, steering: frozenset[str]) -> Shaped:
     sent = {**body, **made}
     made |= {name: defaults[name] for name in _IN_RESPONSES if name in defaults and sent.get(name) is None}
     for name, (outer, inner) in _WITHIN_RESPONSES.items():
-        fields = body.get(outer) or {}
+        fields, default = body.get(outer) or {}, defaults.get(name)
         if name in call.dropped_params and fields.get(inner) is not None:
             made[outer] = {key: value for key, value in fields.items() if key != inner}
             blocked.append(f"{outer}.{inner}")
-        elif name in defaults and fields.get(inner) is None:
-            made[outer] = {**fields, inner: defaults[name]}
-    if isinstance(body.get("metadata"), Mapping):
+        elif default is not None and fields.get(inner) is None:
+            own = default if isinstance(default, Mapping) else {inner: default}
+            made[outer] = {**own, **{key: value for key, value in fields.items() if value is not None}}
+    if body.get("metadata") is not None and "metadata" not in made:
         beside = {"metadata": dict(body["metadata"])}
-        blocked += _drop_barred_labels(beside, steering)
-        made.setdefault("metadata", beside.get("metadata"))
+        blocked += read_labels(beside) + _drop_barred_labels(beside, steering)
+        made["metadata"] = beside.get("metadata")
     if call.cache_key is not None and {**body, **made}.get("prompt_cache_key") is None:
         made["prompt_cache_key"] = call.cache_key
     extra = {name: value for name, value in _fixed(call, steering).items() if name not in _LIMITS_OF_RESPONSES}
+    for name, (outer, inner) in _WITHIN_RESPONSES.items():
+        if name in extra:
+            made[outer] = {**(made.get(outer) or body.get(outer) or {}), inner: extra.pop(name)}
     return Shaped(made | extra, (*call.forwarded.dropped, *blocked))
 
 

@@ -200,6 +200,48 @@ async def test_responses_have_what_the_operator_adds_and_what_the_client_labels(
     assert (provider.received[-1].body["service_tier"], made.left_out) == ("flex", ("metadata.api_key",))
 
 
+@pytest.mark.parametrize(
+    ("labels", "kept", "left"),
+    [
+        ({"a": 1, "b": "x", "model": "y"}, {"b": "x"}, ("metadata.a", "metadata.model")),
+        ({str(place): "v" for place in range(17)}, None, ("metadata",)),
+        ({"api_key": "x"}, None, ("metadata.api_key",)),
+    ],
+)
+async def test_labels_that_openai_refuses_are_left_out_of_responses_by_name(
+    upstream: Upstream, provider: FaultUpstream, labels: Any, kept: Any, left: tuple[str, ...]
+) -> None:
+    forwarded = responses_request.to_chat({"model": "m", "input": "hi", "tools": SEARCH, "metadata": labels}).forwarded
+    made = upstream.outgoing(call(provider, "responses", "ok", forwarded=forwarded))
+    await upstream.complete(made)
+    assert (provider.received[-1].body.get("metadata"), made.left_out) == (kept, left)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "sent"),
+    [
+        ({"reasoning_effort": "low"}, {"reasoning": {"effort": "low", "summary": "concise"}}),
+        ({"reasoning_effort": {"effort": "low", "summary": "auto", "mode": "x"}},
+         {"reasoning": {"effort": "low", "summary": "concise", "mode": "x"}}),
+        ({"extra_body": {"reasoning_effort": "low", "verbosity": "low"}},
+         {"reasoning": {"effort": "low", "summary": "concise"}, "text": {"verbosity": "low"}}),
+        ({"extra_body": {"background": True, "conversation": "conv_1", "prompt": {"id": "p"}}}, {}),
+    ],
+)  # fmt: skip
+async def test_an_operator_s_parameters_of_chat_have_their_place_in_responses(
+    upstream: Upstream, provider: FaultUpstream, defaults: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    asked = {"model": "m", "input": "hi", "tools": SEARCH, "reasoning": {"summary": "concise", "effort": None}}
+    forwarded = responses_request.to_chat(asked).forwarded
+    await upstream.complete(
+        upstream.outgoing(call(provider, "responses", "ok", forwarded=forwarded, defaults=defaults))
+    )
+    added = ("text", "verbosity", "reasoning_effort", "background", "conversation", "prompt")
+    body = provider.received[-1].body
+    assert {name: body[name] for name in added if name in body} == {k: v for k, v in sent.items() if k != "reasoning"}
+    assert body["reasoning"] == sent.get("reasoning", asked["reasoning"])
+
+
 async def test_no_limit_is_sent_where_none_is_needed(upstream: Upstream, provider: FaultUpstream) -> None:
     for route, name in (("responses", "max_output_tokens"), ("messages", "max_tokens")):
         await upstream.complete(upstream.outgoing(call(provider, route, "ok", limited=False)))
