@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from policy.answer_lengths import AnswerLengths
-from policy.checkpoint import load
+from policy.checkpoint import PARAMS, load
 from policy.exploration import GREEDY, Exploration
 from policy.fallback import check_decision
 from policy.learned import lengths_from, policy_from
@@ -83,7 +83,9 @@ class Refresh:
 class HotSwap:
     """Holder of the serving policies. `refresh` blocks on disk: call it from a thread."""
 
-    def __init__(self, directory: Path, exploration: Exploration = GREEDY, text_version: str = TEXT_VERSION) -> None:
+    def __init__(
+        self, directory: Path, exploration: Exploration = GREEDY, text_version: str | None = TEXT_VERSION
+    ) -> None:
         self._directory = directory
         self._text_version = text_version
         self._exploration = exploration
@@ -128,6 +130,11 @@ class HotSwap:
                 self._lineup = lineup
             return Refresh(changed, tuple(problems))
 
+    def check(self, reference: CheckpointRef) -> None:
+        """Load a policy as a refresh does, and forget it. Raises CheckpointError, PolicyFault."""
+        with self._refreshing:
+            self._served(reference, self._lineup)
+
     def _served(self, reference: CheckpointRef, now: ServingPolicies) -> LoadedPolicy:
         if reference.policy_id in self._rules:
             return self._rules[reference.policy_id]
@@ -163,12 +170,20 @@ class HotSwap:
         return LoadedPolicy(policy, reference, loaded.recipe.lambda_presets, lengths_from(loaded))
 
     def _stamp(self, reference: CheckpointRef) -> object:
-        """Version stamp of the folder: a refused checkpoint is read again only after it changes."""
-        try:
-            status = (self._directory / reference.policy_id / MANIFEST).lstat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino, status.st_size
+        """Version stamp of the folder: a refused checkpoint is read again only after it changes.
+
+        Of the folder and both files: a copy that is still being made has the manifest first.
+        """
+        folder = self._directory / reference.policy_id
+        return tuple(_version(path) for path in (folder, folder / MANIFEST, folder / PARAMS))
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def pretrained(exploration: Exploration = GREEDY) -> LoadedPolicy:

@@ -291,21 +291,15 @@ class Admin:
         )
 
     async def act_on_policy(self, request: Request, caller: Caller) -> object:
-        """`POST /admin/policies/{id}/{action}`: promote, shadow, canary, pin, unpin or rollback.
-
-        `problems` as of `GET /admin/policies`: a policy whose files cannot be used has its stage, and does not serve.
-        """
+        """`POST /admin/policies/{id}/{action}`: promote, shadow, canary, pin, unpin or rollback."""
         policy_id, action = request.path_params["policy_id"], request.path_params["action"]
         if action not in policies.ACTIONS:
             raise NotFound("no such route")
-        staged = await self._database.write(
-            lambda c: policies.act_on(c, policy_id, action, actor=caller.key_id, now_ms=now_ms(self._clock))
-        )
-        await self._policies.refresh()
+        staged = await self._policies.act_on(policy_id, action, actor=caller.key_id, now_ms=now_ms(self._clock))
         if action == "rollback":
             return {"champion": None if staged is None else policies.describe(staged)}
         assert staged is not None
-        return policies.describe(staged) | {"problems": list(self._policies.problems)}
+        return policies.describe(staged)
 
     async def roll_back(self, request: Request, caller: Caller) -> object:
         """`POST /admin/policies/rollback`: reinstate the previous champion, or the shipped network."""

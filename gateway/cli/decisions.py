@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -184,9 +185,24 @@ def show_policy(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, a
 def _act(policy: str, action: str, config: Any, as_json: bool) -> None:
     from gateway.policies import registry as policies
 
+    if action in policies.STAGING:
+        _refuse_unusable(policy, config)
     with opened(config) as connection:
         record = policies.act_on(connection, policy, action, actor=ACTOR, now_ms=now_ms())
     _show_serving(record, as_json)
+
+
+def _refuse_unusable(policy: str, config: Any) -> None:
+    """Check the checkpoint where the policy directory is on this machine, before the gateways do."""
+    from gateway.config.load import read_settings
+    from gateway.policies import registry as policies
+    from policy.reload import HotSwap
+
+    directory = read_settings(config, environment()).settings.policy.directory
+    if os.access(directory, os.R_OK | os.X_OK):
+        with opened(config, read_only=True) as connection:
+            wanted = policies.checkpoint_of(connection, policy)
+            policies.refuse_unusable(HotSwap(directory, text_version=None), wanted)
 
 
 def _show_serving(record: Any, as_json: bool) -> None:

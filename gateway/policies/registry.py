@@ -21,6 +21,8 @@ from gateway.database.database import Database
 from gateway.database.tables import policies, policy_events
 from gateway.errors import InvalidRequest, NotFound
 from policy.exploration import Exploration
+from policy.manifest import CheckpointError
+from policy.mdp import PolicyFault
 from policy.reload import PRETRAINED, CheckpointRef, HotSwap, LoadedPolicy, ServingPolicies, StagedPolicies
 from policy.rules import builtin_rules
 from policy.text import TEXT_VERSION
@@ -28,6 +30,8 @@ from policy.text import TEXT_VERSION
 _log = logging.getLogger("seqroute.policies")
 Stage = Literal["champion", "canary", "shadow"]
 ACTIONS = ("promote", "canary", "shadow", "pin", "unpin", "rollback")
+STAGING = frozenset({"promote", "canary", "shadow", "pin"})
+"""The actions after which a policy decides."""
 _SERVING_STAGES: tuple[Stage, ...] = ("champion", "canary", "shadow")
 BUILT_IN = frozenset(builtin_rules()) | {PRETRAINED}
 """Policies that need no checkpoint from the operator: the rules and the shipped network."""
@@ -72,6 +76,18 @@ class PolicyRegistry:
         """The policies that serve now."""
         return self._slot.lineup
 
+    async def act_on(self, policy_id: str, action: str, *, actor: str, now_ms: int) -> PolicyRecord | None:
+        """Perform an action as `act_on` does, and follow it at once.
+
+        Raises InvalidRequest instead of staging a policy whose checkpoint cannot serve here.
+        """
+        if action in STAGING:
+            wanted = await self._database.read(lambda c: checkpoint_of(c, policy_id))
+            await asyncio.to_thread(refuse_unusable, self._slot, wanted)
+        done = await self._database.write(lambda c: act_on(c, policy_id, action, actor=actor, now_ms=now_ms))
+        await self.refresh()
+        return done
+
     async def refresh(self) -> None:
         """Load the staged policies; one that fails is logged once, and the previous one stays."""
         wanted = await self._database.read(wanted_policies)
@@ -93,6 +109,21 @@ def wanted_policies(connection: Connection) -> StagedPolicies:
     )
     staged = {row.stage: CheckpointRef(row.policy_id, row.manifest_sha256) for row in rows}
     return StagedPolicies(champion=staged.get("champion"), canary=staged.get("canary"), shadow=staged.get("shadow"))
+
+
+def checkpoint_of(connection: Connection, policy_id: str) -> CheckpointRef:
+    """The checkpoint of a policy; a built-in one needs no row. Raises NotFound."""
+    if policy_id in BUILT_IN:
+        return CheckpointRef(policy_id)
+    return CheckpointRef(policy_id, get_policy(connection, policy_id).manifest_sha256)
+
+
+def refuse_unusable(slot: HotSwap, wanted: CheckpointRef) -> None:
+    """Raise InvalidRequest for a checkpoint that cannot serve, with the reason."""
+    try:
+        slot.check(wanted)
+    except (CheckpointError, PolicyFault) as error:
+        raise InvalidRequest(f"policy {wanted.policy_id}: its checkpoint cannot be used: {error}") from error
 
 
 def list_policies(connection: Connection) -> list[PolicyRecord]:

@@ -102,10 +102,7 @@ class Actions:
         policy_id, action = form.get("policy_id", ""), form.get("action", "")
         if action not in registry.ACTIONS:
             raise InvalidRequest(f"action: expected one of {', '.join(registry.ACTIONS)}", param="action")
-        await self._database.write(
-            lambda c: registry.act_on(c, policy_id, action, actor=viewer.key_id, now_ms=now_ms(self._clock))
-        )
-        await self._policies.refresh()
+        await self._policies.act_on(policy_id, action, actor=viewer.key_id, now_ms=now_ms(self._clock))
         return "/ui/policies"
 
 

@@ -328,8 +328,7 @@ async def test_policies_are_staged_and_rolled_back_over_http(tmp_path: Path, sql
                 )
         assert (await http.get("/admin/policies")).json()["serving"] == "pretrained-1"
         for policy_id in ("rule:cheapest", "rule:strongest"):
-            promoted = (await http.post(f"/admin/policies/{policy_id}/promote")).json()
-            assert (promoted["stage"], promoted["problems"]) == ("champion", [])
+            assert (await http.post(f"/admin/policies/{policy_id}/promote")).json()["stage"] == "champion"
             assert (await http.get("/admin/policies")).json()["serving"] == policy_id
             assert (await turn(http, "auto")).headers["x-seqroute-policy"] == policy_id
         assert (await turn(http, "auto")).json()["model"] == "big"
@@ -339,8 +338,11 @@ async def test_policies_are_staged_and_rolled_back_over_http(tmp_path: Path, sql
         assert (await http.post("/admin/policies/rollback")).json() == {"champion": None}
         assert (await turn(http, "auto")).headers["x-seqroute-policy"] == "pretrained-1"
         assert (await http.post("/admin/policies/rollback")).status_code == 400
-        (problem,) = (await http.post("/admin/policies/gone/promote")).json()["problems"]
-        assert problem.startswith("champion gone: "), problem
+        for action in ("promote", "pin", "canary", "shadow"):
+            refused = await http.post(f"/admin/policies/gone/{action}")
+            assert refused.status_code == 400
+            assert refused.json()["error"]["message"].startswith("policy gone: its checkpoint cannot be used: "), action
+        assert (await http.get("/admin/policies/gone")).json()["stage"] == "candidate"
         assert (await turn(http, "auto")).headers["x-seqroute-policy"] == "pretrained-1"
         assert (await http.post("/admin/policies/nope/promote")).status_code == 404
 

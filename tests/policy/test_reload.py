@@ -59,6 +59,19 @@ def test_a_broken_champion_leaves_the_old_one_and_is_read_again_only_when_it_cha
     assert slot.lineup.champion.policy.policy_id == "p2"
 
 
+def test_a_checkpoint_whose_copy_was_still_being_made_is_served_when_it_is_whole(tmp_path: Path) -> None:
+    reference, slot = publish(tmp_path, "p1"), HotSwap(tmp_path)
+    body = (tmp_path / "p1" / PARAMS).read_bytes()
+    (tmp_path / "p1" / PARAMS).write_bytes(body[:9])
+    with pytest.raises(CheckpointError, match="bytes are not those"):
+        slot.check(reference)
+    assert len(slot.refresh(StagedPolicies(champion=reference)).problems) == 1
+    (tmp_path / "p1" / PARAMS).write_bytes(body)
+    slot.check(reference)
+    assert slot.lineup.champion.policy.policy_id == PRETRAINED
+    assert slot.refresh(StagedPolicies(champion=reference)).changed is True
+
+
 def test_a_policy_of_another_text_is_named_and_not_served(tmp_path: Path) -> None:
     """A policy that reads no text, as the shipped network, serves with any."""
     recipe = Recipe("p1", "threshold", models=("a", "b"), text_version="static-1-0123456789ab")

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,13 +19,18 @@ from typing import Any, NoReturn
 import pytest
 import typer
 import uvicorn
+from sqlalchemy import insert
 
 from gateway.__main__ import run
 from gateway.api.server import BoundedHttp
 from gateway.cli import commands
 from gateway.cli.console import ago
+from gateway.database.database import transaction
 from gateway.database.sqlite_connection import FileLock
+from gateway.database.tables import policies
 from gateway.logs import OURS
+from policy.checkpoint import PARAMS, save
+from policy.manifest import Recipe
 from train import __main__ as train_commands
 
 CONFIG = """
@@ -287,6 +293,28 @@ def test_a_mistake_is_answered_with_one_line_and_exit_2(
     migrated("tenants", "create", "default", "--budget-usd", "1")
     ran = migrated(*arguments)
     assert (ran.status, ran.err) == (2, f"seqroute: {complaint}\n")
+
+
+@pytest.mark.parametrize("action", ["promote", "pin", "canary", "shadow"])
+def test_a_policy_whose_checkpoint_cannot_serve_gets_no_stage(migrated: Cli, config: Path, action: str) -> None:
+    directory = config.parent / "policies"
+    digest = save(directory / "p1", Recipe("p1", "cheapest"), {})
+    row = {"policy_id": "p1", "kind": "rule", "manifest_sha256": digest, "stage": "candidate", "created_at_ms": 1,
+           "staged_at_ms": 1}  # fmt: skip
+    with transaction(f"sqlite:///{config.parent / 'seqroute.db'}") as connection:
+        connection.execute(insert(policies).values(row))
+    body = (directory / "p1" / PARAMS).read_bytes()
+    (directory / "p1" / PARAMS).write_bytes(body + b" ")
+    refused = migrated("policies", action, "p1")
+    reason = f"{PARAMS}: its bytes are not those of the manifest"
+    assert (refused.status, refused.err) == (2, f"seqroute: policy p1: its checkpoint cannot be used: {reason}\n")
+    assert migrated("policies", "show", "p1", "--json").json["stage"] == "candidate"
+    (directory / "p1" / PARAMS).write_bytes(body)
+    assert migrated("policies", action, "p1").status == 0
+    shutil.rmtree(directory / "p1")
+    assert "cannot be read (No such file or directory)" in migrated("policies", action, "p1").err
+    directory.rmdir()  # as on a machine without the gateways' volume: they check it
+    assert migrated("policies", action, "p1").status == 0
 
 
 @pytest.mark.parametrize("arguments", [["serv"], ["serve", "--port", "x"], ["tenants", "create"]])
