@@ -80,6 +80,12 @@ def is_count(value: object) -> bool:
     return _counted(value) is not None
 
 
+def count_in_text(value: str) -> int | str:
+    """The count that a text is, as the ledger reads it; any other text unchanged."""
+    count = _counted(value)
+    return value if count is None else count
+
+
 def tells_both_counts(value: Mapping[str, Any]) -> bool:
     """True for a usage under any name: it counts the prompt and the output, in numbers."""
     numbers = {name: _as_integer(count) for name, count in value.items() if not isinstance(count, bool | str)}

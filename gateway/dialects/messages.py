@@ -12,6 +12,7 @@ from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect, ErrorAnswe
 from gateway.dialects.forwarded import FORWARDED
 from gateway.dialects.messages_answer import MessagesStream, error_body, message_id, usage_object, whole_message
 from gateway.dialects.sse import billed_frame, event_frame
+from gateway.dialects.usage_report import whole_counts
 from gateway.errors import GatewayError, ProviderOverloaded, http_status
 
 
@@ -29,7 +30,7 @@ class MessagesDialect(Dialect):
         forwarded = body.get(FORWARDED)
         if isinstance(forwarded, Mapping):
             named = {"id": message_id(answer.decision_id), "model": answer.model}
-            usage = billed.told_in(forwarded.get("usage") or usage_object(billed.usage))
+            usage = billed.told_in(_counted(forwarded) or usage_object(billed.usage))
             return {**forwarded, **named, "usage": usage, "seqroute": billed.report}
         made = whole_message(body, answer.decision_id, answer.model, billed.usage, self._stop_sequences)
         return made | {"usage": billed.told_in(made["usage"]), "seqroute": billed.report}
@@ -69,7 +70,8 @@ class ForwardedMessagesStream:
         kind = event.get("type")
         if kind == "message_start" and isinstance(event.get("message"), Mapping):
             named = {"id": message_id(self._answer.decision_id), "model": self._answer.model}
-            event = {**event, "message": {**event["message"], **named}}
+            usage = _counted(event["message"])
+            event = {**event, "message": {**event["message"], **named} | ({"usage": usage} if usage else {})}
         elif kind == "message_delta":
             self._delta = event
             return b""
@@ -81,7 +83,13 @@ class ForwardedMessagesStream:
         """The last events; may be called again with a newer report."""
         if not self._passing or error is not None:
             return self._translated.end(billed, error)
-        usage = self._delta.get("usage") or usage_object(billed.usage)
+        usage = _counted(self._delta) or usage_object(billed.usage)
         delta = {**self._delta, "usage": billed.told_in(usage), "seqroute": billed.report}
         stop = billed_frame(billed.report, event_frame("message_stop", {"type": "message_stop"}))
         return event_frame("message_delta", delta) + stop
+
+
+def _counted(answer: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The usage of a message or event, its counts as numbers."""
+    usage = answer.get("usage")
+    return whole_counts(usage) if isinstance(usage, Mapping) else None

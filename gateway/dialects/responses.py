@@ -13,6 +13,7 @@ from gateway.dialects.forwarded import FORWARDED
 from gateway.dialects.responses_answer import ResponseObject, ResponsesStream, response_id, usage_object, whole_response
 from gateway.dialects.responses_request import ResponsesRequest
 from gateway.dialects.sse import billed_frame, event_frame
+from gateway.dialects.usage_report import whole_counts
 from gateway.errors import GatewayError, SessionPaused, http_status
 
 _LIMITED_HERE = ("instructions", "max_output_tokens", "max_tool_calls", "prompt_cache_key")
@@ -126,7 +127,7 @@ class ForwardedStream:
 
 def _renamed(response: Mapping[str, Any], answer: AnswerIdentity, request: ResponsesRequest) -> dict[str, Any]:
     """A response of OpenAI's under our id, with the client's own words for what the gateway may have changed."""
-    output = response.get("output")
+    output, usage = response.get("output"), response.get("usage")
     return {
         "object": "response",
         "status": "completed",
@@ -134,6 +135,7 @@ def _renamed(response: Mapping[str, Any], answer: AnswerIdentity, request: Respo
         **{name: None for name in _LIMITED_HERE if name in response},
         **request.echoed,
         "output": output if isinstance(output, list) else [],
+        "usage": whole_counts(usage) if isinstance(usage, Mapping) else None,
         "id": response_id(answer.decision_id),
         "model": answer.model,
         "store": request.store,

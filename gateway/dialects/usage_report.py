@@ -16,7 +16,13 @@ from typing import Any
 import orjson
 
 from gateway.catalog.usage import ReportedUsage, Usage
-from gateway.catalog.usage_names import MAX_PLAUSIBLE_TOKENS, is_count, is_count_name, tells_both_counts
+from gateway.catalog.usage_names import (
+    MAX_PLAUSIBLE_TOKENS,
+    count_in_text,
+    is_count,
+    is_count_name,
+    tells_both_counts,
+)
 from gateway.dialects.forwarded import FORWARDED
 from gateway.schema.fields import KNOWN_FIELDS
 
@@ -121,7 +127,7 @@ def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> 
 
 def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
     """The provider's report with the fields that clients of OpenAI's dialect expect."""
-    made = _whole_counts(report)
+    made = whole_counts(report)
     if not isinstance(usage, Usage):
         return made
     named = {
@@ -154,16 +160,26 @@ def shown_in_full(usage: Usage) -> dict[str, Any]:
     return made | (cache if any(cache.values()) else {})
 
 
-def _whole_counts(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts as integers, because strict clients reject 10.0, which some providers send."""
+def whole_counts(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts as integers: strict clients reject 10.0 and "10", which some providers send."""
     made: dict[str, Any] = {}
     for name, value in report.items():
-        if isinstance(value, Mapping):
-            made[name] = _whole_counts(value)
+        if type(value) is int or value is None:
+            made[name] = value
+        elif isinstance(value, Mapping):
+            made[name] = whole_counts(value)
+        elif isinstance(value, list):
+            made[name] = [whole_counts(each) if isinstance(each, Mapping) else each for each in value]
+        elif isinstance(value, float):
+            made[name] = int(value) if abs(value) <= MAX_PLAUSIBLE_TOKENS and value.is_integer() else value
         else:
-            is_count = isinstance(value, float) and abs(value) <= MAX_PLAUSIBLE_TOKENS and value.is_integer()
-            made[name] = int(value) if is_count else value
+            made[name] = count_in_text(value) if isinstance(value, str) and _counts(name) else value
     return made
+
+
+def _counts(name: str) -> bool:
+    """True for the name of any count in a usage: what else it has are labels and prices."""
+    return is_count_name(name) or "token" in name.lower() or name.lower().endswith(("count", "requests"))
 
 
 def _is_unknown(name: str, value: object) -> bool:

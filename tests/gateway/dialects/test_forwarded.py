@@ -8,9 +8,11 @@ import pytest
 
 from gateway.catalog.hosted_tools import PROVIDER_FILES
 from gateway.catalog.tokens import TokenCounter
+from gateway.catalog.usage import Usage
 from gateway.dialects import messages_request, responses_request, sealed_state
-from gateway.dialects.dialect import AnswerIdentity
+from gateway.dialects.dialect import AnswerIdentity, Billed
 from gateway.dialects.forwarded import FORWARDED, ForwardedRequest
+from gateway.dialects.messages import MessagesDialect
 from gateway.dialects.request import with_forwarded
 from gateway.dialects.responses import ForwardedStream
 from gateway.dialects.responses_answer import ResponseObject, ResponsesStream
@@ -241,3 +243,22 @@ async def test_tools_of_a_provider_s_own_count_as_more_than_their_text() -> None
 def test_a_message_with_hosted_tools_has_no_effort_to_choose() -> None:
     assert not takes_effort(deployment("a"), with_forwarded(chat("q"), messages([WEB])))
     assert takes_effort(deployment("a"), with_forwarded(chat("q"), responses([SEARCH])))
+
+
+def test_counts_in_texts_of_passed_on_answers_reach_the_client_as_numbers() -> None:
+    answer, billed = AnswerIdentity("dec_1", "ours", 1, 1), Billed(Usage(9, 3), False, dict)
+    told, expected = {"input_tokens": "9", "output_tokens": 3}, {"input_tokens": 9, "output_tokens": 3}
+    messages = MessagesDialect(forwarded=True)
+    assert messages.whole(answer, {FORWARDED: {"usage": told}}, billed)["usage"] == expected
+    stream = messages.stream(answer)
+    started = stream.chunk({FORWARDED: {"type": "message_start", "message": {"usage": told}}})
+    stream.chunk({FORWARDED: {"type": "message_delta", "delta": {}, "usage": told}})
+    assert b'"usage":{"input_tokens":9,"output_tokens":3}' in started
+    assert b'"usage":{"input_tokens":9,"output_tokens":3}' in stream.end(billed, None)
+    request = responses_request.to_chat({"model": "m", "input": "q", "tools": [SEARCH]})
+    plain = ResponsesStream(ResponseObject("dec_1", "ours", 1, request.echoed, {}, store=True))
+    passed = ForwardedStream(answer, request, plain)
+    passed.chunk({FORWARDED: {"type": "response.completed", "response": {"usage": told}}})
+    passed.end(billed, None)
+    assert passed.ended is not None
+    assert passed.ended["usage"] == expected

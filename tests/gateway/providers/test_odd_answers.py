@@ -808,6 +808,24 @@ async def test_usage_is_found_wherever_a_stream_has_it_and_shown_once_at_the_end
     assert "usage" not in json.dumps(chunks[:-1])
 
 
+async def test_counts_in_texts_reach_the_client_as_numbers_and_labels_as_they_are() -> None:
+    told = {
+        "prompt_tokens": "1000", "completion_tokens": 10.0, "total_tokens": " 1010 ", "cost": "0.5", "version": "3",
+        "prompt_tokens_details": {"cached_tokens": "900", "audio_tokens": None, "tier": "7"},
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": "1000"}],
+        "server_tool_use": {"web_search_requests": "2"},
+    }  # fmt: skip
+    expected = {
+        "prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010, "cost": "0.5", "version": "3",
+        "prompt_tokens_details": {"cached_tokens": 900, "audio_tokens": None, "tier": "7"},
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 1000}],
+        "server_tool_use": {"web_search_requests": 2},
+    }  # fmt: skip
+    assert usages_of(await streamed(events(delta("a"), finish(usage=told)))) == [expected]
+    reply = await whole({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": told})
+    assert reply.body["usage"] == expected
+
+
 async def test_a_usage_that_comes_with_the_end_and_behind_it_counts() -> None:
     answer = events(delta("a"), finish(), b"data: [DONE]\n\n", {"choices": [], "usage": U}, {"choices": []}, b": x\n\n")
     assert usages_of(await streamed(answer)) == [U]
