@@ -20,7 +20,15 @@ import msgspec
 
 from gateway.catalog.addresses import NEVER_CALLED, provider_of
 from gateway.catalog.assumptions import unstated
-from gateway.catalog.build_model import check_tier, evident_mode, map_entry, model_of, stated_limits, with_siblings
+from gateway.catalog.build_model import (
+    check_tier,
+    evident_mode,
+    map_entry,
+    model_of,
+    prices_of_size,
+    stated_limits,
+    with_siblings,
+)
 from gateway.catalog.cache_hits import CacheTerms
 from gateway.catalog.efforts import quality_prior
 from gateway.catalog.models import Catalog, Model
@@ -157,7 +165,8 @@ def _groups(
             continue
         findings.warnings += unstated_region(entry, known, environ)
         known = in_its_region(entry, known, environ)
-        read = read_prices(entry, known, at_ms, findings.problems)
+        priced = known or prices_of_size(entry, listed, mode, findings.warnings)
+        read = read_prices(entry, priced, at_ms, findings.problems)
         findings.warnings += uncharged_fees(entry, known)
         if mode not in WITHOUT_OUTPUT:
             findings.warnings += unstated(entry, known, *stated_limits(entry, known))

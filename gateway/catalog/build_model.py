@@ -135,13 +135,28 @@ def map_entry(entry: ModelEntry, listed: PriceMap) -> Mapping[str, Any]:
     """The price map's entry for `base_model`, else for the model, by LiteLLM's own rules."""
     named = (entry.params.provider_params or {}).get("custom_llm_provider")
     provider = None if named is None else named.reveal()
-    base, mode = entry.info.base_model, entry.info.mode
+    base = entry.info.base_model
     if base is not None:
-        made_by = provider or entry.params.model.partition("/")[0]
-        found = listed.find(base, mode=mode) or listed.find(base, made_by, mode=mode)
+        found = listed.find(base) or listed.find(base, provider or entry.params.model.partition("/")[0])
         if found:
             return found
-    return listed.find(entry.params.model, provider, mode=mode)
+    return listed.find(entry.params.model, provider)
+
+
+def prices_of_size(entry: ModelEntry, listed: PriceMap, mode: str, warnings: list[str]) -> Mapping[str, Any]:
+    """The price map's entry for all models of this size, for one without prices of its own."""
+    if "input_cost_per_token" in entry.info.prices_usd:
+        return {}
+    provider = provider_of(entry, {})
+    for model in (entry.info.base_model or "", entry.params.model):
+        name, found = listed.find_size(model, provider, mode)
+        if found:
+            warnings.append(
+                f'{entry.where}.model_info: the price map does not list "{entry.params.model[:120]}", and its price is '
+                f'that of all models of its size, "{name}"; give its own prices where they differ'
+            )
+            return found
+    return {}
 
 
 _EVIDENT = re.compile(

@@ -56,10 +56,10 @@ class PriceMap:
         self._entries = entries
         self._folded = {key.lower(): key for key in reversed(list(entries))}
 
-    def find(self, model: str, provider: str | None = None, *, mode: str | None = None) -> Mapping[str, Any]:
+    def find(self, model: str, provider: str | None = None) -> Mapping[str, Any]:
         """The entry for a deployment's `model`, or an empty mapping.
 
-        `provider` is the deployment's `custom_llm_provider`, and `mode` its mode, where they are configured.
+        `provider` is the deployment's `custom_llm_provider`, where one is configured.
         """
         if provider is None:
             # A name without a prefix, or with a prefix that names the model's maker rather than a provider.
@@ -77,8 +77,15 @@ class PriceMap:
                 entry = self._entry(name)
                 if entry is not None and _fits(str(entry.get("litellm_provider") or ""), alias):
                     return entry
-        sized = self._entry(_size_class(model.lower(), provider, mode)) or {}
-        return {name: value for name, value in sized.items() if not name.startswith("max_")}  # no model's own limits
+        return {}
+
+    def find_size(self, model: str, provider: str, mode: str) -> tuple[str, Mapping[str, Any]]:
+        """The class of a model's size and its entry; else empty.
+
+        Only the entry's prices are the model's: it has no limits and capabilities of its own.
+        """
+        name = _size_class(model.removeprefix(f"{provider}/").lower(), provider, mode)
+        return name, self._entry(name) or {}
 
     def kinds(self, model: str) -> frozenset[str]:
         """The modes of all entries for a model's plain name, of any provider, size or date."""
@@ -149,7 +156,7 @@ def _fireworks_resource(model: str) -> str:
     return f"accounts/fireworks/models/{model}"
 
 
-def _size_class(model: str, provider: str, mode: str | None) -> str:
+def _size_class(model: str, provider: str, mode: str) -> str:
     """The map's name of the prices for all models of a size, for providers that have them; "" without one."""
     if provider == "together_ai" and mode == "embedding":
         return _within("together-ai-", _SMALL_SIZE.search(model), _TOGETHER_EMBEDDINGS)

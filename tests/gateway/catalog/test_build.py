@@ -475,3 +475,20 @@ def test_a_router_of_which_the_map_has_only_the_fee_needs_prices(tmp_path: Path)
         "model_list:\n" + entry("azure_ai/model-router", input_cost_per_token=0.00001, output_cost_per_token=0.00004)
     )
     assert draft(path, {}, price_map=listed).problems == ()
+
+
+def test_a_model_that_has_the_price_of_its_size_is_otherwise_unknown_and_named(tmp_path: Path) -> None:
+    size = {"litellm_provider": "together_ai", "mode": "chat", "max_tokens": 8, "input_cost_per_token": Decimal("9E-7")}
+    listed = PRICE_MAP | {"together-ai-41.1b-80b": size | {"output_cost_per_token": Decimal("9E-7")}}
+    path, sized = tmp_path / "gateway.yaml", "together_ai/someone/unlisted-70b"
+    own = entry(sized, "own", input_cost_per_token=0.000001, output_cost_per_token=0.000002)
+    path.write_text("model_list:\n" + entry(sized) + own)
+    made = draft(path, {}, price_map=listed)
+    of_size, stated = made.catalog.models["a"], made.catalog.models["own"]
+    assert (of_size.prices.input_femtousd, stated.prices.output_femtousd) == (900_000_000, 2_000_000_000)
+    assert of_size.possible_capabilities == stated.possible_capabilities == {"tools", "response_schema"}
+    assert of_size.max_input_tokens == stated.max_input_tokens == 128_000
+    told = [warning for warning in made.warnings if "of all models of its size" in warning]
+    assert len(told) == 1
+    assert told[0].startswith("gateway.yaml: model_list[0].model_info: ")
+    assert '"together-ai-41.1b-80b"' in told[0]

@@ -92,17 +92,18 @@ def test_models_without_an_entry_have_the_price_of_their_size_as_litellm_has_it(
     ours, found = PriceMap(entries), []
     for size in ("1b", "3B", "1.5b", "8b", "9b", "21b", "32B", "70b", "110b", "8x7b", "8x22B", "120m", "340M", "none"):
         name = f"someone/unlisted-{size}-chat"
-        for model, theirs, mode in (
-            (f"together_ai/{name}", together(name, kinds.completion), None),
-            (f"together_ai/{name}", together(name, kinds.embedding), "embedding"),
-            (f"fireworks_ai/accounts/fireworks/models/{name}", fireworks(name), "chat"),
+        for provider, model, theirs, mode in (
+            ("together_ai", name, together(name, kinds.completion), "chat"),
+            ("together_ai", f"together_ai/{name}", together(name, kinds.embedding), "embedding"),
+            ("fireworks_ai", f"fireworks_ai/accounts/fireworks/models/{name}", fireworks(name), "chat"),
         ):
             listed = entries.get(theirs, {}) if theirs != "fireworks-ai-default" else {}  # which says 0
-            expected = {name: value for name, value in listed.items() if name != "max_tokens"}
-            assert ours.find(model, mode=mode) == expected, (model, theirs)
-            found += [theirs] if expected else []
+            chosen, prices = ours.find_size(model, provider, mode)
+            assert prices == listed, (model, theirs)
+            assert ours.find(f"{provider}/{name}") == {}
+            found += [chosen] if listed else []
     assert len(set(found)) == 13
-    assert ours.find("openrouter/someone/unlisted-8b-chat") == {}
+    assert ours.find_size("someone/unlisted-8b-chat", "openrouter", "chat") == ("", {})
     own = "together_ai/meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
     assert ours.find(own) == entries[own]
 
