@@ -46,16 +46,17 @@ class AzureTokens:
             "litellm.llms.azure.common_utils"
         ).get_azure_ad_token
         self._params: Any = importlib.import_module("litellm.types.router").GenericLiteLLMParams
+        self._asked: dict[frozenset[tuple[str, str]], asyncio.Future[str | None]] = {}
+        """What is being fetched, once for each access, however many turns wait for it."""
 
     async def token(self, call: Call) -> str:
         """The token of a call. Raises CredentialFault, ModuleNotFoundError without the library."""
         stated = call.options.get(AZURE_TOKEN, "")
         if stated and not stated.startswith(OIDC) and _FETCHED_WITH.isdisjoint(call.options):
             return stated
-        given = self._params(**{name: value for name, value in call.options.items() if name in _ACCESS})
         try:
-            async with asyncio.timeout(TOKEN_WAIT_S):
-                found = await _in_thread(partial(self._find, given))
+            asked = self._fetched(frozenset(item for item in call.options.items() if item[0] in _ACCESS))
+            found = await asyncio.wait_for(asyncio.shield(asked), TOKEN_WAIT_S)
         except ModuleNotFoundError:
             raise ModuleNotFoundError(name="azure-identity") from None
         except Exception as error:  # noqa: BLE001 - Azure's library has errors of its own, which may repeat a secret
@@ -65,8 +66,16 @@ class AzureTokens:
             raise CredentialFault.missing(AZURE_CREDENTIALS)
         return found
 
+    def _fetched(self, access: frozenset[tuple[str, str]]) -> asyncio.Future[str | None]:
+        """A token that is on its way: a sign-in that hangs occupies one thread, not one for each turn."""
+        asked = self._asked.get(access)
+        if asked is None:
+            asked = self._asked[access] = _in_thread(partial(self._find, self._params(**dict(access))))
+            asked.add_done_callback(lambda done: self._asked.pop(access, None))
+        return asked
 
-async def _in_thread(work: Callable[[], str | None]) -> str | None:
+
+def _in_thread(work: Callable[[], str | None]) -> asyncio.Future[str | None]:
     """The result of work that blocks, in a thread that keeps neither other work nor the end of the process waiting."""
     loop, context = asyncio.get_running_loop(), copy_context()
     done: asyncio.Future[str | None] = loop.create_future()
@@ -89,4 +98,4 @@ async def _in_thread(work: Callable[[], str | None]) -> str | None:
             loop.call_soon_threadsafe(tell, result, failed)
 
     threading.Thread(target=run, name="azure-token", daemon=True).start()
-    return await done
+    return done

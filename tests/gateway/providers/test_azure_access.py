@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
 import threading
@@ -91,9 +92,10 @@ async def test_a_service_principal_gets_its_token_and_a_key_needs_none(
 async def test_without_a_token_nothing_is_sent_and_the_log_says_why(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hung = threading.Event()
+    hung, fetches = threading.Event(), []
 
     def hanging(*_: Any, **__: Any) -> Any:
+        fetches.append(1)
         return lambda: str(hung.wait(30))
 
     async with DialectProvider() as provider:
@@ -107,8 +109,10 @@ async def test_without_a_token_nothing_is_sent_and_the_log_says_why(
         azure = importlib.import_module("litellm.llms.azure.common_utils")
         monkeypatch.setattr(azure, "get_azure_ad_token_from_entra_id", hanging)
         monkeypatch.setattr(azure_access, "TOKEN_WAIT_S", 0.05)
-        with pytest.raises(CredentialFault):
-            await asked_with(upstream, "azure/gpt-4o", provider.address, PRINCIPAL)
+        waiting = [asked_with(upstream, "azure/gpt-4o", provider.address, PRINCIPAL) for _ in range(3)]
+        refused = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(each) for each in refused] == [CredentialFault] * 3
+        assert len(fetches) == 1  # a thread that hangs cannot be stopped
         hung.set()
         assert provider.asked == []
     assert "azure-identity" in caplog.text
