@@ -162,7 +162,7 @@ class SqliteLedger(LedgerBackend):
 
 def snapshot(cursor: Cursor, tenant_id: str, session_id: str, now_ms: int) -> AccountSnapshot | None:
     """Tenant and session in one read; None for an unknown tenant."""
-    row = cursor.execute(sql.SNAPSHOT, {"tenant": tenant_id, "session": session_id}).fetchone()
+    row = cursor.execute(sql.SNAPSHOT, {"tenant": tenant_id, "session": session_id, "now": now_ms}).fetchone()
     if row is None:
         return None
     found = snapshot_from_row(tenant_id, row, now_ms)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -114,9 +115,14 @@ LAST_TENANT_RESET = as_sql(select(tenants.c.last_reset_at_ms).where(tenants.c.te
 LAST_KEY_RESET = as_sql(select(keys.c.last_reset_at_ms).where(keys.c.key_id == bindparam("key")))
 MEMORY = as_sql(select(sessions.c.memory).where(_HERE))
 KEY = as_sql(select(*_balance_of(keys), keys.c.has_budget, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
+_OVER = tenants.c.reset_at_ms <= bindparam("now")
+# A window that has ended is shown as it will be reset: else its first turn would be refused before it could do so.
 SNAPSHOT = as_sql(
     select(
-        *_balance_of(tenants),
+        tenants.c.granted_nanousd,
+        tenants.c.reserved_nanousd,
+        case((_OVER, 0), else_=tenants.c.spent_nanousd),
+        case((_OVER, 0), else_=tenants.c.overage_nanousd),
         sessions.c.session_id,
         *_balance_of(sessions),
         *(sessions.c[name] for name in SESSION_FACTS),

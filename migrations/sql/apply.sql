@@ -599,7 +599,10 @@ BEGIN
       result := to_jsonb(FOUND);
 
     WHEN 'standing', 'snapshot', 'accounts' THEN  -- the first two are what gateways before revision 0029 ask for
-      SELECT jsonb_build_array(a.granted_nanousd, a.reserved_nanousd, a.spent_nanousd, a.overage_nanousd,
+      -- A window that has ended is shown as it will be reset: else its first turn would be refused before it could.
+      SELECT jsonb_build_array(a.granted_nanousd, a.reserved_nanousd,
+        CASE WHEN a.reset_at_ms <= v_now_ms THEN 0 ELSE a.spent_nanousd END,
+        CASE WHEN a.reset_at_ms <= v_now_ms THEN 0 ELSE a.overage_nanousd END,
         b.session_id,
         b.granted_nanousd, b.reserved_nanousd, b.spent_nanousd, b.overage_nanousd, b.state, b.turns, b.expected_turns,
         b.memory, b.last_decision_id, b.quality_count, b.quality_sum, b.last_quality, b.created_at_ms,
