@@ -104,6 +104,28 @@ def an_uneven_night(
     return evidence_of(episodes, np.ones(shape, np.int64), np.full((*shape, 2), predicted), HALF)
 
 
+def a_night_without_feedback(seed: int, spoken: float) -> Evidence:
+    """Evidence for a candidate that is worse by .045 per turn, where implicit signals tell of poor answers only.
+
+    On three turns of ten it takes the second action, whose answers are edited in 40 % (score .35); other answers are
+    regenerated in 10 % (.2), and all the rest are worth .9. A share `spoken` of the turns has feedback. The reward
+    model predicts what the signals say.
+    """
+    generator = np.random.default_rng(seed)
+    episodes = a_log(generator, 1_500, 0.2)
+    shape = episodes.valid.shape
+    apart = generator.random(shape) < 0.3
+    episodes.action[:] = generator.random(shape) < 0.2
+    episodes.propensity[:] = np.where(episodes.action == 1, 0.2, 0.8)
+    other = (episodes.action == 1) & apart
+    episodes.implied[:] = episodes.valid & (generator.random(shape) < np.where(other, 0.4, 0.1))
+    truth = np.where(episodes.implied, np.where(other, 0.35, 0.2), 0.9)
+    graded = episodes.implied | episodes.valid & (generator.random(shape) < spoken)
+    episodes.reward[:] = np.where(graded, truth, np.nan)
+    grades = np.stack([np.full(shape, 0.2), np.where(apart, 0.35, 0.2)], axis=-1)
+    return evidence_of(episodes, apart.astype(np.int64), grades, HALF)
+
+
 def evidence_of(episodes: Episodes, choice: NDArray[np.int64], grades: F64, below: float) -> Evidence:
     """Evidence for a policy with these actions against one that always takes the first."""
     incumbent = played(episodes, np.zeros_like(choice), grades)

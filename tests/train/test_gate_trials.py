@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.harness.gate_months import NIGHTS, a_month
-from tests.harness.gate_trials import Half, an_uneven_night, promoted_of
+from tests.harness.gate_trials import Half, a_night_without_feedback, an_uneven_night, promoted_of
 from train.evaluate.ope import Interval, known_noise, widen
 
 
@@ -41,6 +41,13 @@ def test_uneven_grading_shows_no_gain_of_a_policy_that_is_no_better(
     means = np.array([night.gain.mean for night in nights])
     assert sum(night.gain.low > 0.0 for night in nights) <= 5
     assert abs(means.mean()) < 3.0 * means.std() / np.sqrt(len(means))
+
+
+def test_poor_answers_alone_promote_no_worse_policy_and_feedback_shows_its_loss() -> None:
+    silent = [a_night_without_feedback(seed, 0.0) for seed in range(20)]
+    assert [night.gain.low > 0.0 for night in silent] == [False] * 20
+    means = np.array([a_night_without_feedback(seed, 0.05).gain.mean for seed in range(20)])
+    assert abs(means.mean() + 0.045) < 3.0 * means.std() / np.sqrt(20)
 
 
 @pytest.mark.parametrize("candidates", [1, NIGHTS])

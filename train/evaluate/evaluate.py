@@ -190,11 +190,16 @@ def sequential_estimates(
 
 
 def rewards_of(episodes: Episodes, grades: F64) -> F64:
-    """Scores, (S, T), with missing ones filled by the bias-corrected reward model."""
+    """Scores, (S, T), with missing ones filled by the reward model.
+
+    Its bias is corrected by the graded turns that are like those without a grade: the ones without an implicit signal.
+    """
     q = np.take_along_axis(grades, episodes.action[..., None], axis=-1)[..., 0]
-    graded = np.isfinite(episodes.reward) & episodes.valid
-    error = float((episodes.reward - q)[graded].mean()) if graded.any() else 0.0
-    return np.asarray(np.where(graded, episodes.reward, np.clip(q + error, 0.0, 1.0)) * episodes.valid, np.float64)
+    like = episodes.graded & ~episodes.implied
+    error = float((episodes.reward - q)[like].mean()) if like.any() else 0.0
+    return np.asarray(
+        np.where(episodes.graded, episodes.reward, np.clip(q + error, 0.0, 1.0)) * episodes.valid, np.float64
+    )
 
 
 def describe(played: PlayedLog, sequential: Mapping[str, F64], held_out: HeldOut) -> Judged:
@@ -234,6 +239,7 @@ def compare(name: str, candidate: Tried, incumbent: Tried, held_out: HeldOut) ->
         starved_rate=candidate.judged.starved_rate,
         incumbent_starved_rate=incumbent.judged.starved_rate,
         below=held_out.below,
+        graded_share=held_out.episodes.graded_share,
     )
 
 
@@ -258,7 +264,6 @@ def gain_sd(candidate: PlayedLog, incumbent: PlayedLog, held_out: HeldOut) -> fl
         return float("nan")
     seen = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
     modelled = np.where(untouched.valid, candidate.logged.v - incumbent.logged.v, 0.0).sum(axis=1) * shares
-    graded = np.isfinite(untouched.reward) & untouched.valid
     noise = ope.known_noise(
         candidate.probabilities,
         incumbent.probabilities,
@@ -267,7 +272,7 @@ def gain_sd(candidate: PlayedLog, incumbent: PlayedLog, held_out: HeldOut) -> fl
         untouched.valid,
         held_out.config.ope.weight_cap,
     )
-    noise = noise * shares**2 / max(float(graded.sum()) / max(untouched.turns, 1), 1e-9)
+    noise = noise * shares**2 / max(untouched.graded_share, 1e-9)
 
     def variance(values: F64) -> float:
         return float(np.var(values - values.sum() / max(float(turns.sum()), 1e-9) * turns))

@@ -40,6 +40,8 @@ class Evidence:
     network: bool = False
     incumbent_network: bool = False
     """Whether the network decides; ties go to it."""
+    graded_share: float = 1.0
+    """Graded share of the turns without an implicit signal."""
     over_networks: Mapping[str, float] = field(default_factory=dict)
     """Lower bound of the paired gain over each candidate network, by name; empty for a network."""
 
@@ -144,6 +146,8 @@ def shortage(item: Evidence, config: GateConfig) -> str | None:
     if item.sessions < config.min_sessions:
         needed = max(config.min_sessions, sessions_needed(item, config) or 0)
         return f"not enough data: {item.sessions:,} of about {needed:,} held-out sessions"
+    if not item.graded_share:
+        return "not enough data: no held-out turn has feedback; implicit signals alone tell of poor answers only"
     only_uncertain = not item.gain.low > config.min_gain and item.gain.mean > config.min_gain
     needed_sessions = sessions_needed(item, config)
     if only_uncertain and needed_sessions is not None and needed_sessions > item.sessions:

@@ -73,12 +73,10 @@ def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F6
     at = episodes.action[..., None]
     ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / episodes.propensity
     ratio = np.minimum(ratio, weight_cap)
-    labelled = np.isfinite(episodes.reward) & episodes.valid
     q = np.take_along_axis(grades, at, axis=-1)[..., 0]
-    reward = np.where(labelled, episodes.reward, q)
+    reward = np.where(episodes.graded, episodes.reward, q)
     # Only graded turns estimate the reward model's error; they are weighted to represent all.
-    share = labelled.sum() / max(episodes.valid.sum(), 1)
-    reward = q + (reward - q) / max(share, 1e-9)
+    reward = q + (reward - q) / np.where(episodes.implied, 1.0, max(episodes.graded_share, 1e-9))
     v = np.sum(probabilities * grades, axis=-1)
     return Logged(episodes.valid, np.where(answered, ratio, 0.0), reward, q, np.where(answered, v, 0.0))
 

@@ -32,6 +32,8 @@ from train.progress import StepProgress
 
 Array = jax.Array
 Layers = dict[str, dict[str, Any]]
+LEAST_IMPLICIT_WEIGHT = 0.01
+"""Weight of an implicit grade in a log that has hardly any others."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def begin(fit: FitConfig, key: Array) -> Layers:
 def grade(episodes: Episodes, config: TrainConfig) -> tuple[RewardModel, np.ndarray[Any, np.dtype[np.float64]]]:
     """Fit the reward model; returns it and out-of-fold grades of every valid turn, (N, K).
 
-    No tenant's turns count for more than its cap (`tenant_weights`). Turns beyond `quality.max_rows` graded ones are
+    No tenant's turns count for more than its cap (`tenant_weights`), and implicit grades for no more than their share
+    (`Episodes.graded_share`). Turns beyond `quality.max_rows` graded ones are
     graded but not fitted on.
     """
     valid = episodes.valid
@@ -137,6 +140,7 @@ def grade(episodes: Episodes, config: TrainConfig) -> tuple[RewardModel, np.ndar
     row, candidate = (found[: config.quality.max_rows] for found in np.nonzero(np.isfinite(known)))
     groups = folds_of(episodes, config.quality.folds, config.seed)[valid]
     weights = np.broadcast_to(tenant_weights(episodes, config.log.tenant_weight_cap)[:, None], valid.shape)[valid]
+    own = episodes.implied[valid][row] & (candidate == episodes.action[valid][row])
     quality, out_of_fold = fit_quality(
         states[row],
         models[row, candidate],
@@ -144,7 +148,7 @@ def grade(episodes: Episodes, config: TrainConfig) -> tuple[RewardModel, np.ndar
         groups[row],
         model_priors(episodes),
         config.quality,
-        weights[row],
+        weights[row] * np.where(own, max(episodes.graded_share, LEAST_IMPLICIT_WEIGHT), 1.0),
         episodes.route[valid][row],
     )
     everywhere = quality.predict(states, episodes.route[valid])

@@ -44,6 +44,7 @@ class Episodes:
     action: I32  # (S, T)
     propensity: F32  # (S, T)
     reward: F32  # (S, T)
+    implied: Bools  # (S, T) turns with an implicit signal, which grades each of them
     cost_usd: F32  # (S, T)
     remaining_usd: F32  # (S, T) before the turn
     budget_usd: F32  # (S, T)
@@ -72,6 +73,22 @@ class Episodes:
     def lengths(self) -> I32:
         """Turns of each session, (S,)."""
         return np.asarray(self.valid.sum(axis=1), np.int32)
+
+    @property
+    def graded(self) -> Bools:
+        """Turns with a grade, (S, T)."""
+        return np.asarray(np.isfinite(self.reward) & self.valid)
+
+    @property
+    def graded_share(self) -> float:
+        """Graded share of the turns without an implicit signal; 1 where every turn has one.
+
+        Implicit signals tell of poor answers only, and grade all turns that have one. So a grade of another turn has
+        the reciprocal of this share as its weight, and an implicit one has 1. With one weight for all, a log without
+        feedback would be one of poor answers.
+        """
+        quiet = self.valid & ~self.implied
+        return float((self.graded & quiet).sum() / quiet.sum()) if quiet.any() else 1.0
 
     def known_scores(self) -> F32:
         """All known grades, (S, T, K): `scores`, and `reward` at the logged action; else NaN."""
@@ -141,6 +158,7 @@ def blank_episodes(
         action=np.zeros((s, t), np.int32),
         propensity=np.ones((s, t), np.float32),
         reward=np.full((s, t), np.nan, np.float32),
+        implied=np.zeros((s, t), np.bool_),
         cost_usd=np.zeros((s, t), np.float32),
         remaining_usd=np.zeros((s, t), np.float32),
         budget_usd=np.zeros((s, t), np.float32),

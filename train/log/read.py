@@ -313,7 +313,7 @@ class Pages:
         e.policy[at, 0] = self.policies.setdefault(turn.policy_id, len(self.policies))
         e.mask[at, 0, turn.action] = e.offered[at, 0, turn.action] = True
         e.probabilities[at, 0, turn.action] = turn.values["propensity"]
-        e.reward[at, 0] = scored.score
+        e.reward[at, 0], e.implied[at, 0] = scored.score, scored.implied
         page.filled += 1
         self.sessions += not self.lengths[-1]
         self.lengths[-1] += 1

@@ -32,6 +32,8 @@ class Label:
 
     score: float
     kind: LabelKind
+    implied: bool = False
+    """Whether an implicit signal would grade the turn if nothing else did."""
 
 
 def label(
@@ -41,15 +43,15 @@ def label(
 
     A session's score counts for each of its turns, so a session's return stays (score x turns).
     """
+    implied = [config.implicit[name] for name, seen in implicit.items() if seen and name in config.implicit]
     spoken = weighted_mean(of_turn, config)
     if spoken is not None:
-        return Label(spoken, "turn")
+        return Label(spoken, "turn", bool(implied))
     spoken = weighted_mean(of_session, config)
     if spoken is not None:
-        return Label(spoken, "session")
-    implied = [config.implicit[name] for name, seen in implicit.items() if seen and name in config.implicit]
+        return Label(spoken, "session", bool(implied))
     if implied:
-        return Label(min(implied), "implicit")
+        return Label(min(implied), "implicit", True)
     return Label(math.nan, "none")
 
 

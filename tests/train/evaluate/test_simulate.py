@@ -115,3 +115,22 @@ def test_turns_that_no_one_graded_count_by_the_corrected_reward_model_not_as_zer
     played = play(Cheapest(), cheapest, grades, seed=0, weight_cap=100.0)
     assert played.logged.ratio[episodes.valid].tolist() == [1.0] * episodes.turns
     assert played.score.sum() / episodes.turns == pytest.approx(0.9, abs=1e-6)
+
+
+def test_poor_answers_that_only_signals_tell_of_count_once_and_graded_ones_for_the_silent(episodes: Episodes) -> None:
+    """By hand: every fourth turn is edited (.35), and of the others every fifth is graded (.9); the model says .5. The
+    mean is edited * .35 + (1 - edited) * .9. With one share for all it would be that of the graded turns: about .56."""
+    place = np.cumsum(episodes.valid).reshape(episodes.valid.shape)
+    edited = (place % 4 == 0) & episodes.valid
+    quiet = np.cumsum(episodes.valid & ~edited).reshape(episodes.valid.shape)
+    spoken = (quiet % 5 == 0) & ~edited & episodes.valid
+    log = replace(
+        episodes,
+        action=np.zeros_like(episodes.action),
+        propensity=np.ones_like(episodes.propensity),
+        implied=edited,
+        reward=np.select([edited, spoken], [0.35, 0.9], np.nan).astype(np.float32),
+    )
+    played = play(Cheapest(), log, np.full(episodes.mask.shape, 0.5), seed=0, weight_cap=100.0)
+    share = edited.sum() / episodes.turns
+    assert played.score.sum() / episodes.turns == pytest.approx(share * 0.35 + (1.0 - share) * 0.9, abs=1e-6)

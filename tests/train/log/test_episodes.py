@@ -217,6 +217,8 @@ def test_a_regeneration_or_an_edit_speaks_of_the_turn_before_it(tmp_path: Path, 
     episodes, report = read(url)
     assert report.labels["implicit"] == 1
     assert episodes.reward[0, 0] == pytest.approx(score)
+    assert np.argwhere(episodes.implied).tolist() == [[0, 0]]
+    assert episodes.graded_share == 0.0
 
 
 def test_rewards_are_recomputed_for_an_old_log_under_another_setting(tmp_path: Path) -> None:

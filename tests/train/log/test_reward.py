@@ -25,6 +25,14 @@ def test_the_worst_implicit_signal_counts_when_no_one_spoke() -> None:
     assert (found.score, found.kind) == (0.0, "implicit")
 
 
+def test_a_graded_turn_keeps_the_mark_of_its_signal() -> None:
+    """Turns with a signal are all graded, the others by chance: the estimates weigh the two apart."""
+    spoken = [Signal("u", "score", 0.4)]
+    assert label(spoken, [], {"regenerated": True}, CONFIG).implied
+    assert label([], spoken, {"regenerated": True}, CONFIG).implied
+    assert not label(spoken, [], {"latency": True}, CONFIG).implied
+
+
 def test_silence_is_unlabelled_not_zero() -> None:
     found = label([Signal("bot", "spam", 0.0)], [], {"regenerated": False}, CONFIG)
     assert math.isnan(found.score)
