@@ -1,4 +1,4 @@
-"""A chat response as a sequence of parts: reasoning, text, refusal, tool calls.
+"""A chat response as a sequence of parts: reasoning, text, refusal, tool calls, pictures.
 
 Anthropic's content blocks and OpenAI's output items are such sequences, while chat deltas name fields of one message.
 Exactly one part is open at a time. Interleaved fragments of parallel tool calls are put in order: a call is closed for
@@ -7,6 +7,9 @@ once.
 
 Clients of both dialects tell tool calls apart by their ids, of a whole conversation; some servers use the function's
 name or a count as an id. Such an id is extended here, and `provider_id` removes the extension when it comes back.
+
+A text part has its citations. A picture or sound that the dialect has no place for is named in a text, and the words of
+a sound are one.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ from typing import Any, Literal
 
 import orjson
 
+from gateway.dialects.citations import Note, notes_in, sources_of
+from gateway.dialects.pictures import GeneratedPicture, picture_of, sound_note
+
 _EXTENSION = re.compile(r"__sr_[0-9A-Za-z-]+_\d+\Z")
 
-Kind = Literal["reasoning", "state", "text", "refusal", "tool"]
+Kind = Literal["reasoning", "state", "text", "refusal", "tool", "picture"]
 Step = Literal["open", "grow", "close"]
 
 
@@ -29,7 +35,7 @@ class AnswerPart:
     """One part of a response. `pieces` are its text so far, or the arguments of a tool call.
 
     `signature` is Anthropic's; `state` is other provider-bound state of the part (see `gateway.dialects.sealed_state`).
-    A part of kind "state" has no text: only provider-bound state.
+    A part of kind "state" has no text: only provider-bound state. A picture has its data, and its format as its name.
     """
 
     index: int
@@ -39,6 +45,8 @@ class AnswerPart:
     pieces: list[str] = field(default_factory=list)
     signature: str = ""
     state: dict[str, Any] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    """The citations of a text, once it is closed."""
 
     @property
     def text(self) -> str:
@@ -62,9 +70,12 @@ class _Call:
 
 
 class AnswerParts:
-    """Turns the deltas of choice 0 into part events; `id_suffix` makes unclear ids unique."""
+    """Turns the deltas of choice 0 into part events; `id_suffix` makes unclear ids unique.
 
-    def __init__(self, id_suffix: str) -> None:
+    `pictures`: the dialect has a place for inline pictures.
+    """
+
+    def __init__(self, id_suffix: str, *, pictures: bool = False) -> None:
         self.parts: list[AnswerPart] = []
         self._suffix = id_suffix
         self._open: AnswerPart | None = None
@@ -73,17 +84,32 @@ class AnswerParts:
         self._current_call: _Call | None = None
         self._held: list[tuple[Kind, str]] = []
         self._late: dict[str, Any] = {}
+        self._notes: list[Note] = []
+        self._cites = False
+        self._sources: list[Note] = []
+        self._has_pictures = pictures
+        self._late_pictures: list[GeneratedPicture] = []
+        self._spoken: list[str] = []
+        self._sound_characters = 0
 
     def feed(self, delta: Mapping[str, Any]) -> list[PartEvent]:
         """The events of one delta, or of a complete message."""
         events: list[PartEvent] = []
         self._reasoning(delta, events)
+        if "annotations" in delta or "provider_specific_fields" in delta:
+            found = notes_in(delta)
+            self._notes += found
+            self._cites = self._cites or bool(found)
         content = delta.get("content")
         if isinstance(content, str):
             self._grow("text", content, events)
         elif isinstance(content, list):
-            for text in (part.get("text") for part in content if isinstance(part, Mapping)):
-                self._grow("text", text, events)
+            for part in (part for part in content if isinstance(part, Mapping)):
+                self._grow("text", part.get("text"), events)
+                if part.get("type") == "image_url":
+                    self._show(picture_of(part), events)
+        if delta.get("images") or delta.get("audio"):
+            self._media(delta, events)
         self._grow("refusal", delta.get("refusal"), events)
         calls = delta.get("tool_calls")
         if isinstance(calls, list):
@@ -95,8 +121,10 @@ class AnswerParts:
         return events
 
     def finish(self) -> list[PartEvent]:
-        """Close the open part and emit the waiting calls."""
+        """Close the open part and emit what waits: calls, pictures, and the words of a sound."""
         events: list[PartEvent] = []
+        if not self._cites:
+            self._notes += self._sources
         self._close(events)
         held, self._held = self._held, []
         for kind, text in held:
@@ -108,7 +136,19 @@ class AnswerParts:
         if self._late:
             self._state(self._late, events)
             self._late = {}
+        late, self._late_pictures = self._late_pictures, []
+        for picture in late:
+            self._show(picture, events)
+        self._say_aloud(events)
+        if self._notes:
+            self._new(AnswerPart(len(self.parts), "text"), events)
+            self._close(events)
         return events
+
+    def listed(self, payload: Mapping[str, Any]) -> None:
+        """Keep the pages that a provider lists beside the choices of an answer or chunk."""
+        if "citations" in payload or "search_results" in payload:
+            self._sources = sources_of(payload) or self._sources
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
@@ -122,6 +162,8 @@ class AnswerParts:
     def _close(self, events: list[PartEvent]) -> None:
         if self._open is not None:
             self._current_call = None
+            if self._open.kind == "text":
+                self._open.notes, self._notes = self._notes, []
             events.append(("close", self._open, ""))
             self._open = None
 
@@ -141,6 +183,41 @@ class AnswerParts:
         if self._open is not None and self._open.kind == kind:
             return self._open
         return self._new(AnswerPart(len(self.parts), kind), events)
+
+    # -- pictures and sounds -----------------------------------------------------------------------------------------
+
+    def _media(self, delta: Mapping[str, Any], events: list[PartEvent]) -> None:
+        images, audio = delta.get("images"), delta.get("audio")
+        for image in images if isinstance(images, list) else ():
+            if self._may_switch():
+                self._show(picture_of(image), events)
+            else:
+                self._late_pictures.append(picture_of(image))
+        if isinstance(audio, Mapping):
+            words, data = audio.get("transcript"), audio.get("data")
+            self._spoken += [words] if isinstance(words, str) else []
+            self._sound_characters += len(data) if isinstance(data, str) else 0
+
+    def _show(self, picture: GeneratedPicture, events: list[PartEvent]) -> None:
+        if picture.data and self._has_pictures:
+            self._new(AnswerPart(len(self.parts), "picture", name=picture.format, pieces=[picture.data]), events)
+            self._close(events)
+        else:
+            self._write(picture.note(), events)
+
+    def _say_aloud(self, events: list[PartEvent]) -> None:
+        """The words of a sound, unless the answer has them as its text, and a note that there is a sound."""
+        words, self._spoken = "".join(self._spoken), []
+        if words and words not in "".join(part.text for part in self.parts if part.kind == "text"):
+            self._write(words, events)
+        if self._sound_characters:
+            self._write(sound_note(self._sound_characters), events)
+            self._sound_characters = 0
+
+    def _write(self, text: str, events: list[PartEvent]) -> None:
+        part = self._new(AnswerPart(len(self.parts), "text", pieces=[text]), events)
+        events.append(("grow", part, text))
+        self._close(events)
 
     # -- reasoning -------------------------------------------------------------------------------------------------
 
@@ -231,9 +308,10 @@ class AnswerParts:
         call.waiting.clear()
 
 
-def whole_parts(body: Mapping[str, Any], id_suffix: str) -> list[AnswerPart]:
+def whole_parts(body: Mapping[str, Any], id_suffix: str, *, pictures: bool = False) -> list[AnswerPart]:
     """The parts of the first choice of a complete chat response."""
-    parts = AnswerParts(id_suffix)
+    parts = AnswerParts(id_suffix, pictures=pictures)
+    parts.listed(body)
     for choice in first_choice(body):
         message = choice.get("message")
         if isinstance(message, Mapping):

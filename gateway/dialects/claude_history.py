@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.dialects import sealed_state
+from gateway.dialects.citations import is_made_here
 from gateway.dialects.fields import refused
 
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
@@ -20,11 +21,16 @@ _MARKS: Mapping[str, str] = {"thinking": "signature", "redacted_thinking": "data
 
 
 def own_messages(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The messages without what other providers sealed, and without empty texts.
+    """The messages without what other providers sealed or cited, and without empty texts.
 
     Raises InvalidRequest for a message of which nothing is left.
     """
-    return [_without(message, _says_nothing, f"messages[{index}]") for index, message in enumerate(messages)]
+    return uncited([_without(message, _says_nothing, f"messages[{index}]") for index, message in enumerate(messages)])
+
+
+def uncited(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages without citations that were made here of another model's."""
+    return [_uncited(message) if message.get("role") == "assistant" else message for message in messages]
 
 
 def claude_messages(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -70,6 +76,19 @@ def _without(message: Mapping[str, Any], left_out: Callable[[Any], bool], where:
     if not kept:
         raise refused(f"{where}.content", "expected content, and more than another model's thinking")
     return message if not isinstance(content, list) or len(kept) == len(content) else {**message, "content": kept}
+
+
+def _uncited(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    blocks = message["content"]
+    if not isinstance(blocks, list) or not any(isinstance(block.get("citations"), list) for block in blocks):
+        return message
+    made = []
+    for block in blocks:
+        given = block.get("citations")
+        kept = [each for each in given if not is_made_here(each)] if isinstance(given, list) else given
+        plain = {name: value for name, value in block.items() if name != "citations"}
+        made.append(block if kept == given else plain | ({"citations": kept} if kept else {}))
+    return {**message, "content": made}
 
 
 def _says_nothing(block: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ import orjson
 from gateway.catalog.usage import Usage
 from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent, first_choice, whole_parts
+from gateway.dialects.citations import as_claude_s
 from gateway.dialects.dialect import Billed
 from gateway.dialects.sse import billed_frame, event_frame
 from gateway.errors import GatewayError, http_status
@@ -96,6 +97,7 @@ class MessagesStream:
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
         """The events of one chunk."""
         frames = [] if self._started else [self._start()]
+        self._parts.listed(chunk)
         for choice in first_choice(chunk):
             self._finish = choice.get("finish_reason") or self._finish
             self._matched = choice.get("stop_reason") or self._matched
@@ -150,7 +152,8 @@ def _part_frames(event: PartEvent) -> bytes:
         return event_frame("content_block_start", start)
     signature = _signature(part) if part.kind == "reasoning" else ""
     signed = _delta(part, {"type": "signature_delta", "signature": signature}) if signature else b""
-    return signed + event_frame("content_block_stop", {"type": "content_block_stop", "index": part.index})
+    cited = b"".join(_delta(part, {"type": "citations_delta", "citation": each}) for each in _citations(part))
+    return signed + cited + event_frame("content_block_stop", {"type": "content_block_stop", "index": part.index})
 
 
 _GROWTH: Mapping[str, Any] = {
@@ -179,7 +182,14 @@ def _finished_block(part: AnswerPart) -> dict[str, Any]:
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": _input(part.text)}
     if part.kind == "reasoning":
         return {"type": "thinking", "thinking": part.text, "signature": _signature(part)}
-    return _state_block(part) if part.kind == "state" else {"type": "text", "text": part.text}
+    if part.kind == "state":
+        return _state_block(part)
+    cited = _citations(part)
+    return {"type": "text", "text": part.text} | ({"citations": cited} if cited else {})
+
+
+def _citations(part: AnswerPart) -> list[dict[str, Any]]:
+    return [found for note in part.notes if (found := as_claude_s(note)) is not None]
 
 
 def _signature(part: AnswerPart) -> str:

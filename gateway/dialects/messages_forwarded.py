@@ -12,7 +12,7 @@ from gateway.catalog.claude_hosts import CLIENT_TOOLS, SEARCH_RESULTS, SERVER_TO
 from gateway.catalog.hosted_tools import WEB_SEARCH, HostedTools, kind_of, run_by_provider
 from gateway.dialects import sealed_state
 from gateway.dialects.claude_blocks import OpenBlock
-from gateway.dialects.claude_history import has_system_turns, own_messages
+from gateway.dialects.claude_history import has_system_turns, own_messages, uncited
 from gateway.dialects.fields import objects, read, refused, unknown
 from gateway.dialects.forwarded import (
     FORWARDED,
@@ -216,6 +216,7 @@ def forwarded_request(
     body |= {name: fields[name] for name in ("max_tokens",) if name in fields}
     if found:
         _check_signatures(fields)
+        body["messages"] = uncited(fields["messages"])
     else:
         body["messages"] = own_messages(fields["messages"])
     body.pop("system", None)

@@ -12,12 +12,15 @@ from typing import Any
 from gateway.catalog.usage import Usage
 from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent, first_choice, whole_parts
+from gateway.dialects.citations import as_annotation
 from gateway.dialects.dialect import Billed
+from gateway.dialects.pictures import picture_id, picture_item
 from gateway.dialects.responses_tools import OfferedTool, free_form_input
 from gateway.dialects.sse import billed_frame, event_frame
 from gateway.errors import GatewayError
 
 _INCOMPLETE: Mapping[str, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_PICTURE_STEPS = ("in_progress", "generating", "completed")
 _PREFIXES: Mapping[str, str] = {"reasoning": "rs", "state": "rs", "text": "msg", "refusal": "msg"}
 
 
@@ -106,18 +109,19 @@ class ResponseObject:
             "usage": usage_object(usage),
         }
 
-    def item(
-        self, part: AnswerPart, status: str, logprobs: Sequence[Any] = (), notes: Sequence[Any] = ()
-    ) -> dict[str, Any]:
+    def item(self, part: AnswerPart, status: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
         """A part as an output item; without its content while "in_progress"."""
         done = status != "in_progress"
         if part.kind == "tool":
             return self._call(part, status)
         if part.kind in ("text", "refusal"):
-            content = [content_part(part, part.text, logprobs, notes)] if done else []
+            content = [content_part(part, part.text, logprobs)] if done else []
             return {
                 "id": self.item_id(part), "type": "message", "status": status, "role": "assistant", "content": content
             }  # fmt: skip
+        if part.kind == "picture":
+            made = picture_item(self.item_id(part), part.text, part.name)
+            return made if done else made | {"status": status, "result": None}
         item: dict[str, Any] = {"id": self.item_id(part), "type": "reasoning", "summary": []}
         if done and part.text:
             item["summary"] = [{"type": "summary_text", "text": part.text}]
@@ -126,6 +130,8 @@ class ResponseObject:
 
     def item_id(self, part: AnswerPart) -> str:
         """The id of a part's item."""
+        if part.kind == "picture":
+            return picture_id(self.suffix, part.index)
         prefix = _PREFIXES.get(part.kind) or ("ctc" if self.tool(part).kind == "custom" else "fc")
         return f"{prefix}_{self.suffix}_{part.index}"
 
@@ -147,13 +153,9 @@ def whole_response(response: ResponseObject, body: Mapping[str, Any], usage: Usa
     """A complete chat response as a response object."""
     choice = next(iter(first_choice(body)), {})
     finish = choice.get("finish_reason")
-    parts = whole_parts(body, response.suffix)
-    last_text = max((part.index for part in parts if part.kind == "text"), default=None)
-    notes = _notes(choice.get("message"))
-    items = [
-        response.item(part, "completed", _logprobs(choice), notes if part.index == last_text else ()) for part in parts
-    ]
-    if items and "status" in items[-1] and str(finish) in _INCOMPLETE:
+    parts = whole_parts(body, response.suffix, pictures=True)
+    items = [response.item(part, "completed", _logprobs(choice)) for part in parts]
+    if items and parts[-1].kind in ("text", "refusal", "tool") and str(finish) in _INCOMPLETE:
         items[-1]["status"] = "incomplete"
     return response.ended(finish, items, usage)
 
@@ -163,10 +165,9 @@ class ResponsesStream:
 
     def __init__(self, response: ResponseObject) -> None:
         self._response = response
-        self._parts = AnswerParts(response.suffix)
+        self._parts = AnswerParts(response.suffix, pictures=True)
         self._items: list[dict[str, Any]] = []
         self._logprobs: list[Any] = []
-        self._notes: list[Any] = []
         self._summaries: set[int] = set()
         self._finish: object = None
         self._sequence = 0
@@ -178,12 +179,12 @@ class ResponsesStream:
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
         """The events of one chunk."""
         frames = [] if self._started else self._start()
+        self._parts.listed(chunk)
         for choice in first_choice(chunk):
             self._finish = choice.get("finish_reason") or self._finish
             self._logprobs += _logprobs(choice)
             delta = choice.get("delta")
             if isinstance(delta, Mapping) and delta:
-                self._notes += _notes(delta)
                 for event in self._parts.feed(delta):
                     frames += self._of(event)
         return b"".join(frames)
@@ -249,24 +250,25 @@ class ResponsesStream:
 
     def _closed(self, part: AnswerPart, at: dict[str, Any]) -> list[bytes]:
         status = "incomplete" if str(self._finish) in _INCOMPLETE else "completed"
-        notes = self._notes if part.kind == "text" else []
-        item = self._response.item(part, status, self._logprobs, notes)
+        item = self._response.item(part, status, self._logprobs)
         self._items.append(item)
-        frames = [
-            self._frame(
-                "response.output_text.annotation.added", **at, content_index=0, annotation_index=n, annotation=a
-            )
-            for n, a in enumerate(notes)
-        ]
-        self._notes = [] if notes else self._notes
+        frames: list[bytes] = []
         if part.kind in ("text", "refusal"):
             content = item["content"][0]
+            frames += [
+                self._frame(
+                    "response.output_text.annotation.added", **at, content_index=0, annotation_index=n, annotation=a
+                )
+                for n, a in enumerate(content.get("annotations") or ())
+            ]
             done = {"text": part.text, "logprobs": content.get("logprobs") or []}
             if part.kind == "refusal":
                 done = {"refusal": part.text}
             name = "response.output_text.done" if part.kind == "text" else "response.refusal.done"
             frames.append(self._frame(name, **at, content_index=0, **done))
             frames.append(self._frame("response.content_part.done", **at, content_index=0, part=content))
+        elif part.kind == "picture":
+            frames += [self._frame(f"response.image_generation_call.{step}", **at) for step in _PICTURE_STEPS]
         elif item["type"] == "custom_tool_call":
             frames.append(self._frame("response.custom_tool_call_input.delta", **at, delta=item["input"]))
             frames.append(self._frame("response.custom_tool_call_input.done", **at, input=item["input"]))
@@ -282,13 +284,16 @@ class ResponsesStream:
         return frames
 
 
-def content_part(
-    part: AnswerPart, text: str, logprobs: Sequence[Any] = (), notes: Sequence[Any] = ()
-) -> dict[str, Any]:
+def content_part(part: AnswerPart, text: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
     """The content part of a text or refusal."""
     if part.kind == "refusal":
         return {"type": "refusal", "refusal": text}
-    return {"type": "output_text", "text": text, "annotations": list(notes), "logprobs": list(logprobs)}
+    return {
+        "type": "output_text",
+        "text": text,
+        "annotations": [*map(as_annotation, part.notes)],
+        "logprobs": list(logprobs),
+    }
 
 
 def _sealed(part: AnswerPart) -> str:
@@ -298,17 +303,6 @@ def _sealed(part: AnswerPart) -> str:
         block = {"type": "thinking", "thinking": part.text, "signature": part.signature}
         state["thinking_blocks"] = [block]
     return sealed_state.seal(state)
-
-
-def _notes(message: object) -> list[dict[str, Any]]:
-    """The citations of a chat message, which have their fields in an object there."""
-    given = message.get("annotations") if isinstance(message, Mapping) else None
-    made = []
-    for note in given if isinstance(given, list) else ():
-        inner = note.get(str(note.get("type"))) if isinstance(note, Mapping) else None
-        if isinstance(inner, Mapping):
-            made.append({"type": note["type"], **inner})
-    return made
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[Any]:

@@ -35,6 +35,7 @@ from gateway.dialects.forwarded import (
     heard_usage,
     silent_chunk,
 )
+from gateway.dialects.pictures import own_picture
 from gateway.dialects.responses_events import ResponsesEvents
 from gateway.dialects.session_names import SESSION_FIELDS
 
@@ -281,6 +282,9 @@ def _outgoing_items(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         sent = dict(item)
         if kind in _OWN_ITEMS:
             sent = {name: value for name, value in item.items() if name != "id" and value is not None}
+        picture = own_picture(item)
+        if picture is not None:  # no item of OpenAI's
+            sent = {"role": "user", "content": [{"type": "input_image", "image_url": picture}]}
         if kind != "reasoning":
             made.append(sent)
             continue

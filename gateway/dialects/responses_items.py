@@ -17,6 +17,7 @@ from gateway.dialects.answer_parts import provider_id
 from gateway.dialects.arguments import checked_url
 from gateway.dialects.fields import kind_of_item, need, objects, read, refused, within
 from gateway.dialects.forwarded import HostedTool, attach_hosted, has_hosted
+from gateway.dialects.pictures import own_picture
 from gateway.dialects.responses_tools import call_arguments
 from gateway.errors import InvalidRequest
 
@@ -69,6 +70,8 @@ class MessageBuilder:
             self._output(item)
         elif kind == "reasoning":
             self._reasoning(item)
+        elif (picture := own_picture(item)) is not None:
+            self._picture(picture)
         elif kind in _HOSTED_CALLS or kind in _HOSTED_OUTPUTS:
             self._hosted(item, kind, f"{where}[{index}].type")
         elif kind == "item_reference":
@@ -125,6 +128,11 @@ class MessageBuilder:
             texts = texts or [{"type": "text", "text": "The result is in the next user message."}]
         content = _simplest(texts or [{"type": "text", "text": ""}])
         self._messages.append({"role": "tool", "tool_call_id": call_id, "content": content})
+
+    def _picture(self, url: str) -> None:
+        """Show a picture that an earlier answer had; assistant messages of chat contain only text."""
+        said = {"type": "text", "text": "A picture that the assistant generated:"}
+        self._shown += [said, {"type": "image_url", "image_url": {"url": url}}]
 
     def _hosted(self, item: Mapping[str, Any], kind: str, where: str) -> None:
         """Keep what the prompt count and the conversation need of an item that is forwarded as it is."""

@@ -262,3 +262,17 @@ def test_counts_in_texts_of_passed_on_answers_reach_the_client_as_numbers() -> N
     passed.end(billed, None)
     assert passed.ended is not None
     assert passed.ended["usage"] == expected
+
+
+def test_citations_made_here_do_not_go_to_claude_and_its_own_do() -> None:
+    own = {"type": "char_location", "cited_text": "said", "document_index": 0, "document_title": None}
+    made = {"type": "web_search_result_location", "url": "https://a.test", "cited_text": "", "encrypted_index": ""}
+    text = {"type": "text", "text": "x"}
+    blocks = [text | {"citations": [made]}, text | {"citations": [made, own]}, text | {"citations": [own]}, text]
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": blocks},
+        {"role": "user", "content": "q"},
+    ]
+    sent = messages([WEB], messages=turns).body["messages"]
+    assert sent[1]["content"] == [text, text | {"citations": [own]}, text | {"citations": [own]}, text]

@@ -246,6 +246,19 @@ def test_what_cannot_be_served_is_refused_with_its_field(fields: dict[str, Any],
 
 # -- down --------------------------------------------------------------------------------------------------------------
 
+CITED = {
+    "type": "url_citation",
+    "url_citation": {"url": "https://a.test", "title": "t", "content": "said", "start_index": 0, "end_index": 1},
+}
+CITATION = {
+    "type": "web_search_result_location", "url": "https://a.test", "title": "t", "cited_text": "said",
+    "encrypted_index": "",
+}  # fmt: skip
+CHARACTERS = {
+    "type": "char_location", "cited_text": "said", "document_index": 0, "document_title": "d", "start_char_index": 0,
+    "end_char_index": 4,
+}  # fmt: skip
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 TWO_CALLS = [function_call("c1", "f", '{"a":1}'), function_call("c2", "g", "{}")]
 CASES: list[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], str]] = [
     (
@@ -284,6 +297,53 @@ CASES: list[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], st
         "refusal",
     ),
     (whole(content=None), [delta("stop")], [], "end_turn"),
+    (
+        whole(content="x", annotations=[CITED]),
+        [delta(content="x"), delta(annotations=[CITED]), delta("stop")],
+        [{"type": "text", "text": "x", "citations": [CITATION]}],
+        "end_turn",
+    ),
+    (
+        whole(content="x", provider_specific_fields={"citations": [[CHARACTERS]]}, annotations=[CITED]),
+        [delta(content="x"), delta(provider_specific_fields={"citation": CHARACTERS}), delta("stop")],
+        [{"type": "text", "text": "x", "citations": [CHARACTERS]}],
+        "end_turn",
+    ),
+    (
+        {**whole(content="x"), "citations": ["https://a.test"], "search_results": [{"url": "https://a.test"}]},
+        [{**delta(content="x"), "citations": ["https://a.test"]}, delta("stop")],
+        [{"type": "text", "text": "x", "citations": [{**CITATION, "title": None, "cited_text": ""}]}],
+        "end_turn",
+    ),
+    (
+        whole(content="x", images=[PICTURE, {"type": "image_url", "image_url": {"url": "https://a.test/1.png"}}]),
+        [
+            delta(content="x"), delta(images=[PICTURE]),
+            delta(images=[{"type": "image_url", "image_url": {"url": "https://a.test/1.png"}}]), delta("stop"),
+        ],
+        [
+            {"type": "text", "text": "x"},
+            {
+                "type": "text",
+                "text": "[A picture (image/png, 3 bytes) was generated. This API has no place for it: ask at "
+                "/v1/responses or /v1/chat/completions.]",
+            },
+            {"type": "text", "text": "![picture](https://a.test/1.png)"},
+        ],
+        "end_turn",
+    ),
+    (
+        whole(content=None, audio={"id": "a", "data": "AAAA", "transcript": "Hello", "expires_at": 1}),
+        [delta(audio={"transcript": "Hel"}), delta(audio={"data": "AAAA", "transcript": "lo"}), delta("stop")],
+        [
+            {"type": "text", "text": "Hello"},
+            {
+                "type": "text",
+                "text": "[A sound (3 bytes) was generated. This API has no place for it: ask at /v1/chat/completions.]",
+            },
+        ],
+        "end_turn",
+    ),
 ]  # fmt: skip
 
 
@@ -326,6 +386,8 @@ def gathered(seen: list[dict[str, Any]]) -> dict[str, Any]:
                 arguments[event["index"]] = arguments.get(event["index"], "") + change["partial_json"]
             elif change["type"] == "signature_delta":
                 block["signature"] = change["signature"]
+            elif change["type"] == "citations_delta":
+                block["citations"] = [*block.get("citations", ()), change["citation"]]
             else:
                 name = change["type"].removesuffix("_delta")
                 block[name] += change[name]

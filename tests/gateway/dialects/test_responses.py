@@ -402,6 +402,8 @@ def test_what_cannot_be_served_is_refused_with_its_field(fields: dict[str, Any],
 # -- down --------------------------------------------------------------------------------------------------------------
 
 SPACE = {"type": "namespace", "name": "fs", "description": "", "tools": [FLAT | {"name": "read"}]}
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/webp;base64,AAAA"}}
+NOTE = {"type": "url_citation", "url_citation": {"url": "https://a.test"}}
 TOOLS = [FLAT, {"type": "custom", "name": "patch"}, SPACE]
 CALLS = [
     function_call("c1", "f", '{"a":1}'), function_call("c2", "patch", '{"input":"x"}'),
@@ -434,6 +436,30 @@ CASES: list[tuple[dict[str, Any], list[dict[str, Any]], list[str], str]] = [
             delta(content="a"), delta("stop"),
         ],
         ["reasoning", "message"],
+        "completed",
+    ),
+    (
+        whole(content="a", images=[PICTURE], annotations=[NOTE]),
+        [delta(content="a"), delta(annotations=[NOTE]), delta(images=[PICTURE]), delta("stop")],
+        ["message", "image_generation_call"],
+        "completed",
+    ),
+    (
+        whole("length", content=None, images=[PICTURE]),
+        [delta(images=[PICTURE]), delta("length")],
+        ["image_generation_call"],
+        "incomplete",
+    ),
+    (
+        whole(content=None, audio={"id": "a", "data": "AAAA", "transcript": "Hello"}),
+        [delta(audio={"transcript": "Hel"}), delta(audio={"data": "AAAA", "transcript": "lo"}), delta("stop")],
+        ["message", "message"],
+        "completed",
+    ),
+    (
+        {**whole(content="a"), "search_results": [{"url": "https://a.test", "title": "t"}]},
+        [{**delta(content="a"), "search_results": [{"url": "https://a.test", "title": "t"}]}, delta("stop")],
+        ["message"],
         "completed",
     ),
 ]  # fmt: skip
@@ -500,6 +526,37 @@ def test_provider_bound_state_is_sealed_and_comes_back() -> None:
     calls = [function_call("c1", "f", "{}") | {"extra_content": signature}]
     made = whole_response(response_object(), whole("tool_calls", tool_calls=calls), USAGE)["output"]
     assert messages(TEXT, *made)[1]["tool_calls"][0]["extra_content"] == signature
+
+
+def test_a_generated_picture_comes_back_as_one_that_any_model_can_see() -> None:
+    made = whole_response(response_object(), whole(content="a", images=[PICTURE]), USAGE)["output"]
+    assert (made[1]["result"], made[1]["output_format"]) == ("AAAA", "webp")
+    expected = {"type": "image_url", "image_url": {"url": "data:image/webp;base64,AAAA"}}
+    sent = request(input=[TEXT, *made, TEXT])
+    assert sent.forwarded is None
+    assert [message["role"] for message in sent.chat["messages"]] == ["user", "assistant", "user", "user"]
+    assert sent.chat["messages"][2]["content"][1] == expected
+    passed = request(input=[TEXT, *made, TEXT], tools=[{"type": "code_interpreter", "container": {"type": "auto"}}])
+    assert passed.forwarded is not None
+    shown = {"type": "input_image", "image_url": "data:image/webp;base64,AAAA"}
+    assert passed.forwarded.body["input"][2] == {"role": "user", "content": [shown]}
+
+
+def test_a_picture_between_a_call_and_its_result_is_shown_behind_the_result() -> None:
+    answer = whole("tool_calls", content=None, images=[PICTURE], tool_calls=[function_call("c1", "f", "{}")])
+    made = whole_response(response_object(), answer, USAGE)["output"]
+    output = {"type": "function_call_output", "call_id": "c1", "output": "r"}
+    roles = [message["role"] for message in messages(TEXT, *made[::-1], output, TEXT)]
+    assert roles == ["user", "assistant", "tool", "user", "user"]
+
+
+def test_citations_that_come_behind_their_text_are_not_lost() -> None:
+    stream = ResponsesStream(response_object())
+    chunks = [delta(content="a"), call(0, "{}", id="c1", name="f"), delta(annotations=[NOTE]), delta("tool_calls")]
+    rendered = b"".join(map(stream.chunk, chunks)) + stream.end(Billed(USAGE, False, dict), None)
+    assert [event["annotation"]["url"] for event in events(rendered) if "annotation" in event] == ["https://a.test"]
+    assert stream.ended is not None
+    assert [item["type"] for item in stream.ended["output"]] == ["message", "function_call", "message"]
 
 
 def test_citations_stand_at_the_text_that_has_them() -> None:
