@@ -135,7 +135,9 @@ def _listed(text: str) -> list[Any] | None:
         return None
     if isinstance(value, dict):
         return list(_records_in(value))
-    return value if isinstance(value, list) and any(isinstance(item, dict) for item in value) else None
+    if isinstance(value, list) and (not value or any(isinstance(item, dict) for item in value)):
+        return value
+    return None
 
 
 def _records_in(value: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | None]:

@@ -28,6 +28,7 @@ from policy.manifest import Recipe
 from policy.mdp import COST_LEVELS, CandidateView, Observation, SessionView
 from policy.text import HASHED, TextSpace, embed_conversation, stats
 from train.config import TrainConfig
+from train.errors import InputError
 from train.fit.network import Fitted, fit
 from train.fit.presets import calibrate_presets, learn_horizon
 from train.fit.tune import as_arrays, predictions_by_turn
@@ -65,6 +66,10 @@ def import_logs(
     sessions, foreign = by_session(turns, job.catalog)
     left_out.update(foreign)
     known = [turn for session in sessions for turn in session]
+    if not known:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
+        found = f"none: {reasons}" if reasons else "no records"
+        raise InputError(f"{job.file}: expected turns of models of the catalogue, found {found}")
     forecast = OutputForecast()
     for model, turn in sorted(known, key=lambda item: item[1].moment):
         forecast.observe(model.name, turn.output_tokens)

@@ -216,6 +216,26 @@ def test_with_scores_a_policy_goes_on_trial_and_nothing_is_promoted(tmp_path: Pa
     assert any("no propensities" in line for line in describe(report))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("log.jsonl", "", "no records"),
+        ("log.json", "[]", "no records"),
+        ("log.csv", "model,spend\n", "no records"),
+        ("log.jsonl", "hello\n", "none: 1 no JSON object"),
+        ("log.jsonl", json.dumps(record("other")) + "\n", "none: 1 other: not in the catalogue"),
+    ],
+)
+def test_a_file_without_a_turn_is_refused_with_what_it_holds(
+    tmp_path: Path, sqlite_url: str, name: str, text: str, found: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(InputError) as refused:
+        import_logs(Import(file, CATALOG, sqlite_url, tmp_path / "policies", 1), TINY)
+    assert str(refused.value) == f"{file}: expected turns of models of the catalogue, found {found}"
+
+
 def test_without_scores_only_lengths_and_costs_are_learned_and_it_says_so(tmp_path: Path, sqlite_url: str) -> None:
     job = Import(a_file(tmp_path, 4, False), CATALOG, sqlite_url, tmp_path / "policies", 1, shadow=True)
     report = import_logs(job, TINY)
