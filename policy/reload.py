@@ -1,8 +1,8 @@
 """Hot reload of the serving policies: verify, warm up, then swap one reference.
 
 The gateway passes in the wanted state of the policies table. A turn reads `slot.lineup` once and keeps it to its end,
-so no turn mixes two policies. When a new champion fails to load, the old one stays; a shadow or canary that fails does
-not serve.
+so no turn mixes two policies. When a new champion fails to load, the old one stays, or the shipped network
+serves if the old one was rejected; a shadow or canary that fails does not serve.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class StagedPolicies:
     champion: CheckpointRef | None = None
     canary: CheckpointRef | None = None
     shadow: CheckpointRef | None = None
+    withdrawn: bool = False
+    """The champion that serves was rejected: it does not stay where its successor fails to load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class HotSwap:
                     made[role] = None if reference is None else self._served(reference, now)
                 except (CheckpointError, PolicyFault) as error:
                     problems.append(f"{role} {reference.policy_id if reference else ''}: {error}"[:300])
-                    made[role] = now.champion if role == "champion" else None
+                    made[role] = now.champion if role == "champion" and not wanted.withdrawn else None
             lineup = ServingPolicies(made["champion"] or self._first, made["canary"], made["shadow"])
             changed = lineup != now
             if changed:

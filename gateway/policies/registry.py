@@ -90,7 +90,8 @@ class PolicyRegistry:
 
     async def refresh(self) -> None:
         """Load the staged policies; one that fails is logged once, and the previous one stays."""
-        wanted = await self._database.read(wanted_policies)
+        serving = self._slot.lineup.champion.reference.policy_id
+        wanted = await self._database.read(lambda c: wanted_policies(c, serving))
         done = await asyncio.to_thread(self._slot.refresh, wanted)
         if done.changed:
             _log.info("policy %s serves", self._slot.lineup.champion.policy.policy_id)
@@ -100,15 +101,19 @@ class PolicyRegistry:
         self._problems = done.problems
 
 
-def wanted_policies(connection: Connection) -> StagedPolicies:
-    """The staged policies of the table."""
+def wanted_policies(connection: Connection, serving: str = "") -> StagedPolicies:
+    """The staged policies of the table, and whether the champion `serving` was rejected."""
+    p = policies.c
     rows = connection.execute(
-        select(policies.c.stage, policies.c.policy_id, policies.c.manifest_sha256).where(
-            policies.c.stage.in_(_SERVING_STAGES)
-        )
-    )
+        select(p.stage, p.policy_id, p.manifest_sha256).where(p.stage.in_(_SERVING_STAGES) | (p.policy_id == serving))
+    ).all()
     staged = {row.stage: CheckpointRef(row.policy_id, row.manifest_sha256) for row in rows}
-    return StagedPolicies(champion=staged.get("champion"), canary=staged.get("canary"), shadow=staged.get("shadow"))
+    return StagedPolicies(
+        champion=staged.get("champion"),
+        canary=staged.get("canary"),
+        shadow=staged.get("shadow"),
+        withdrawn=any(row.policy_id == serving and row.stage == "rejected" for row in rows),
+    )
 
 
 def checkpoint_of(connection: Connection, policy_id: str) -> CheckpointRef:

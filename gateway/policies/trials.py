@@ -168,10 +168,13 @@ def act(
 ) -> str | None:
     """Apply a verdict unless the policy has changed stage meanwhile; return the action taken.
 
-    Several replicas may reach the same verdict: the first changes the row, the others find it changed.
+    Several replicas may reach the same verdict: the first changes the row, the others find it changed. A pinned
+    champion stays, whether it regressed (mode `canary`) or a canary held.
     """
     holder = holder_of(connection, record.stage)
     if holder is None or (holder.policy_id, holder.staged_at_ms) != (record.policy_id, record.staged_at_ms):
+        return None
+    if holder.pinned:
         return None
     note = "; ".join(verdict.reasons)
     if verdict.outcome == "regressed":

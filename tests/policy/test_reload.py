@@ -94,6 +94,14 @@ def test_a_policy_of_another_text_is_named_and_not_served(tmp_path: Path) -> Non
     assert other.lineup.champion.policy.policy_id == "p1"
 
 
+def test_a_rejected_champion_does_not_stay_where_the_one_before_it_is_gone(tmp_path: Path) -> None:
+    slot = HotSwap(tmp_path)
+    slot.refresh(StagedPolicies(champion=publish(tmp_path, "p2")))
+    refreshed = slot.refresh(StagedPolicies(champion=CheckpointRef("p1"), withdrawn=True))
+    assert len(refreshed.problems) == 1
+    assert slot.lineup.champion.policy.policy_id == PRETRAINED
+
+
 def test_a_missing_folder_a_wrong_digest_and_a_hostile_id_change_nothing(tmp_path: Path) -> None:
     slot = HotSwap(tmp_path)
     publish(tmp_path, "p1")

@@ -90,6 +90,9 @@ async def test_a_roll_back_reinstates_the_champion_before_and_then_the_rule(sqli
         back = await write(database, lambda c: roll_back(c, actor="x", now_ms=30))
         assert back is not None
         assert back.policy_id == "b"
+        assert (await database.read(lambda c: wanted_policies(c, "c"))).withdrawn
+        assert not (await database.read(lambda c: wanted_policies(c, "b"))).withdrawn
+        assert not (await database.read(lambda c: wanted_policies(c, "a"))).withdrawn, "replaced, not rejected"
         assert await stages(database) == {"a": "retired", "b": "champion", "c": "rejected"}
         await write(database, lambda c: roll_back(c, actor="x", now_ms=40))
         assert await write(database, lambda c: roll_back(c, actor="x", now_ms=50)) is None

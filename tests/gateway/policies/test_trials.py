@@ -149,6 +149,16 @@ def test_in_canary_mode_the_champion_itself_is_on_trial_beside_the_rule(sqlite_u
         assert champion.policy_id == "older"
 
 
+def test_a_pinned_champion_that_regresses_in_canary_mode_is_left_to_people(sqlite_url: str) -> None:
+    settings = replace(SETTINGS, mode="canary")
+    with log(sqlite_url, older="retired", old="champion") as connection:
+        act_on(connection, "old", "pin", actor="cli", now_ms=5)
+        assert act(connection, get_policy(connection, "old"), REGRESSED, settings, 10) is None
+        assert get_policy(connection, "old").stage == "champion"
+        act_on(connection, "old", "unpin", actor="cli", now_ms=11)
+        assert act(connection, get_policy(connection, "old"), REGRESSED, settings, 12) == "rollback"
+
+
 def test_of_two_replicas_one_looks(postgres_url: str) -> None:
     rows = [turn(n, f"s{n}", "old", first=True) for n in range(200)]
     with log(postgres_url, rows, new="shadow") as connection:
