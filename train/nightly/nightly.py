@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import sqlalchemy as sa
 
 from gateway.config.settings import PolicySettings
 from gateway.database.database import transaction
@@ -46,6 +47,7 @@ from train.nightly.publish import (
     publish,
     reject,
     serving_champion,
+    stage_of,
     waiting_policies,
     with_report,
     write_folder,
@@ -99,7 +101,8 @@ def run(job: Nightly, config: TrainConfig) -> dict[str, Any]:
     except ClaimLost:
         raise
     except BaseException:
-        with transaction(job.database_url) as connection:
+        # The run may be closed already, by this process or by one that took it over: the error is the one to show.
+        with contextlib.suppress(ClaimLost), transaction(job.database_url) as connection:
             finish(connection, held, "failed", job.now_ms())
         raise
     return report
@@ -289,7 +292,8 @@ def serving_policy(job: Nightly, exploration: Exploration) -> tuple[Policy, dict
         loaded = load(job.policies.directory / policy_id, sha256=sha256, text_version=job.text_version)
         return policy_from(loaded, exploration), {"policy_id": policy_id}
     except CheckpointError as error:
-        return builtin[PRETRAINED], {"policy_id": PRETRAINED, "note": f"{policy_id} does not serve: {error}"}
+        note = {"champion": policy_id, "note": f"{policy_id} does not serve: {error}"}
+        return builtin[PRETRAINED], {"policy_id": PRETRAINED} | note
 
 
 def close(
@@ -300,13 +304,18 @@ def close(
     report: Mapping[str, Any],
     fitting: Mapping[str, Any],
 ) -> Publication | None:
-    """Close the run and, by the verdict, publish a policy in the same transaction."""
+    """Close the run and, by the verdict, publish a policy in the same transaction.
+
+    A waiting policy that was staged or rejected during the run keeps its stage. Where another champion serves than the
+    candidates were compared with, the one that passed waits for the next night.
+    """
     job.step("publish")
     short = {key: report[key] for key in ("outcome", "reasons", "run_id", "date")} | {
         "gain": report["evaluation"].get("gain", {})
     }
     loaded = artifacts.candidates(folder.path, fitting.get("candidates", []))
-    loaded += [load(job.policies.directory / name) for name in report["evaluation"].get("waiting", [])]
+    waiting = report["evaluation"].get("waiting", [])
+    loaded += [load(job.policies.directory / name) for name in waiting]
     chosen = next((item for item in loaded if item.recipe.policy_id == verdict.candidate), None)
     sha256 = ""
     if chosen is not None:
@@ -314,14 +323,28 @@ def close(
     published = None
     with transaction(job.database_url) as connection:
         finish(connection, held, "done", job.now_ms())
+        hindrance = other_champion(connection, report["evaluation"].get("incumbent", {}))
         for item in loaded:
-            if item is chosen:
-                path = job.policies.directory / item.recipe.policy_id
-                stage = job.policies.publish
-                published = publish(connection, item.recipe, path, sha256, short, stage=stage, now_ms=job.now_ms())
+            policy_id = item.recipe.policy_id
+            standing = stage_of(connection, policy_id) if policy_id in waiting else "candidate"
+            if standing != "candidate":
+                if item is chosen:
+                    published = Publication(standing or "removed", "its stage was changed during the run")
+            elif item is chosen:
+                published = publish(
+                    connection, item.recipe, job.policies.directory / policy_id, sha256, short,
+                    stage=job.policies.publish, now_ms=job.now_ms(), hindrance=hindrance,
+                )  # fmt: skip
             else:
                 reject(connection, item.recipe, short, now_ms=job.now_ms())
     return published
+
+
+def other_champion(connection: sa.Connection, incumbent: Mapping[str, Any]) -> str:
+    """Reason not to publish where another champion serves than the night's incumbent; "" if not."""
+    compared = incumbent.get("champion", incumbent.get("policy_id", PRETRAINED))
+    serving = (serving_champion(connection) or (PRETRAINED, None))[0]
+    return "" if serving == compared else f"it was compared with {compared}, and {serving} serves now"
 
 
 def too_little(sessions: int, config: TrainConfig) -> GateVerdict:

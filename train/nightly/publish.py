@@ -20,6 +20,8 @@ from policy.checkpoint import load, save
 from policy.manifest import CheckpointError, Recipe
 
 ACTOR = "nightly"
+REPLACED = (None, "candidate", "rejected")
+"""Stages, or none, of a policy whose row may be replaced."""
 TRIAL_MS = 7 * 86_400_000
 """A canary or shadow stays for a week: replacing it every night would never let a trial end."""
 
@@ -56,14 +58,18 @@ def publish(
     *,
     stage: str,
     now_ms: int,
+    hindrance: str = "",
 ) -> Publication:
     """Insert the policy's row inside the caller's transaction.
 
     On the stage asked for (`shadow`, `canary` or `champion`) unless something hinders it, else as a waiting candidate
-    that the next night judges again.
+    that the next night judges again. One that is staged already stays there.
     """
+    standing = stage_of(connection, recipe.policy_id)
+    if standing not in REPLACED:
+        return Publication(standing, "it is there already")
     _insert(connection, recipe, "candidate", str(path), sha256, report, now_ms)
-    hindrance = hindrance_of(connection, stage, now_ms)
+    hindrance = hindrance or hindrance_of(connection, stage, now_ms)
     if hindrance:
         _note(connection, recipe.policy_id, "candidate", hindrance, now_ms)
         return Publication("candidate", hindrance)
@@ -82,6 +88,13 @@ def hindrance_of(connection: sa.Connection, stage: str, now_ms: int) -> str:
     if holder is not None and now_ms - holder.staged_at_ms < TRIAL_MS:
         return f"the trial of {holder.policy_id} is not over"
     return ""
+
+
+def stage_of(connection: sa.Connection, policy_id: str) -> str | None:
+    """The stage of a policy; None without a row."""
+    p = tables.policies.c
+    found: str | None = connection.execute(sa.select(p.stage).where(p.policy_id == policy_id)).scalar()
+    return found
 
 
 def serving_champion(connection: sa.Connection) -> tuple[str, str | None] | None:
@@ -123,7 +136,7 @@ def _insert(
     now_ms: int,
 ) -> None:
     p = tables.policies
-    connection.execute(sa.delete(p).where(p.c.policy_id == recipe.policy_id, p.c.stage.in_(("rejected", "candidate"))))
+    connection.execute(sa.delete(p).where(p.c.policy_id == recipe.policy_id))
     connection.execute(
         sa.insert(p).values(
             policy_id=recipe.policy_id,

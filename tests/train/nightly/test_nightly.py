@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from gateway.config.settings import PolicySettings
 from gateway.database import tables
 from gateway.database.database import transaction
-from gateway.policies.registry import get_policy, pin_policy, wanted_policies
+from gateway.policies.registry import act_on, get_policy, pin_policy, wanted_policies
 from policy.checkpoint import load
 from policy.learned import lengths_from
 from policy.manifest import Recipe
@@ -184,3 +185,57 @@ def test_a_pin_or_a_trial_under_way_lets_a_new_policy_wait(tmp_path: Path) -> No
         fourth = publish(connection, Recipe("fourth"), tmp_path, "ab", {}, stage="champion", now_ms=3)
         assert (fourth.stage, fourth.note) == ("candidate", "rule:resolving is pinned")
         assert get_policy(connection, "fourth").stage == "candidate"
+
+
+def at_publishing(url: str, policy_id: str, action: str) -> Callable[[str, int, int], None]:
+    """Progress that does something to a policy just before the night publishes."""
+
+    def progress(step: str, done: int, total: int) -> None:
+        if step == "publish":
+            with transaction(url) as connection:
+                act_on(connection, policy_id, action, actor="cli", now_ms=NOW_MS)
+
+    return progress
+
+
+def test_a_policy_that_was_compared_with_another_champion_waits(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=30)
+    report = run(night(url, tmp_path, progress=at_publishing(url, "rule:cheapest", "promote")), TINY)
+    note = "it was compared with pretrained-1, and rule:cheapest serves now"
+    assert report["published"] == {"stage": "candidate", "note": note}
+    assert champion(url) == "rule:cheapest"
+
+
+@pytest.mark.parametrize(("action", "stage"), [("canary", "canary"), ("rollback", "rejected")])
+def test_a_waiting_policy_that_is_staged_or_rejected_during_a_night_stays_there(
+    tmp_path: Path, action: str, stage: str
+) -> None:
+    url = a_log(tmp_path, sessions=30)
+    waiting = str(run(night(url, tmp_path, progress=at_publishing(url, "rule:cheapest", "pin")), TINY)["candidate"])
+    with transaction(url) as connection:
+        assert get_policy(connection, waiting).stage == "candidate"
+    second = night(url, tmp_path, run_date="2025-10-10", progress=at_publishing(url, waiting, action))
+    report = run(replace(second, now_ms=lambda: NOW_MS + 1), TINY)
+    assert waiting in report["evaluation"]["waiting"]
+    with transaction(url) as connection:
+        assert get_policy(connection, waiting).stage == stage
+
+
+def test_an_error_after_publishing_is_shown_as_what_it_is(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=30)
+    job = night(url, tmp_path)
+    (tmp_path / "runs" / f"2025-10-09-{NOW_MS % 10**8:08d}" / "report.json" / "full").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"report\.json"):
+        run(job, TINY)
+    assert champion(url) is not None
+    assert run_state(url) == ("done", 1)
+
+
+def test_a_policy_published_twice_keeps_its_stage(tmp_path: Path) -> None:
+    """As by importing one file twice."""
+    url = a_log(tmp_path, sessions=0)
+    with transaction(url) as connection:
+        publish(connection, Recipe("new"), tmp_path, "ab", {}, stage="shadow", now_ms=1)
+        again = publish(connection, Recipe("new"), tmp_path, "ab", {}, stage="shadow", now_ms=2)
+        assert (again.stage, again.note) == ("shadow", "it is there already")
+        assert get_policy(connection, "new").staged_at_ms == 1
