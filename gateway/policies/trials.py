@@ -73,10 +73,17 @@ def read_arms(connection: Connection, policy_id: str, since_ms: int, *, max_turn
         .group_by(d.tenant_id, d.session_id)
         .subquery()
     )
-    scores = (
-        select(f.tenant_id, f.session_id, func.count().label("graded"), func.sum(f.score).label("quality"))
+    # A turn counts once, with the mean of its scores: thousands of scores for one turn decide nothing.
+    of_turn = (
+        select(f.tenant_id, f.session_id, func.avg(f.score).label("score"))
         .where(f.created_at_ms >= since_ms)
-        .group_by(f.tenant_id, f.session_id)
+        .group_by(f.tenant_id, f.session_id, f.decision_id)
+        .subquery()
+    )
+    g = of_turn.c
+    scores = (
+        select(g.tenant_id, g.session_id, func.count().label("graded"), func.sum(g.score).label("quality"))
+        .group_by(g.tenant_id, g.session_id)
         .subquery()
     )
     t = turns.c

@@ -89,6 +89,15 @@ def test_sessions_that_began_since_are_summed_by_who_decided_them(database_url: 
     assert arms.control["quality"] == Arm(1, 0.25, 1.0, 0.0625, 0.25, 1.0)
 
 
+def test_thousands_of_scores_for_one_turn_count_as_one_grade(database_url: str) -> None:
+    """Their sources and names are the client's, and so is their number: of session a, one grade is 0 and one .5."""
+    rows = [turn(1, "a", "new", first=True), turn(2, "a", "new"), turn(3, "b", "new", first=True)]
+    zeros = [score(1, "a", 0.0) | {"feedback_id": f"x{k}", "name": f"n{k}"} for k in range(1_000)]
+    with log(database_url, rows, [*zeros, score(2, "a", 0.5), score(3, "b", 1.0)]) as connection:
+        arms = read_arms(connection, "new", 0)
+    assert arms.canary["quality"] == Arm(2, 1.5, 3.0, 0.25 + 1.0, 1.0 + 1.0, 4.0 + 1.0)
+
+
 def test_on_a_long_log_the_newest_turns_are_read(sqlite_url: str) -> None:
     rows = [turn(n, f"s{n}", "new", first=True, at_ms=n) for n in range(20)]
     with log(sqlite_url, rows) as connection:
