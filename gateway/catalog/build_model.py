@@ -18,6 +18,7 @@ from gateway.catalog.addresses import (
 )
 from gateway.catalog.assumptions import assumed_capabilities, limits_of
 from gateway.catalog.cache_hits import CacheTerms
+from gateway.catalog.claude_hosts import INVOKE, placed
 from gateway.catalog.hosted_tools import WEB_SEARCH, Api, searching
 from gateway.catalog.models import Deployment, Model
 from gateway.catalog.own_api import calls_functions_in_own_api, capabilities_of, own_api, runs_tools, states_api
@@ -33,9 +34,10 @@ from gateway.catalog.web_search import bills_one_search
 from gateway.config.model_entry import CAPABILITY_KEYS, MODES, WITHOUT_OUTPUT, ModelEntry
 from gateway.config.prices import SEARCH_PRICE_KEYS, TOOL_PRICE_KEYS
 from gateway.config.settings import RateQuota, RouterSettings, Settings
-from gateway.config.values import shown
+from gateway.config.values import Secret, shown
 
 DEFAULT_QUALITY_PRIOR = 0.5
+_INVOKE_REGION = re.compile(r"bedrock/(?:invoke/[a-z-]+-\d/|[a-z-]+-\d/invoke/)")
 LONGEST_KEYS = ("max_output_tokens", "max_tokens")
 """Keys of the price map for a model's longest answer."""
 
@@ -115,7 +117,7 @@ def _deployment(
         order=params.order,
         limits=RateQuota(params.rpm, params.tpm, params.parallel or router.deployment_parallel),
         extra_headers=params.extra_headers or {},
-        provider_params=params.provider_params or {},
+        provider_params=_provider_params(entry, known),
         lane=info.lane or router.lane,
         request_defaults=_request_defaults(entry, known, mode, prices),
         allowed_params=params.allowed_params,
@@ -184,10 +186,22 @@ def _litellm_model(entry: ModelEntry, known: Mapping[str, Any], mode: str) -> st
     LiteLLM reads the mode in the map's entry of the model's own name, never in `model_info` or for `base_model`.
     """
     model, provider = entry.params.model, provider_of(entry, known)
+    if _INVOKE_REGION.match(model) and provider == "bedrock":
+        return f"bedrock/{INVOKE}{placed(model.removeprefix('bedrock/'))[1]}"
     listed = known.get("mode") == "responses" and entry.info.base_model is None
     if mode != "responses" or listed or RESPONSES_ROUTE in model or provider not in ("openai", "azure"):
         return model
     return f"{provider}/{RESPONSES_ROUTE}{model.removeprefix(f'{provider}/')}"
+
+
+def _provider_params(entry: ModelEntry, known: Mapping[str, Any]) -> Mapping[str, Secret]:
+    """The operator's options; a region beside `invoke/` is one, because LiteLLM would send it as part of the name."""
+    stated = entry.params.provider_params or {}
+    model = entry.params.model
+    region = placed(model.removeprefix("bedrock/"))[0] if _INVOKE_REGION.match(model) else None
+    if region is None or provider_of(entry, known) != "bedrock":
+        return stated
+    return {"aws_region_name": Secret(region), **stated}
 
 
 def stated_limits(entry: ModelEntry, known: Mapping[str, Any]) -> tuple[int | None, int | None]:

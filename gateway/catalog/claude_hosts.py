@@ -51,7 +51,7 @@ def claude_host(provider: str, model: str, base_model: str | None) -> ClaudeHost
     if provider == "anthropic":
         return "anthropic"
     if provider == "bedrock":
-        name = placed(name.removeprefix(INVOKE))[1]
+        name = placed(name)[1]
         names = f"{name} {(base_model or '').lower()}" if name.startswith(_ARN) else name
         return "bedrock" if _NAME in names and (name.startswith(_ARN) or "/" not in name) else None
     if provider == "vertex_ai":
@@ -60,9 +60,13 @@ def claude_host(provider: str, model: str, base_model: str | None) -> ClaudeHost
 
 
 def placed(model: str) -> tuple[str | None, str]:
-    """The region before a name of Bedrock's, if there is one, and the name."""
-    found = _REGION.fullmatch(model)
-    return (None, model) if found is None else (found[1], found[2])
+    """The region before a name of Bedrock's, if there is one, and the name.
+
+    `invoke/` may stand on either side of the region.
+    """
+    name = model.removeprefix(INVOKE)
+    found = _REGION.fullmatch(name)
+    return (None, name) if found is None else (found[1], found[2].removeprefix(INVOKE))
 
 
 def carries(host: ClaudeHost, defaults: Iterable[str], options: Mapping[str, str]) -> bool:

@@ -132,6 +132,9 @@ def _stripped(model: str, provider: str) -> str:
 
 
 def _without_route(model: str) -> str:
+    region, slash, rest = model.partition("/")
+    if slash and _AWS_REGION.fullmatch(region):
+        return f"{region}/{_without_route(rest)}"
     for route in _BEDROCK_ROUTES:
         model = model.removeprefix(route)
     return model

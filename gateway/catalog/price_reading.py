@@ -51,6 +51,13 @@ _PER_CALL = ("image_femtousd", "request_femtousd")
 _SEARCH = "search_context_cost_per_query"
 _FACTORS = "provider_specific_entry"
 _OFF_PEAK = "off_peak_pricing"
+_BEDROCK = frozenset({"bedrock", "bedrock_converse"})
+_REGION_OPTIONS = frozenset({"aws_region_name", "region_name", "aws_profile_name", "aws_bedrock_runtime_endpoint"})
+_REGION_VARIABLES = (
+    "AWS_REGION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_BEDROCK_RUNTIME_ENDPOINT"
+)  # fmt: skip
+_AWS_REGION = re.compile(r"(?<![a-z0-9])(?:us-gov|us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-\d")
+"""A region in a model's name or ARN."""
 _OPENAI_REGIONS: Mapping[str, str] = {"eu.api.openai.com": "eu", "us.api.openai.com": "us"}
 _VERTEX = "vertex_ai"
 _VERTEX_DEFAULT = "us-central1"
@@ -148,7 +155,9 @@ def in_its_region(entry: ModelEntry, known: Mapping[str, Any], environ: Mapping[
 
 
 def unstated_region(entry: ModelEntry, known: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
-    """A warning that names the default location of a deployment, if it costs more."""
+    """Warn of the default location of a deployment: at Bedrock, or if it costs more."""
+    if provider_of(entry, known) in _BEDROCK:
+        return _unstated_at_bedrock(entry, environ)
     if (
         "input_cost_per_token" in entry.info.prices_usd
         or not known.get(_VERTEX_UPLIFT)
@@ -163,6 +172,17 @@ def unstated_region(entry: ModelEntry, known: Mapping[str, Any], environ: Mappin
         f'{entry.where}.litellm_params.vertex_location: expected a location, got nothing: "{entry.params.model[:120]}" '
         f"is called in {location}, a regional endpoint, at {known[_VERTEX_UPLIFT]} times its price; write "
         "vertex_location: global for the plain price"
+    ]
+
+
+def _unstated_at_bedrock(entry: ModelEntry, environ: Mapping[str, str]) -> list[str]:
+    params = entry.params.provider_params or {}
+    elsewhere = entry.params.api_base or not _REGION_OPTIONS.isdisjoint(params)
+    if elsewhere or any(map(environ.get, _REGION_VARIABLES)) or _AWS_REGION.search(entry.params.model):
+        return []
+    return [
+        f"{entry.where}.litellm_params.aws_region_name: expected a region, got nothing: "
+        f'"{entry.params.model[:120]}" is called in the region of the AWS configuration, else in us-west-2'
     ]
 
 

@@ -20,12 +20,18 @@ from typing import Any
 import orjson
 from yarl import URL
 
-from gateway.catalog.claude_hosts import AZURE_TOKEN, INVOKE, ClaudeHost, carries, claude_host, placed
+from gateway.catalog.claude_hosts import AZURE_TOKEN, ClaudeHost, carries, claude_host, placed
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.providers.aws_access import AwsAccess, AwsEnvironment, aws_access
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.direct import VERIFIED_LITELLM, request_headers
-from gateway.providers.errors import AWS_CREDENTIALS, AZURE_CREDENTIALS, GOOGLE_CREDENTIALS, CredentialFault
+from gateway.providers.errors import (
+    AWS_CREDENTIALS,
+    AZURE_CREDENTIALS,
+    GOOGLE_CREDENTIALS,
+    CredentialFault,
+    credentials_of,
+)
 from gateway.providers.exchange import KEY_HEADERS
 from gateway.providers.litellm_clients import key_for
 from gateway.providers.transport import DirectRequest
@@ -145,11 +151,12 @@ class ClaudeHosts:
             _log.error("a call for %s has no api_key and no azure_ad_token", call.litellm_model[:120])
         except Exception as error:  # noqa: BLE001 - each cloud's code has errors of its own, which may repeat a key
             _log.error("a call for %s has no credentials: %s", call.litellm_model[:120], type(error).__name__)
+            raise CredentialFault.missing(credentials_of(error) or _EXPECTED[host]) from None
         raise CredentialFault.missing(_EXPECTED[host])
 
     def _for_bedrock(self, call: Call, access: AwsAccess, found: ProviderNames, body: dict[str, Any]) -> DirectRequest:
         config, options = self._configs["bedrock"], dict(access.options)
-        region, model = placed(found.model.removeprefix(INVOKE))
+        region, model = placed(found.model)
         if region is not None:
             options.setdefault("aws_region_name", region)
         stated, headers = _split(access.headers)

@@ -44,8 +44,19 @@ _PASSING = (409, 425)
 """Conflict and too early: states of the provider's that pass."""
 _LOCKED = 423
 AWS_CREDENTIALS = "aws_access_key_id and aws_secret_access_key, aws_profile_name, or aws_role_name that may be assumed"
+AWS_REGION = "aws_region_name"
 GOOGLE_CREDENTIALS = "vertex_credentials"
 AZURE_CREDENTIALS = "an api_key, an azure_ad_token, or tenant_id, client_id and client_secret"
+
+
+def credentials_of(error: BaseException) -> str | None:
+    """The credentials, or the region, that a cloud's library could not find, or not use."""
+    module = type(error).__module__
+    if module.startswith("google.auth."):
+        return GOOGLE_CREDENTIALS
+    if not module.startswith("botocore.exceptions"):
+        return None
+    return AWS_REGION if "Region" in type(error).__name__ else AWS_CREDENTIALS
 
 
 class UpstreamFault(Exception):

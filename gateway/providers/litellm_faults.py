@@ -15,14 +15,13 @@ from gateway.catalog.usage_reading import read_usage
 from gateway.providers.attachments import LOST, kind_at
 from gateway.providers.call import Call
 from gateway.providers.errors import (
-    AWS_CREDENTIALS,
-    GOOGLE_CREDENTIALS,
     BrokenFault,
     CallRefused,
     CredentialFault,
     FailedFault,
     MessagesRefused,
     UpstreamFault,
+    credentials_of,
 )
 from gateway.providers.exchange import Exchange
 from gateway.providers.exchange_faults import exchange_fault
@@ -32,7 +31,6 @@ from gateway.providers.inband import broken_off, reported_in
 _log = logging.getLogger("seqroute.providers")
 
 _QUOTED = re.compile(r"['`](\w+)['`]")
-_CREDENTIALS: Mapping[str, str] = {"botocore.exceptions": AWS_CREDENTIALS, "google.auth.": GOOGLE_CREDENTIALS}
 _WRITES_MESSAGES = "litellm.litellm_core_utils.prompt_templates."
 _UNTRANSLATED = (
     "the messages cannot be written in the form of the model's provider; expected the call of every tool result before "
@@ -68,7 +66,7 @@ def fault_of_call(
     if exchange.attempts == 0 and missing is not None:
         _log.error("a call needs the Python package %s, which is not installed beside the gateway", missing)
         return FailedFault("the model's provider needs a Python package that the gateway lacks", retryable=False)
-    lacking = next((text for each in _chain(error) if (text := _credentials_of(each))), None)
+    lacking = next((text for each in _chain(error) if (text := credentials_of(each))), None)
     if exchange.attempts == 0 and lacking is not None:
         _log.error("a call for %s has no credentials: %s", call.litellm_model[:120], type(error).__name__)
         return CredentialFault.missing(lacking)
@@ -91,12 +89,6 @@ def fault_of_call(
         return MessagesRefused(_UNTRANSLATED, status=400)
     _log.warning("call failed inside LiteLLM: %s", type(error).__name__)
     return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
-
-
-def _credentials_of(error: BaseException) -> str | None:
-    """The credentials that a cloud's library could not find, or not use."""
-    module = type(error).__module__
-    return next((text for package, text in _CREDENTIALS.items() if module.startswith(package)), None)
 
 
 def _refused_name(error: BaseException, call: Call) -> str | None:

@@ -323,6 +323,41 @@ def test_a_group_cannot_have_a_name_that_means_every_model(group: str, tmp_path:
     assert f'model_list[0].model_info.access_groups: "{group}" is reserved' in problem
 
 
+@pytest.mark.parametrize("route", ["eu-west-1/invoke", "invoke/eu-west-1"])
+def test_a_region_beside_invoke_is_an_option_and_no_part_of_the_name(route: str, tmp_path: Path) -> None:
+    """LiteLLM calls `/model/eu-west-1/...` in another region for such a name."""
+    path = tmp_path / "gateway.yaml"
+    path.write_text("model_list:\n" + entry(f"bedrock/{route}/anthropic.claude-sonnet-4-5-20250929-v1:0"))
+    settings, catalog = load(path, {})
+    assert settings.models
+    [deployment] = catalog.models["a"].deployments
+    assert deployment.litellm_model == "bedrock/invoke/anthropic.claude-sonnet-4-5-20250929-v1:0"
+    assert {name: each.reveal() for name, each in deployment.provider_params.items()} == {
+        "aws_region_name": "eu-west-1"
+    }
+    assert catalog.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "environ", "warned"),
+    [
+        ("bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", "", {}, True),
+        ("bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "", {}, True),
+        ("bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", ", aws_region_name: eu-west-1", {}, False),
+        ("bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", ", api_base: 'http://127.0.0.1:1'", {}, False),
+        ("bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", "", {"AWS_REGION": "eu-west-1"}, False),
+        ("bedrock/eu-west-1/anthropic.claude-sonnet-4-5-20250929-v1:0", "", {}, False),
+    ],
+)
+def test_a_bedrock_model_without_a_region_is_named(
+    model: str, params: str, environ: dict[str, str], warned: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(f"model_list:\n  - {{model_name: a, litellm_params: {{model: '{model}'{params}}}}}\n")
+    warnings = draft(path, environ).catalog.warnings
+    assert any("aws_region_name: expected a region" in each for each in warnings) == warned
+
+
 def test_the_digest_follows_prices_and_not_secrets(tmp_path: Path) -> None:
     def digest(price: str, key: str) -> str:
         text = f"model_list: [{{model_name: a, litellm_params: {{model: x, api_key: {key}}}, model_info: {{input_cost_per_token: {price}, output_cost_per_token: 1e-6}}}}]"  # noqa: E501

@@ -110,7 +110,6 @@ async def test_the_operator_s_parameters_are_defaults_and_blocks(upstream: Upstr
     ("model", "fields", "more"),
     [
         ("bedrock/converse/anthropic.claude-sonnet-4-5-20250929-v1:0", {}, {}),
-        ("bedrock/us-east-1/anthropic.claude-sonnet-4-5-20250929-v1:0", {}, {}),
         ("bedrock/arn:aws:bedrock:us-east-1:1:application-inference-profile/a", {}, {}),
         ("bedrock/us.amazon.nova-pro-v1:0", {}, {}),
         ("bedrock/anthropic.claude-3-haiku-20240307-v1:0", {"output_config": SCHEMA}, {}),

@@ -237,6 +237,25 @@ async def test_without_credentials_nothing_is_sent(
     assert provider.asked == []
 
 
+async def test_a_role_that_lacks_a_region_is_told_of_the_region(
+    upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_aws(monkeypatch)
+    for name in ("AWS_REGION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    errors: Any = importlib.import_module("botocore.exceptions")
+
+    def find(*_: object, **__: object) -> None:
+        raise errors.NoRegionError
+
+    module: Any = importlib.import_module("litellm.llms.bedrock.base_aws_llm")
+    monkeypatch.setattr(module.BaseAWSLLM, "get_credentials", find)
+    for model in (OPUS, NOVA):
+        with pytest.raises(CredentialFault, match="expected aws_region_name in"):
+            await upstream.complete(asking(upstream, model, provider.address, options={"aws_role_name": "r"}))
+    assert provider.asked == []
+
+
 async def test_a_token_server_of_google_s_that_hangs_holds_up_no_other_account(
     upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +302,12 @@ async def test_azure_is_sent_its_key_else_its_token(upstream: Upstream, provider
 
 
 @pytest.mark.parametrize(
-    "model", ["eu-west-1/anthropic.claude-opus-4-6-v1", "invoke/eu-west-1/anthropic.claude-opus-4-6-v1"]
+    "model",
+    [
+        "eu-west-1/anthropic.claude-opus-4-6-v1",
+        "invoke/eu-west-1/anthropic.claude-opus-4-6-v1",
+        "eu-west-1/invoke/anthropic.claude-opus-4-6-v1",
+    ],
 )
 async def test_a_region_in_the_name_signs_the_request_and_is_no_part_of_its_address(
     upstream: Upstream, provider: DialectProvider, model: str
