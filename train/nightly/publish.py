@@ -20,8 +20,8 @@ from policy.checkpoint import load, save
 from policy.manifest import CheckpointError, Recipe
 
 ACTOR = "nightly"
-REPLACED = (None, "candidate", "rejected")
-"""Stages, or none, of a policy whose row may be replaced."""
+REPLACED = ("candidate", "rejected")
+"""Stages of a policy whose row may be replaced."""
 TRIAL_MS = 7 * 86_400_000
 """A canary or shadow stays for a week: replacing it every night would never let a trial end."""
 
@@ -66,7 +66,7 @@ def publish(
     that the next night judges again. One that is staged already stays there.
     """
     standing = stage_of(connection, recipe.policy_id)
-    if standing not in REPLACED:
+    if standing is not None and standing not in REPLACED:
         return Publication(standing, "it is there already")
     _insert(connection, recipe, "candidate", str(path), sha256, report, now_ms)
     hindrance = hindrance or hindrance_of(connection, stage, now_ms)
@@ -136,7 +136,8 @@ def _insert(
     now_ms: int,
 ) -> None:
     p = tables.policies
-    connection.execute(sa.delete(p).where(p.c.policy_id == recipe.policy_id))
+    # Of a policy that a person stages at this moment the row stays, and its second one is an error.
+    connection.execute(sa.delete(p).where(p.c.policy_id == recipe.policy_id, p.c.stage.in_(REPLACED)))
     connection.execute(
         sa.insert(p).values(
             policy_id=recipe.policy_id,

@@ -27,7 +27,7 @@ from tests.train.synthetic import NOW_MS
 from train.config import GateConfig
 from train.nightly.lock import Claim, ClaimLost, Taken, claim, finish
 from train.nightly.nightly import STALE_AFTER_MS, Nightly, run
-from train.nightly.publish import TRIAL_MS, publish
+from train.nightly.publish import TRIAL_MS, publish, reject
 from train.nightly.text_report import describe
 
 
@@ -239,3 +239,10 @@ def test_a_policy_published_twice_keeps_its_stage(tmp_path: Path) -> None:
         again = publish(connection, Recipe("new"), tmp_path, "ab", {}, stage="shadow", now_ms=2)
         assert (again.stage, again.note) == ("shadow", "it is there already")
         assert get_policy(connection, "new").staged_at_ms == 1
+    with (
+        pytest.raises(sa.exc.IntegrityError),
+        transaction(url) as connection,
+    ):  # staged while its rejection was on its way
+        reject(connection, Recipe("new"), {}, now_ms=3)
+    with transaction(url) as connection:
+        assert get_policy(connection, "new").stage == "shadow"
