@@ -74,8 +74,11 @@ LIMITS = (*RATE_LIMITS, "soft_budget_nanousd")
 MAX_RATE = 10**12
 
 
-def checked_window(connection: Connection, window: object, now_ms: int) -> int | None:
-    """End of a window's first period by the ledger's clock, or None. Raises InvalidRequest."""
+def checked_window(connection: Connection, window: object, now_ms: int, *, ends_ms: int | None = None) -> int | None:
+    """End of a window's first period by the ledger's clock, or None. Raises InvalidRequest.
+
+    `ends_ms`: the end of the window before. One that has passed stays: what it spent is still to be reset.
+    """
     if window is None:
         return None
     try:
@@ -86,7 +89,8 @@ def checked_window(connection: Connection, window: object, now_ms: int) -> int |
         raise InvalidRequest(
             'budget_duration: expected a window like "12h", "30d" or "1mo"', param="budget_duration"
         ) from None
-    return next_reset_ms(window, ledger_now_ms(connection, now_ms))
+    at_ms = ledger_now_ms(connection, now_ms)
+    return ends_ms if ends_ms is not None and ends_ms <= at_ms else next_reset_ms(window, at_ms)
 
 
 def checked_models(models: object) -> str | None:

@@ -241,7 +241,8 @@ def set_key_budget(
         )
     values: dict[str, Any] = {"has_budget": int(budget_nanousd is not None)}
     if window != before.window:
-        values |= {"window": window, "reset_at_ms": checked_window(connection, window, now_ms)}
+        ends_ms = checked_window(connection, window, now_ms, ends_ms=before.reset_at_ms)
+        values |= {"window": window, "reset_at_ms": ends_ms}
     connection.execute(update(keys).where(keys.c.key_id == key_id).values(**values))
     after = get_key(connection, key_id)
     leave_trail(connection, actor, "key.budget", key_id, _trail(before), _trail(after), now_ms)

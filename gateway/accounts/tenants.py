@@ -212,7 +212,8 @@ def patch_tenant(
             f"{min(unknown)}: cannot be changed; expected one of {', '.join(CHANGEABLE)}", param=min(unknown)
         )
     before = tenant_from_row(lock_tenant(connection, tenant_id))
-    values = _checked(connection, {name: value for name, value in changes.items() if name != "budget_nanousd"}, now_ms)
+    others = {name: value for name, value in changes.items() if name != "budget_nanousd"}
+    values = _checked(connection, others, now_ms, ends_ms=before.reset_at_ms)
     if values.get("name", before.name) != before.name:
         if tenant_id not in OWN_TENANTS:
             refuse_own(values["name"], "name")
@@ -277,8 +278,10 @@ def _set_budget(connection: Connection, tenant: Tenant, wanted_nanousd: int, act
     )
 
 
-def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
-    """The validated columns of a change. Raises InvalidRequest."""
+def _checked(
+    connection: Connection, values: Mapping[str, Any], now_ms: int, *, ends_ms: int | None = None
+) -> dict[str, Any]:
+    """The validated columns of a change; `ends_ms` of the present window. Raises InvalidRequest."""
     columns: dict[str, Any] = dict(values)
     name = values.get("name")
     if "name" in values and not (
@@ -286,7 +289,7 @@ def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> 
     ):
         raise InvalidRequest(f"name: expected {EXPECTED_NAME}", param="name")
     if "window" in values:
-        columns["reset_at_ms"] = checked_window(connection, values["window"], now_ms)
+        columns["reset_at_ms"] = checked_window(connection, values["window"], now_ms, ends_ms=ends_ms)
     if values.get("max_session_nanousd") is not None:
         checked_amount(values["max_session_nanousd"], "max_session_usd")
     if "models" in values:

@@ -9,7 +9,8 @@ import pytest
 from msgspec import structs
 from sqlalchemy import Connection, select
 
-from gateway.accounts.keys import get_key
+from gateway.accounts.keys import get_key, set_key_budget
+from gateway.accounts.tenants import patch_tenant
 from gateway.database.tables import ledger_entries
 from gateway.ledger.records import CHARGE_PREFIX
 from gateway.ledger.types import Balance, Refused, Reserved
@@ -65,6 +66,23 @@ async def test_the_first_turn_of_a_window_sees_its_budget_before_anyone_has_rese
         await bench.held(910, tenant="daily")
         after = await bench.ledger.settle(bench.bill(held, 50))
         assert after.tenant == Balance(1_000, 910, 50)
+
+
+async def test_a_window_that_is_set_again_after_its_end_is_still_reset(database_url: str) -> None:
+    """As by a script that sets budgets at midnight: the next day would begin with what the last one spent."""
+    async with open_bench(database_url) as bench:
+        await bench.tenant("daily", 1_000, window="1d")
+        key = (await bench.key("daily", budget_nanousd=1_000, window="1d")).key_id
+        await bench.ledger.settle(bench.bill(await bench.held(900, tenant="daily", key=key), 900))
+        bench.hands.at_ms = MIDNIGHT_MS
+        by: dict[str, Any] = {"actor": "script", "now_ms": MIDNIGHT_MS}
+        await bench.database.write(lambda c: patch_tenant(c, "daily", {"window": "1d"}, **by))
+        await bench.database.write(lambda c: set_key_budget(c, key, window="12h", **by))
+        assert (await bench.ledger.sweep()).reset == 2
+        owned = await bench.database.read(lambda c: get_key(c, key))
+        assert (owned.balance, owned.reset_at_ms) == (Balance(1_000, 0, 0), MIDNIGHT_MS + DAY_MS // 2)
+        tenant = await bench.show("daily")
+        assert (tenant.balance, tenant.reset_at_ms) == (Balance(1_000, 0, 0), MIDNIGHT_MS + DAY_MS)
 
 
 async def test_a_tree_s_turns_and_charges_of_two_gateways_cross_midnight(database_url: str) -> None:
