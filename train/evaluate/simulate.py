@@ -21,6 +21,9 @@ from train.evaluate.logged_turns import affordable, ask_policy, recorded_batch, 
 from train.evaluate.ope import Logged
 from train.log.episodes import Episodes, session_fraction
 
+ROUNDING = 1e-6
+"""Difference of amounts, as a share of the session's budget, that is rounding."""
+
 
 @dataclass(frozen=True)
 class PlayedLog:
@@ -40,7 +43,8 @@ def play(
 ) -> PlayedLog:
     """Run a policy through the sessions. Deterministic given the seed.
 
-    `grades` (S, T, K) are the reward model's scores, fitted on other sessions.
+    `grades` (S, T, K) are the reward model's scores, fitted on other sessions. With `budget_multiple` the money that
+    came or went otherwise (`other_money_usd`) is multiplied too.
     """
     s, t, k = episodes.mask.shape
     probabilities = np.zeros((s, t, k))
@@ -50,9 +54,11 @@ def play(
     first = episodes.budget_usd[:, 0].astype(np.float64)
     budget_usd = first * budget_multiple
     left_usd = budget_usd - np.maximum(first - episodes.remaining_usd[:, 0], 0.0)
+    other_usd = other_money_usd(episodes) * budget_multiple
     uniforms, lengths = luck(episodes, seed), episodes.lengths
     for turn in range(t):
         i = np.flatnonzero((turn < lengths) & ~starved)
+        left_usd[i] = np.maximum(left_usd[i] + other_usd[i, turn], 0.0)
         here = affordable(episodes, i, np.full(len(i), turn), left_usd[i]).any(axis=-1)
         starved[i[~here]] = True
         i = i[here]
@@ -66,6 +72,19 @@ def play(
     logged = turnwise(episodes, probabilities, answered, grades, weight_cap)
     score = np.where(episodes.valid, logged.v + logged.ratio * (logged.reward - logged.q), 0.0)
     return PlayedLog(probabilities, score, logged, cost_usd, starved, cost_usd.sum(axis=1))
+
+
+def other_money_usd(episodes: Episodes) -> F64:
+    """Other changes of the money left, since the turn before each, (S, T); negative if spent.
+
+    Budgets raised on the way, turns that are not trained on (pinned, failed), other sessions of a tree, holds of turns
+    under way. It does not follow from the policy, so every policy meets it. Rounding of float32 is left out.
+    """
+    remaining_usd, cost_usd = episodes.remaining_usd.astype(np.float64), episodes.cost_usd.astype(np.float64)
+    found = np.zeros(remaining_usd.shape)
+    found[:, 1:] = remaining_usd[:, 1:] - np.maximum(remaining_usd[:, :-1] - cost_usd[:, :-1], 0.0)
+    most_usd = np.maximum(remaining_usd, episodes.budget_usd).max(axis=1, initial=0.0)
+    return np.where(episodes.valid & (np.abs(found) > ROUNDING * most_usd[:, None]), found, 0.0)
 
 
 def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F64, weight_cap: float) -> Logged:

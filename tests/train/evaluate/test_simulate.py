@@ -14,7 +14,7 @@ from policy.mdp import Decision, Observation, Policy
 from policy.rules import Cheapest, Fixed, ReSolving
 from tests.train.log.test_episodes import EXPLORING, a_log, read
 from train.evaluate.logged_turns import recorded_observation
-from train.evaluate.simulate import play, probabilities_as_logged
+from train.evaluate.simulate import other_money_usd, play, probabilities_as_logged
 from train.log.episodes import Episodes
 
 
@@ -89,6 +89,23 @@ def test_an_empty_budget_starves_the_rest_of_the_session(episodes: Episodes) -> 
     assert poor.starved.all()
     assert poor.logged.v.sum() < rich.logged.v.sum()
     assert (poor.spent_usd <= episodes.budget_usd[:, 0] * 0.03 + 1e-12).all()
+
+
+def test_money_that_came_or_went_between_the_logged_turns_is_met_by_every_policy(episodes: Episodes) -> None:
+    """By hand: of 1.00, .10 was billed and a pinned turn took .30; then .20 was billed and the budget raised by 2."""
+    assert not other_money_usd(episodes).any(), "the log has no such turns"
+    first = episodes.take(np.arange(len(episodes.session_ids)) == int(episodes.lengths.argmax()))
+    remaining, bills = np.full_like(first.remaining_usd, 2.4), np.zeros_like(first.cost_usd)
+    remaining[0, :2], bills[0, :2] = (1.0, 0.6), (0.1, 0.2)
+    log = replace(first, remaining_usd=remaining, cost_usd=bills, budget_usd=np.ones_like(remaining))
+    assert other_money_usd(log)[0, :3] == pytest.approx([0.0, -0.3, 2.0], abs=1e-6)
+
+    grades = np.full(first.mask.shape, 0.5)
+    spent = np.full_like(remaining, 1e-9)
+    spent[0, 0] = 1.0
+    pinned = replace(log, remaining_usd=spent, cost_usd=np.zeros_like(bills))
+    assert play(Cheapest(), pinned, grades, seed=0, weight_cap=100.0).starved.all()
+    assert not play(Cheapest(), log, grades, seed=0, weight_cap=100.0).starved.any()
 
 
 def test_the_same_seed_plays_the_same_and_ungraded_turns_are_not_zero(episodes: Episodes) -> None:
