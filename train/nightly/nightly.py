@@ -199,7 +199,7 @@ def fit_candidates(
         )
         for item in tuned
     ]
-    artifacts.keep(folder.path, kept, fitted.quality)
+    artifacts.keep(folder.path, kept, fitted.quality, training.models)
     result = {
         "candidates": [item.recipe.policy_id for item in tuned],
         "tuning": tried,
@@ -241,7 +241,7 @@ def evaluate_candidates(
     candidates = {loaded.recipe.policy_id: policy_from(loaded, exploration) for loaded in kept}
     tuned_scores = {item.recipe.policy_id: float(item.recipe.report.get("tuned_score", 0.0)) for item in kept}
     incumbent, note = against or serving_policy(job, exploration)
-    quality = artifacts.quality_model(folder.path, len(training.models), training.state.shape[-1])
+    quality = artifacts.quality_model(folder.path, training.models, training.state.shape[-1])
     played = untouched.take(np.arange(min(untouched.sessions, config.ope.max_sessions)))
     index = np.maximum(played.model[played.valid], 0)
     predicted = quality.predict(played.state[played.valid].astype(np.float64), played.route[played.valid])

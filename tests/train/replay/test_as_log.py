@@ -12,6 +12,7 @@ from tests.train.replay.folders import write_folder
 from train.config import FitConfig, GateConfig, OpeConfig, PlanConfig, QualityConfig, TrainConfig
 from train.errors import InputError
 from train.evaluate import frontier
+from train.fit.artifacts import quality_model
 from train.nightly import steps
 from train.nightly.frontier import Wanted, frontier_of
 from train.nightly.nightly import Nightly
@@ -83,6 +84,10 @@ def test_fit_evaluate_and_frontier_take_a_folder_and_need_no_gateway(tmp_path: P
     assert drawn[1:] == sorted(fitted["fit"]["candidates"])
     rich = [policy["budget_sweep"][-1]["starved_rate"]["mean"] for policy in report["policies"]]
     assert rich == [0.0] * len(rich)
+    training, _ = composed_log(data, 0, untouched_sessions=12)
+    renamed = (*training.models[:-1], "another")  # as many, whose grades would be read as the old ones'
+    with pytest.raises(InputError, match=r"quality\.npz: expected the log's models .*another"):
+        quality_model(tmp_path / "run", renamed, training.state.shape[-1])
 
 
 def test_a_run_without_candidates_is_named(tmp_path: Path) -> None:
