@@ -27,7 +27,6 @@ from gateway.ledger.lease_watch import LeaseWatch, OpenLease
 from gateway.ledger.postgres import PostgresLedger
 from gateway.ledger.records import (
     AccountSnapshot,
-    SessionRow,
     UnknownHold,
     checked_reserve,
     checked_settle,
@@ -35,7 +34,6 @@ from gateway.ledger.records import (
 )
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.ledger.types import (
-    Balance,
     BodyMismatch,
     Checkpoint,
     InFlight,
@@ -167,16 +165,6 @@ class Ledger:
         """Tenant and session in one read; None for an unknown tenant."""
         return await self._answer(self._backend.snapshot(tenant_id, session_id))
 
-    async def session(self, tenant_id: str, session_id: str) -> SessionRow | None:
-        """A session's row; None before its first turn."""
-        found = await self.snapshot(tenant_id, session_id)
-        return None if found is None else found.session
-
-    async def tenant(self, tenant_id: str) -> Balance | None:
-        """A tenant's balance; None for an unknown tenant."""
-        found = await self.snapshot(tenant_id, "")
-        return None if found is None else found.tenant
-
     async def idempotent(self, tenant_id: str, key: str, body_sha256: bytes) -> Replay | InFlight | BodyMismatch | None:
         """State of an idempotency key; None when it is free (the reservation claims it)."""
         return await self._answer(self._backend.idempotent(tenant_id, key, body_sha256))
@@ -306,6 +294,3 @@ def backend_of(database: Database, clock: Clock) -> LedgerBackend:
         return SqliteLedger(database.sqlite, clock)
     assert database.postgres is not None
     return PostgresLedger(database.postgres, max_waiting=database.max_waiting)
-
-
-__all__ = ["AccountSnapshot", "Ledger", "LedgerBackend", "SessionRow", "UnknownHold"]

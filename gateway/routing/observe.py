@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from gateway.dialects.chat_messages import message_text
 from gateway.dialects.request import ChatRequest
-from gateway.ledger.ledger import SessionRow
+from gateway.ledger.records import SessionRow
 from gateway.ledger.types import Balance
 from gateway.money import NANOUSD_PER_USD
 from gateway.routing import session as sessions

@@ -15,10 +15,9 @@ from gateway.catalog.tokens import PromptTokens
 from gateway.decisions.failures import FailedAttempt
 from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.request import ChatRequest
-from gateway.ledger.ledger import SessionRow
 from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.rates import RateReading
-from gateway.ledger.records import Chain
+from gateway.ledger.records import Chain, SessionRow
 from gateway.ledger.types import (
     Balance,
     IdempotencyClaim,

@@ -17,9 +17,9 @@ from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest
 from gateway.errors import InvalidRequest, LedgerUnavailable, NotFound
 from gateway.ledger.budget_headers import BudgetHeaders
-from gateway.ledger.ledger import AccountSnapshot, Ledger
+from gateway.ledger.ledger import Ledger
 from gateway.ledger.offline import OfflineLedger
-from gateway.ledger.records import Chain, SessionRow
+from gateway.ledger.records import AccountSnapshot, Chain, SessionRow
 from gateway.ledger.types import MAX_DEPTH, IdempotencyClaim, SessionTerms
 from gateway.money import usd_string
 from gateway.providers.balance import LoadBalancer

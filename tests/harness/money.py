@@ -17,6 +17,7 @@ from gateway.catalog.usage import UsageSource
 from gateway.database.database import Database
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.rates import TurnLimits
+from gateway.ledger.records import SessionRow
 from gateway.ledger.types import (
     IdempotencyClaim,
     Refused,
@@ -92,6 +93,11 @@ class Bench:
 
     async def show(self, tenant_id: str = "acme") -> tenants.Tenant:
         return await self.database.read(lambda connection: tenants.get_tenant(connection, tenant_id))
+
+    async def session(self, session_id: str, *, tenant: str = "acme") -> SessionRow | None:
+        """A session as a turn reads it; None before its first turn."""
+        found = await self.ledger.snapshot(tenant, session_id)
+        return None if found is None else found.session
 
     async def key(self, tenant_id: str = "acme", **more: Any) -> keys.Key:
         def make(connection: Connection) -> keys.Key:

@@ -270,7 +270,7 @@ async def test_a_long_report_holds_up_no_turn(sqlite_url: str) -> None:
         go_on = threading.Event()
         reports = [asyncio.create_task(bench.database.read(lambda _: go_on.wait(30))) for _ in range(2)]
         await asyncio.sleep(0.01)
-        assert await asyncio.wait_for(bench.ledger.session("acme", "s1"), 10) is not None
+        assert await asyncio.wait_for(bench.session("s1"), 10) is not None
         await asyncio.wait_for(bench.held(10), 10)
         assert not any(report.done() for report in reports)
         go_on.set()

@@ -21,13 +21,13 @@ async def change(bench: Bench, budget_nanousd: int, by_header: SessionTerms | No
 
 
 async def granted(bench: Bench) -> int:
-    row = await bench.ledger.session("acme", "s1")
+    row = await bench.session("s1")
     assert row is not None
     return row.balance.granted_nanousd
 
 
 async def known(bench: Bench) -> BudgetHeaders:
-    row = await bench.ledger.session("acme", "s1")
+    row = await bench.session("s1")
     assert row is not None
     return budget_headers(row.memory)
 

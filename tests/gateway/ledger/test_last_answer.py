@@ -32,15 +32,15 @@ async def test_a_small_conversation_leaves_what_a_long_one_of_its_session_keeps(
         _, refused = await bench.reserve(41, kept=5)
         assert refused == Refused("session", Balance(100, 10, 0), pending=True, kept_nanousd=50)
         await bench.held(10, kept=5)
-        row = await bench.ledger.session("acme", "s1")
+        row = await bench.session("s1")
         assert row is not None
         assert row.kept_nanousd == 50
         await bench.held(10, kept=60)
-        row = await bench.ledger.session("acme", "s1")
+        row = await bench.session("s1")
         assert row is not None
         assert row.kept_nanousd == 60
         await bench.held(70, kept=0, closing=True)
-        row = await bench.ledger.session("acme", "s1")
+        row = await bench.session("s1")
         assert row is not None
         assert row.kept_nanousd == 0
 
@@ -58,7 +58,7 @@ async def test_a_gateway_that_knows_no_last_answer_is_not_refused_one(postgres_u
 
         backend._groups.submit = old
         await bench.held(40)
-        row = await bench.ledger.session("acme", "s1")
+        row = await bench.session("s1")
         assert row is not None
         assert row.kept_nanousd == 40
 
@@ -85,7 +85,7 @@ async def test_sub_agents_leave_what_every_session_above_keeps(database_url: str
         assert refused == Refused("parent", Balance(100, 25, 0), True, 50)
         _, refused = await bench.reserve(6, session="grandchild", parent="child", ceiling=6)
         assert isinstance(refused, Reserved)
-        row = await bench.ledger.session("acme", "child")
+        row = await bench.session("child")
         assert row is not None
         assert row.chain is not None
         assert (row.kept_nanousd, row.chain.available_nanousd, row.chain.unspent_nanousd) == (20, 19, 50)

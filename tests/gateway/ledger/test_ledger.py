@@ -16,8 +16,8 @@ from gateway.database.tables import decisions
 from gateway.dialects.message_digests import MessageDigests
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.leases import BATCH
-from gateway.ledger.ledger import Ledger, UnknownHold
-from gateway.ledger.records import merge_memory
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.records import UnknownHold, merge_memory
 from gateway.ledger.types import (
     Answer,
     Balance,
@@ -123,7 +123,7 @@ async def test_each_account_refuses_by_name_and_says_whether_money_may_come_back
         await bench.held(900, session="other")
         _, refused = await bench.reserve(101)
         assert refused == Refused("tenant", Balance(1_000, 900, 0), pending=True)
-        assert await bench.ledger.session("acme", "s1") is None
+        assert await bench.session("s1") is None
 
 
 async def test_a_key_with_a_budget_is_charged_beside_its_tenant(database_url: str) -> None:
@@ -154,7 +154,7 @@ async def test_a_further_attempt_belongs_to_the_same_turn(database_url: str) -> 
         await bench.ledger.settle(bench.bill(first, 30, decision={"status": "pending"}))
         second = await bench.held(200, decision=first.decision_id)
         await bench.ledger.settle(bench.bill(second, 50))
-        session = await bench.ledger.session("acme", "s1")
+        session = await bench.session("s1")
         assert session is not None
         assert (session.turns, session.last_decision_id) == (1, first.decision_id)
         assert (await decision(bench, first.decision_id))["cost_nanousd"] == 80
@@ -164,7 +164,7 @@ async def test_the_client_s_ceiling_moves_both_ways_within_the_law(database_url:
     async with open_bench(database_url) as bench:
         await bench.tenant("small", 10_000, max_session_nanousd=2_000)
         op = await bench.held(600, tenant="small", default=5_000)
-        assert (await bench.ledger.session("small", "s1")).balance.granted_nanousd == 2_000  # type: ignore[union-attr]
+        assert (await bench.session("s1", tenant="small")).balance.granted_nanousd == 2_000  # type: ignore[union-attr]
         await bench.ledger.settle(bench.bill(op, 400))
         outcomes = [(await bench.reserve(100, tenant="small", ceiling=ceiling))[1] for ceiling in (700, 9_999)]
         assert [outcome.session.granted_nanousd for outcome in outcomes if isinstance(outcome, Reserved)] == [
@@ -189,7 +189,7 @@ async def test_the_session_remembers_what_the_last_bill_told_it(database_url: st
         op = await bench.held(100, default=1_000)
         bench.hands.at_ms += 5
         await bench.ledger.settle(bench.bill(op, 60, session_memory='{"last_model":"small"}'))
-        session = await bench.ledger.session("acme", "s1")
+        session = await bench.session("s1")
         assert session is not None
         assert (session.balance, session.tenant.spent_nanousd) == (Balance(1_000, 0, 60), 60)
         assert (session.memory, session.turns, session.state) == ('{"last_model":"small"}', 1, "open")
@@ -210,7 +210,7 @@ async def test_turns_of_one_session_beside_each_other_are_all_remembered(databas
             )  # fmt: skip
             merged = merge_memory(merged, update)
             await bench.ledger.settle(bench.bill(op, 1, session_memory=update))
-        session = await bench.ledger.session("acme", "s1")
+        session = await bench.session("s1")
         assert session is not None
         assert sessions.SessionMemory.from_json(session.memory) == sessions.SessionMemory.from_json(merged)
         memory = sessions.SessionMemory.from_json(session.memory)
@@ -338,7 +338,7 @@ async def test_two_hundred_concurrent_turns_on_money_for_twenty_dispatch_exactly
         ops = admitted(outcomes)
         assert len(ops) == 20
         assert all(outcome.pending for _, outcome in outcomes if isinstance(outcome, Refused))
-        session = await bench.ledger.session("acme", "s1")
+        session = await bench.session("s1")
         assert session is not None
         assert session.balance == Balance(1_000, 1_000, 0)
         await race(*(bench.ledger.settle(bench.bill(op, 50)) for op in ops))

@@ -367,7 +367,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         for session_id, account in self.model.sessions.items():
-            row = self.do(self.bench.ledger.session(self.name, session_id))
+            row = self.do(self.bench.session(session_id, tenant=self.name))
             assert row is not None
             assert row.balance == account.balance()
             above = self.model.balance(session_id).above_nanousd

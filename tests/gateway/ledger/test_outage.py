@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger.ledger import UnknownHold
 from gateway.ledger.postgres_batches import MAX_PER_QUEUE
+from gateway.ledger.records import UnknownHold
 from gateway.ledger.types import Balance, Reserved
 from migrations.upgrade import upgrade
 from tests.harness.faultproxy import FaultProxy, Way
@@ -58,7 +58,7 @@ async def test_a_stopped_database_is_503_and_recovery_needs_no_restart(postgres_
         with pytest.raises(LedgerUnavailable) as refused:
             await within(ANSWER_S, bench.reserve(100))
         assert refused.value.headers["Retry-After"].isdigit()
-        for question in (bench.ledger.session("acme", "s1"), bench.show(), bench.sweep(START_MS)):
+        for question in (bench.session("s1"), bench.show(), bench.sweep(START_MS)):
             with pytest.raises(LedgerUnavailable):
                 await within(ANSWER_S, question)
         # The bill that met the outage is kept, and posted exactly when the database is back.

@@ -25,7 +25,7 @@ from tests.harness.money import START_MS, TTL_MS, Bench, admitted, open_bench, r
 
 
 async def balance(bench: Bench, session: str) -> Balance:
-    row = await bench.ledger.session("acme", session)
+    row = await bench.session(session)
     assert row is not None
     return row.balance
 
@@ -71,7 +71,7 @@ async def test_a_grandchild_s_turn_moves_the_money_of_every_session_above(databa
         assert await balance(bench, "child") == Balance(400, 50, 45)
         assert await balance(bench, "root") == Balance(1_000, 150, 45)
         await bench.ledger.release(bench.back(root))
-        row = await bench.ledger.session("acme", "grandchild")
+        row = await bench.session("grandchild")
         assert row is not None
         assert (row.parent_session_id, row.chain) == ("child", Chain(305, 355, 400, 2))
         # A repeated header changes nothing, a further attempt needs none.
@@ -90,7 +90,7 @@ async def test_the_nearest_session_above_that_cannot_pay_refuses(database_url: s
         _, refused = await bench.reserve(31, session="child")
         assert refused == Refused("parent", Balance(100, 70, 0), pending=True)
         # A refused child does not exist, and moved nothing.
-        assert await bench.ledger.session("acme", "grandchild") is None
+        assert await bench.session("grandchild") is None
 
 
 async def test_a_child_s_limit_is_at_most_what_the_sessions_above_have(database_url: str) -> None:

@@ -10,7 +10,7 @@ from gateway.catalog.models import Deployment, Model
 from gateway.catalog.tokens import PromptTokens
 from gateway.config.settings import RouterSettings
 from gateway.dialects.chat import ChatDialect
-from gateway.ledger.ledger import SessionRow
+from gateway.ledger.records import SessionRow
 from gateway.ledger.types import Balance, SessionTerms
 from gateway.providers.balance import Full, LoadBalancer
 from gateway.providers.cooldown import Breaker
