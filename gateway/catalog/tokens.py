@@ -232,6 +232,8 @@ def _parts(message: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
     elif isinstance(content, list):
         for part in content:
             yield from _part(part)
+    for _ in message.get("images") or ():
+        yield IMAGE
     for name, value in message.items():
         if name in _UNCOUNTED or not value:
             continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.dialects.arguments import THINKING_PARTS
+from gateway.dialects.pictures import picture_of
 from gateway.errors import InvalidRequest
 
 _INSTEAD_OF_CONTENT = (
@@ -50,6 +51,10 @@ class SeenMessages:
     bound: bool = False
     has_custom: bool = False
     file_by_id: str | None = None
+    generated_pictures: int = 0
+    """Pictures of earlier answers, which Gemini is sent again."""
+    left_out: bool = False
+    """Whether some of them are neither inline nor pictures, and are left out."""
 
 
 def read_messages(messages: Sequence[dict[str, Any]]) -> SeenMessages:
@@ -76,6 +81,8 @@ def read_messages(messages: Sequence[dict[str, Any]]) -> SeenMessages:
             where = f"messages[{index}].tool_call_id"
             raise InvalidRequest(f"{where}: expected a string", param=where)
         if not _PLAIN_FIELDS.issuperset(message):
+            if "images" in message:
+                _read_pictures(message, seen)
             seen.free += [message[name] for name in _FREE_FIELDS if name in message]
             seen.bound = seen.bound or any(message.get(name) for name in _BOUND_FIELDS)
             seen.bound = seen.bound or "id" in (message.get("audio") or {})
@@ -88,6 +95,19 @@ def read_messages(messages: Sequence[dict[str, Any]]) -> SeenMessages:
             seen.bound = seen.bound or _SIGNED_ID in (call.get("id") or "")
     seen.bound = seen.bound or not THINKING_PARTS.isdisjoint(seen.kinds)
     return seen
+
+
+def _read_pictures(message: dict[str, Any], seen: SeenMessages) -> None:
+    """Keep inline pictures alone: LiteLLM would fetch an address, and take a caller's word for another kind."""
+    given = message["images"] or []
+    inline = [picture_of(each) for each in given]
+    kept = [f"data:image/{each.format};base64,{each.data}" for each in inline if each.data]
+    seen.left_out = seen.left_out or len(kept) < len(given)
+    seen.generated_pictures += len(kept)
+    message["images"] = [{"type": "image_url", "image_url": {"url": url}} for url in kept]
+    if not kept:
+        del message["images"]
+        message["content"] = message.get("content") or ""
 
 
 def _check_part(part: dict[str, Any], where: str) -> None:

@@ -131,6 +131,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
     messages = cast(list[dict[str, Any]], read.messages)
     seen = read_messages(messages)
     fetched = check_addresses(seen.with_parts, by_reference=ANY_ADDRESS)
+    dropped += ["messages[].images"] if seen.left_out else []
     if not shallow:
         _check_counts(params)
         free = (fields[name] for name in _FREE_PARAMS if name in fields)
@@ -155,7 +156,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
         capabilities=_capabilities(params, frozenset(seen.kinds), has_custom=seen.has_custom)
         | {ADDRESS_CAPABILITIES[each] for each in fetched}
         | (set() if seen.file_by_id is None else {PROVIDER_FILES}),
-        images=seen.kinds.count("image_url"),
+        images=seen.kinds.count("image_url") + seen.generated_pictures,
         open_tool_loop=messages[-1]["role"] in ("tool", "function"),
         provider_bound=seen.bound,
         session_hint=session_hint(fields),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.catalog.tokens import IMAGE, TokenCounter
 from gateway.config.settings import LimitSettings
 from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.errors import InvalidRequest
@@ -333,3 +334,29 @@ def test_any_json_value_in_any_place_is_understood_or_refused_but_never_a_crash(
 def test_a_picture_s_address_needs_a_provider_that_fetches_it(url: str, needed: set[str]) -> None:
     picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
     assert parsed(messages=[picture]).capabilities == needed
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"type": "image_url", "image_url": {"url": "https://169.254.169.254/latest"}},
+        {"type": "image_url", "image_url": {"url": "data:video/mp4;base64,AAAA"}},
+        {"type": "image_url", "image_url": "gs://bucket/a.png"},
+        {"image_url": 3},
+        7,
+    ],
+)
+async def test_pictures_of_earlier_answers_are_inline_held_for_and_nothing_else(image: Any) -> None:
+    url = "data:image/png;base64,AAAA"
+    own = {"type": "image_url", "image_url": {"url": url, "format": "video/mp4", "detail": "low"}, "index": 0}
+    turn = {"role": "assistant", "content": None, "images": [own, image]}
+    read = parsed(messages=[{"role": "user", "content": "q"}, turn, {"role": "user", "content": "q"}])
+    assert read.messages[1]["images"] == [{"type": "image_url", "image_url": {"url": url}}]
+    assert (read.images, read.dropped) == (1, ("messages[].images",))
+    counter = TokenCounter()
+    plain = [{**message, "images": None} for message in read.messages]
+    more = (await counter.count(read.messages, {})).bound - (await counter.count(plain, {})).bound
+    await counter.close()
+    assert more == IMAGE.bound
+    alone = parsed(messages=[{"role": "user", "content": "q"}, turn | {"images": [image]}])
+    assert alone.messages[1] == {"role": "assistant", "content": ""}
