@@ -181,7 +181,7 @@ class GateConfig:
     min_ess: float = 40.0
     """Effective sample size floors, in turns, of the candidate's importance weights."""
     min_overlap: float = 0.8
-    """Least share of the candidate's probability on actions that the log took often enough."""
+    """Least share of the candidate's probability, and of the incumbent's, on actions that the log took often enough."""
     max_starved_increase: float = 0.02
     """Highest increase of the starved share over the incumbent's, as a point estimate."""
     starved_worth: float = math.inf

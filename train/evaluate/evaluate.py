@@ -239,6 +239,7 @@ def compare(name: str, candidate: Tried, incumbent: Tried, held_out: HeldOut) ->
         starved_rate=candidate.judged.starved_rate,
         incumbent_starved_rate=incumbent.judged.starved_rate,
         below=held_out.below,
+        incumbent_overlap=incumbent.judged.overlap,
         graded_share=held_out.episodes.graded_share,
     )
 

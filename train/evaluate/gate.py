@@ -40,6 +40,7 @@ class Evidence:
     network: bool = False
     incumbent_network: bool = False
     """Whether the network decides; ties go to it."""
+    incumbent_overlap: float = 1.0
     graded_share: float = 1.0
     """Graded share of the turns without an implicit signal."""
     over_networks: Mapping[str, float] = field(default_factory=dict)
@@ -124,6 +125,11 @@ def doubts(item: Evidence, config: GateConfig) -> tuple[str, ...]:
         found.append(f"effective sample size {item.effective_turns:.0f} turns, at least {floor:.0f} are required")
     if item.overlap < config.min_overlap:
         found.append(f"overlap {item.overlap:.2f}, at least {config.min_overlap:g} is required")
+    if item.incumbent_overlap < config.min_overlap:
+        found.append(
+            f"the log says little about what serves now: overlap {item.incumbent_overlap:.2f}, at least "
+            f"{config.min_overlap:g} is required"
+        )
     return tuple(found)
 
 

@@ -55,6 +55,7 @@ def test_a_network_that_nothing_surpasses_with_confidence_is_published() -> None
         {"gain": Interval(-0.002, -0.01, 0.02)},
         {"starved_rate": 0.2},
         {"overlap": 0.5},
+        {"incumbent_overlap": 0.5},
         {"second_opinion": Interval(-0.2, -0.3, -0.1)},
     ],
 )
@@ -88,6 +89,7 @@ def test_a_loss_keeps_the_incumbent() -> None:
     [
         (replace(GOOD, effective_turns=30), "effective sample size"),
         (replace(GOOD, overlap=0.5), "overlap"),
+        (replace(GOOD, incumbent_overlap=0.01), "the log says little about what serves now"),
         (replace(GOOD, starved_rate=0.15), "starves"),
         (replace(GOOD, second_opinion=Interval(-0.1, -0.15, -0.05)), "contradicts"),
     ],
