@@ -87,6 +87,8 @@ _LONGEST_ADDRESS = 8_192
 _BEHIND_PATH = re.compile("[?#]")
 _FILM_ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 _AUDIO_AT_LEAST = PromptTokens(20, 100)
+# An earlier answer that its id names is billed as input: at most the longest that OpenAI's models speak.
+SPOKEN = PromptTokens(500, 16_384)
 
 
 class _Tokenizer(Protocol):
@@ -234,6 +236,9 @@ def _parts(message: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
             yield from _part(part)
     for _ in message.get("images") or ():
         yield IMAGE
+    if message.get("audio"):
+        yield SPOKEN
+        yield _text_in(message["audio"], "transcript")  # all that models without the sound are told
     for name, value in message.items():
         if name in _UNCOUNTED or not value:
             continue

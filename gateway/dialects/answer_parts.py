@@ -189,17 +189,16 @@ class AnswerParts:
     def _media(self, delta: Mapping[str, Any], events: list[PartEvent]) -> None:
         images, audio = delta.get("images"), delta.get("audio")
         for image in images if isinstance(images, list) else ():
-            if self._may_switch():
-                self._show(picture_of(image), events)
-            else:
-                self._late_pictures.append(picture_of(image))
+            self._show(picture_of(image), events)
         if isinstance(audio, Mapping):
             words, data = audio.get("transcript"), audio.get("data")
             self._spoken += [words] if isinstance(words, str) else []
             self._sound_characters += len(data) if isinstance(data, str) else 0
 
     def _show(self, picture: GeneratedPicture, events: list[PartEvent]) -> None:
-        if picture.data and self._has_pictures:
+        if not self._may_switch():
+            self._late_pictures.append(picture)
+        elif picture.data and self._has_pictures:
             self._new(AnswerPart(len(self.parts), "picture", name=picture.format, pieces=[picture.data]), events)
             self._close(events)
         else:

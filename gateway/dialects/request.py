@@ -89,6 +89,13 @@ class ChatRequest(Struct, frozen=True, dict=True):
         return MessageDigests(self.messages)
 
     @cached_property
+    def has_sound(self) -> bool:
+        """True if sounds may be billed: of the prompt, the answer, or an earlier answer by its id."""
+        return "audio" in self.capabilities or (
+            self.provider_bound and any("id" in (message.get("audio") or {}) for message in self.messages)
+        )
+
+    @cached_property
     def route(self) -> int:
         """A number of 24 bits for its first system messages and its tools; 0 without any.
 

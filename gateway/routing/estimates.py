@@ -298,7 +298,7 @@ def _hold(model: Model, terms: TurnTerms, lengths: _Lengths, tool_calls: int) ->
     chat, available_nanousd, contended = terms.chat, terms.available_nanousd, terms.contended
     bounds = call_bounds(
         model, terms.prompt.bound, chat.params, chat.extras, n=chat.n, images=chat.images,
-        audio="audio" in chat.capabilities, tools=chat.forwarded.tools if chat.forwarded else NO_TOOLS,
+        audio=chat.has_sound, tools=chat.forwarded.tools if chat.forwarded else NO_TOOLS,
         tool_calls=tool_calls,
     )  # fmt: skip
     worst = bounds.worst_nanousd

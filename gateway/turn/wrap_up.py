@@ -99,9 +99,7 @@ def _closing(
     answer, short = min(math.ceil(lengths[LEVEL_90]), most), min(LEAST_LIKELY_TOKENS, most)
     grown = prompt_tokens_bound + prompt_tokens_bound // _GROWTH_SHARE
     grown += _BOUND_PER_TOKEN * (chat.n * max(answer, short) + _NEXT_REQUEST_TOKENS)
-    bounds = call_bounds(
-        model, grown, chat.params, chat.extras, n=chat.n, images=chat.images, audio="audio" in chat.capabilities
-    )
+    bounds = call_bounds(model, grown, chat.params, chat.extras, n=chat.n, images=chat.images, audio=chat.has_sound)
     answer = max(min(answer, bounds.affordable_output_tokens(budget_nanousd // KEPT_SHARE)), short)
     growth_femtousd = _BOUND_PER_TOKEN * chat.n * model.prices.at(grown).max_input_femtousd
     return LastAnswer(bounds.worst_nanousd(answer), growth_femtousd)

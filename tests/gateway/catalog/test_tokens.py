@@ -166,6 +166,18 @@ async def test_audio_and_files_are_weighed_by_their_size(counter: TokenCounter) 
     assert by_id.bound >= 100_000
 
 
+async def test_an_earlier_answer_s_sound_is_held_for_at_its_longest_and_its_words_are_counted(
+    counter: TokenCounter,
+) -> None:
+    """OpenAI bills the sound that an id names as input again; other providers are told its words."""
+    said = [{"role": "assistant", "content": None, "audio": None}]
+    by_id = [{"role": "assistant", "content": None, "audio": {"id": "audio_1"}}]
+    told = [{"role": "assistant", "content": None, "audio": {"id": "audio_1", "transcript": "word " * 1_000}}]
+    silent, named, worded = [await counter.count(messages, {}) for messages in (said, by_id, told)]
+    assert named.bound - silent.bound == 16_384
+    assert worded.bound - named.bound >= 1_000
+
+
 HOUR_OF_VIDEO = "data:video/mp4;base64," + base64.b64encode(HOUR.read_bytes()).decode()
 
 

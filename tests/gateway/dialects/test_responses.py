@@ -550,6 +550,16 @@ def test_a_picture_between_a_call_and_its_result_is_shown_behind_the_result() ->
     assert roles == ["user", "assistant", "tool", "user", "user"]
 
 
+@pytest.mark.parametrize("picture", [{"images": [PICTURE]}, {"content": [PICTURE]}])
+def test_a_picture_amid_a_call_s_arguments_does_not_end_them(picture: dict[str, Any]) -> None:
+    stream = ResponsesStream(response_object())
+    chunks = [call(0, '{"a"', id="c1", name="f"), delta(**picture), call(0, ":1}"), delta("tool_calls")]
+    b"".join(map(stream.chunk, chunks)) + stream.end(Billed(USAGE, False, dict), None)
+    assert stream.ended is not None
+    asked, shown = stream.ended["output"]
+    assert (asked["arguments"], shown["result"]) == ('{"a":1}', "AAAA")
+
+
 def test_citations_that_come_behind_their_text_are_not_lost() -> None:
     stream = ResponsesStream(response_object())
     chunks = [delta(content="a"), call(0, "{}", id="c1", name="f"), delta(annotations=[NOTE]), delta("tool_calls")]

@@ -27,7 +27,7 @@ from gateway.routing.estimates import (
 from gateway.routing.guard import Eligibility
 from gateway.routing.session import SessionMemory
 from policy.mdp import COST_LEVELS
-from tests.harness.models import chat, model, prices, remember
+from tests.harness.models import FEMTOUSD_PER_MTOK_USD, chat, model, prices, remember
 
 # The prior's answer is 220 tokens in the median and 1,715 at the 98th percentile: 220 * exp(2.0537...), rounded up.
 MEDIAN_TOKENS, LIKELY_TOKENS = 220, 1_716
@@ -369,6 +369,16 @@ def test_a_hold_covers_every_bill_of_a_call_that_keeps_to_max_tokens(
         cache_write_1h_tokens=data.draw(st.integers(0, written)), reasoning_tokens=data.draw(st.integers(0, output)),
     )  # fmt: skip
     assert bill_nanousd(charged, usage) <= found.hold_nanousd
+
+
+def test_the_sound_of_an_earlier_answer_is_held_for_at_the_price_of_sounds() -> None:
+    """Also where the answer that is asked for is text."""
+    charged = prices(audio_input_femtousd=40 * FEMTOUSD_PER_MTOK_USD)
+    spoken = [{"role": "user", "content": "a"}, {"role": "assistant", "audio": {"id": "audio_1"}},
+              {"role": "user", "content": "b"}]  # fmt: skip
+    found = estimated(charged=charged, request={"messages": spoken, "max_tokens": 10}, bound=17_000)
+    worst = bill_nanousd(charged, Usage(17_000, 10, audio_input_tokens=16_384))
+    assert bill_nanousd(charged, Usage(17_000, 10)) < worst <= found.hold_nanousd
 
 
 WINDOW_TOKENS = 8_000
