@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _INLINE = re.compile(r"data:image/([A-Za-z0-9.+-]{1,32});base64,")
-_OWN_ID = "ig_sr_"
-"""Items with it were made here: any model can be shown their pictures, not OpenAI's servers alone."""
+_OWN_ID = "igsr_"
+"""Items with it were made here: any model can be shown their pictures, not OpenAI's servers alone. It ends at its only
+"_", since the store finds an item by `KIND_SUFFIX_INDEX`."""
 _HERE = "This API has no place for it"
 
 
@@ -66,7 +67,16 @@ def picture_item(item_id: str, data: str, kind: str) -> dict[str, Any]:
 
 def own_picture(item: Mapping[str, Any]) -> str | None:
     """The picture, as inline data, of an item that was made here and comes back."""
-    if item.get("type") != "image_generation_call" or not str(item.get("id")).startswith(_OWN_ID):
+    data, kind = item.get("result"), item.get("output_format")
+    if not (_is_own(item) and isinstance(data, str) and data):
         return None
-    kind = item.get("output_format")
-    return f"data:image/{kind if isinstance(kind, str) else 'png'};base64,{item.get('result') or ''}"
+    return f"data:image/{kind if isinstance(kind, str) else 'png'};base64,{data}"
+
+
+def names_own_picture(item: Mapping[str, Any]) -> bool:
+    """True for an item that was made here and comes back as its id alone, as OpenAI's guides write it."""
+    return _is_own(item) and not item.get("result")
+
+
+def _is_own(item: Mapping[str, Any]) -> bool:
+    return item.get("type") == "image_generation_call" and str(item.get("id")).startswith(_OWN_ID)

@@ -13,6 +13,7 @@ from typing import Any
 
 from gateway.dialects.fields import copied, need, objects, read, refused
 from gateway.dialects.forwarded import ForwardedRequest
+from gateway.dialects.pictures import names_own_picture
 from gateway.dialects.responses_forwarded import forwarded_request
 from gateway.dialects.responses_items import MessageBuilder
 from gateway.dialects.responses_schema import ResponsesBody
@@ -71,7 +72,7 @@ def input_items(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 def is_reference(item: Mapping[str, Any]) -> bool:
     """True for an item that names a stored one; its type may be left out."""
     given = {name for name, value in item.items() if value is not None}
-    return item.get("type") == "item_reference" or given == {"id"}
+    return item.get("type") == "item_reference" or given == {"id"} or names_own_picture(item)
 
 
 def referenced_ids(items: Iterable[Mapping[str, Any]]) -> list[str]:

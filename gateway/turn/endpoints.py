@@ -157,7 +157,7 @@ class Endpoints:
         return structs.replace(chat, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
 
     async def _resolved(self, caller: Caller, fields: Mapping[str, Any]) -> Any:
-        """The input with every `item_reference` replaced by its item."""
+        """The input with every reference to an item replaced by the item."""
         items = responses_request.input_items(fields)
         wanted = responses_request.referenced_ids(items)
         if not wanted:

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, create_engine
 
+from gateway.catalog.usage import Usage
 from gateway.database.tables import responses
 from gateway.decisions import response_store
+from gateway.dialects.responses_answer import ResponseObject, whole_response
+from gateway.dialects.responses_request import referenced_ids
 from gateway.errors import NotFound
+from tests.gateway.dialects.events import whole
 
 DAY_MS = 86_400_000
 
@@ -40,6 +44,18 @@ def test_what_is_stored_comes_back(connection: Connection, text: str) -> None:
     found = response_store.find(connection, "acme", "resp_1", 1)
     assert (found.session_id, found.response["output"], found.items[1]) == ("s", [item], item)
     assert response_store.find_item(connection, "acme", "msg_1_0", 1) == item
+
+
+def test_a_generated_picture_is_found_by_its_id(connection: Connection) -> None:
+    """As clients refer to it: by a reference, or by an item of its type without its data."""
+    made = ResponseObject("dec_a1", "m", 1, {}, {}, store=True)
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    response = whole_response(made, whole(content="a", images=[picture]), Usage(1, 1))
+    response_store.store(connection, "acme", "s", response, [], 0)
+    [_, item] = response["output"]
+    named = {"type": item["type"], "id": item["id"]}
+    [wanted] = referenced_ids([item, named])
+    assert response_store.find_item(connection, "acme", wanted, 1) == item
 
 
 def test_a_nul_is_left_out_since_postgres_takes_none(connection: Connection) -> None:
