@@ -74,7 +74,7 @@ def own_picture(item: Mapping[str, Any]) -> str | None:
 
 
 def names_own_picture(item: Mapping[str, Any]) -> bool:
-    """True for an item that was made here and comes back as its id alone, as OpenAI's guides write it."""
+    """True for an item that was made here and comes back as its id alone, as in OpenAI's guides."""
     return _is_own(item) and not item.get("result")
 
 
