@@ -9,8 +9,8 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
-from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlencode
+from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
 import orjson
@@ -29,13 +29,14 @@ from gateway.decisions import log
 from gateway.decisions.forecasts import SessionForecasts
 from gateway.decisions.report import out_of_money
 from gateway.decisions.rollups import DAY_MS, HOUR_MS
-from gateway.errors import Forbidden, GatewayError, InvalidRequest, NotFound, http_status
+from gateway.errors import Forbidden, GatewayError, NotFound, http_status
 from gateway.http import query_values
 from gateway.ledger import audit
 from gateway.policies import registry, trials
 from gateway.policies.registry import PolicyRegistry
 from gateway.ui import queries, words
 from gateway.ui.actions import Actions
+from gateway.ui.asked import PERIODS_DAYS, choice_of, number_of, period_days, read_form, text_of
 from gateway.ui.charts import burn_down, candidate_costs, front_chart, front_points, reliability_chart, spend_series
 from gateway.ui.format import FILTERS
 from gateway.ui.insights import Insights
@@ -49,12 +50,9 @@ HEADERS: Mapping[str, str] = {
     "cache-control": "no-store",
 }
 _STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-MAX_FORM_BYTES = 16_384
-_DAYS = (1, 7, 30, 90)
 
 Page = Callable[[Request, Viewer], Awaitable[Response]]
 Action = Callable[[Viewer, Mapping[str, str]], Awaitable[str | NewKey]]
-T = TypeVar("T", int, str)
 
 
 class Dashboard:
@@ -142,7 +140,7 @@ class Dashboard:
             if viewer is None:
                 return self._render("sign_in.html", None, status=401)
             try:
-                form = await _form(request)
+                form = await read_form(request)
                 if not hmac.compare_digest(form.get("csrf", "").encode(), viewer.csrf.encode()):
                     raise Forbidden("this form is out of date: load the page again")
                 if not viewer.may_change:
@@ -171,7 +169,7 @@ class Dashboard:
     async def sign_in(self, request: Request) -> Response:
         """Sign in with a pasted key, which is not stored."""
         try:
-            form = await _form(request)
+            form = await read_form(request)
             caller = await self._authenticator.reader({"authorization": f"Bearer {form.get('key', '')}"})
         except GatewayError as error:
             return self._render("sign_in.html", None, status=http_status(error), problem="Unknown key.")
@@ -210,7 +208,7 @@ class Dashboard:
 
     async def overview(self, request: Request, viewer: Viewer) -> Response:
         """Spend, savings and sessions near their budget, over the last days."""
-        days, at_ms = _days(request, 7), now_ms(self._clock)
+        days, at_ms = period_days(request, 7), now_ms(self._clock)
         step_ms = HOUR_MS if days <= 7 else DAY_MS
 
         def read(connection: Any) -> dict[str, Any]:
@@ -229,7 +227,7 @@ class Dashboard:
         found, insight = await self._database.read(read), await self._insights.of(days, viewer.tenant_id)
         lineup = self._policies.lineup()
         return self._render(
-            "overview.html", viewer, insight=insight, days=days, choices=_DAYS,
+            "overview.html", viewer, insight=insight, days=days, choices=PERIODS_DAYS,
             champion=lineup.champion.policy.policy_id, problems=self._policies.problems,
             chart=orjson.dumps(found.pop("series")).decode(), at_ms=at_ms, **found,
         )  # fmt: skip
@@ -237,12 +235,12 @@ class Dashboard:
     async def session_list(self, request: Request, viewer: Viewer) -> Response:
         """Search results, or only their rows for htmx."""
         asked = query_values(request, "q", "only", "before", "tenant", "session")
-        search = _text(asked, "q", 128)
-        only = _choice(asked, "only", ("", "near", "refused", *sessions.STATES), "")
-        used_ms = _number(asked, "before")
+        search = text_of(asked, "q", 128)
+        only = choice_of(asked, "only", ("", "near", "refused", *sessions.STATES), "")
+        used_ms = number_of(asked, "before")
         after = None
         if used_ms is not None:
-            after = used_ms, _text(asked, "tenant", 128), _text(asked, "session", 128)
+            after = used_ms, text_of(asked, "tenant", 128), text_of(asked, "session", 128)
         rows = await self._database.read(
             lambda c: queries.find_sessions(c, tenant_id=viewer.tenant_id, search=search, only=only, after=after)
         )
@@ -344,7 +342,7 @@ class Dashboard:
     async def ledger(self, request: Request, viewer: Viewer) -> Response:
         """Ledger entries; with `check=1`, for an admin, also an audit."""
         asked = query_values(request, "before", "check")
-        before_id, check = _number(asked, "before"), asked.get("check") == "1" and viewer.tenant_id is None
+        before_id, check = number_of(asked, "before"), asked.get("check") == "1" and viewer.tenant_id is None
 
         def read(connection: Any) -> dict[str, Any]:
             return {
@@ -360,7 +358,7 @@ class Dashboard:
 
     async def report(self, request: Request, viewer: Viewer) -> Response:
         """Totals and savings over the last days."""
-        days, at_ms = _days(request, 30), now_ms(self._clock)
+        days, at_ms = period_days(request, 30), now_ms(self._clock)
 
         def read(connection: Any) -> dict[str, Any]:
             period = queries.last_days(days, at_ms, viewer.tenant_id)
@@ -374,18 +372,18 @@ class Dashboard:
 
         found, insight = await self._database.read(read), await self._insights.of(days, viewer.tenant_id)
         return self._render(
-            "report.html", viewer, insight=insight, days=days, choices=_DAYS, at_ms=at_ms, **found
+            "report.html", viewer, insight=insight, days=days, choices=PERIODS_DAYS, at_ms=at_ms, **found
         )  # fmt: skip
 
     async def front(self, request: Request, viewer: Viewer) -> Response:
         """Cost and quality over lambda, with today's point."""
-        days = _days(request, 7)
+        days = period_days(request, 7)
         insight = await self._insights.of(days, viewer.tenant_id)
         points = front_points(insight.savings)
         default_lambda = self._configuration().settings.policy.default_lambda
         place = min(range(len(points)), key=lambda i: abs(points[i]["lambda_per_usd"] - default_lambda), default=0)
         return self._render(
-            "front.html", viewer, insight=insight, days=days, choices=_DAYS, points=points, place=place,
+            "front.html", viewer, insight=insight, days=days, choices=PERIODS_DAYS, points=points, place=place,
             default_lambda=default_lambda,
             chart=orjson.dumps(front_chart(points, insight.savings["today"])).decode(),
             slider=orjson.dumps({"points": points, "today": insight.savings["today"]}).decode(),
@@ -393,11 +391,11 @@ class Dashboard:
 
     async def health(self, request: Request, viewer: Viewer) -> Response:
         """Calibration and drift of predictions, and what serves."""
-        days = _days(request, 7)
+        days = period_days(request, 7)
         insight = await self._insights.of(days, viewer.tenant_id)
         lineup = self._policies.lineup()
         return self._render(
-            "health.html", viewer, insight=insight, days=days, choices=_DAYS, problems=self._policies.problems,
+            "health.html", viewer, insight=insight, days=days, choices=PERIODS_DAYS, problems=self._policies.problems,
             champion=lineup.champion.policy.policy_id,
             chart=orjson.dumps(reliability_chart(insight.calibration)).decode(),
         )  # fmt: skip
@@ -406,51 +404,3 @@ class Dashboard:
         defaults = {"problem": None, "viewer": viewer, "page": template.partition(".")[0]}
         body = self._templates.get_template(template).render(defaults | values)
         return Response(body, status, HEADERS, media_type="text/html; charset=utf-8")
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """A small urlencoded form. Raises Forbidden for another origin, InvalidRequest if malformed."""
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    if site not in ("same-origin", "none"):
-        raise Forbidden("forms are accepted from the dashboard's own pages only")
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM_BYTES:
-            raise InvalidRequest(f"form: expected at most {MAX_FORM_BYTES} bytes")
-    try:
-        fields = parse_qs(body.decode("utf-8"), keep_blank_values=True, max_num_fields=32)
-    except ValueError as error:
-        raise InvalidRequest("form: expected urlencoded UTF-8 fields") from error
-    return {name: values[-1].strip() for name, values in fields.items()}
-
-
-def _days(request: Request, default: int) -> int:
-    """The period of a page without other parameters."""
-    return _choice(query_values(request, "days"), "days", _DAYS, default)
-
-
-def _text(asked: Mapping[str, str], name: str, most: int) -> str:
-    value = asked.get(name, "")
-    if len(value) > most or "\0" in value:
-        raise InvalidRequest(f"{name}: expected at most {most} characters without NUL", param=name)
-    return value
-
-
-def _number(asked: Mapping[str, str], name: str) -> int | None:
-    value = asked.get(name)
-    if value is None:
-        return None
-    if not (value.isascii() and value.isdigit() and len(value) <= 16):
-        raise InvalidRequest(f"{name}: expected a whole number", param=name)
-    return int(value)
-
-
-def _choice(asked: Mapping[str, str], name: str, allowed: tuple[T, ...], default: T) -> T:
-    value = asked.get(name)
-    for choice in allowed:
-        if value == str(choice):
-            return choice
-    if value is None:
-        return default
-    raise InvalidRequest(f"{name}: expected one of {', '.join(str(choice) for choice in allowed)}", param=name)
