@@ -263,7 +263,6 @@ def _lost_defaults(catalog: Catalog) -> Iterator[str]:
     from gateway.providers.providers import Call, Upstream
 
     upstream = Upstream()
-    upstream.load()
     for model, deployment in having:
         options = {name: value.reveal() for name, value in deployment.provider_params.items()}
         call = Call(

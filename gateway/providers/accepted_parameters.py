@@ -130,7 +130,7 @@ class Target:
         return name in self.unnamed or (name == EFFORT and value in self.unnamed_efforts)
 
 
-def target_of(litellm: Any, model: str, provider: str, api_base: str | None, *, named: str | None = None) -> Target:
+def target_of(litellm: Any, model: str, provider: str, api_base: str | None, named: str | None = None) -> Target:
     """The target of a call to `model` of `provider` at `api_base`.
 
     `named`: the name by which LiteLLM is called, where it is another and LiteLLM goes by it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any
@@ -30,7 +30,6 @@ from gateway.providers.exchange import EXCHANGE, Exchange
 from gateway.providers.inband import broken_off
 from gateway.providers.litellm_clients import (
     HANDLERS,
-    OPENAI_ADDRESS,
     SDK_TIMEOUT_S,
     UNLIMITED,
     WHOLE_ONLY,
@@ -40,6 +39,7 @@ from gateway.providers.litellm_clients import (
 from gateway.providers.litellm_faults import fault_of_call
 from gateway.providers.litellm_transport import BoundedTransport, NoSecondTransport, RecordedStream
 from gateway.providers.replies import Reply, WholeSource, native_reply, translated_reply
+from gateway.providers.responses_route import ResponsesRoute
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
 from gateway.providers.wire_source import WireSource
@@ -47,21 +47,19 @@ from gateway.providers.wire_source import WireSource
 # Providers with OpenAI's path but an answer of their own.
 _TRANSLATED = frozenset({"cohere", "cohere_chat"})
 _OWN_SCHEMAS = frozenset({"openai", "custom_openai", "azure"})
-_MAX_KNOWN = 1024
 _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "w"}}
 
 
 class LitellmClient:
     """Calls LiteLLM. Create it in the event loop that uses it, after importing LiteLLM."""
 
-    def __init__(self, litellm: Any, connect_timeout_s: float, aws: AwsEnvironment) -> None:
+    def __init__(self, litellm: Any, connect_timeout_s: float, aws: AwsEnvironment, route: ResponsesRoute) -> None:
         self._litellm = litellm
         self._aws = aws
+        self._route = route
         self._azure = AzureTokens()
         self._openai: Any = importlib.import_module("openai")
         self._internal_call: Any = importlib.import_module("litellm._internal_context").is_internal_call
-        self._bridged: Any = importlib.import_module("litellm.main").responses_api_bridge_check
-        self._at_responses: dict[tuple[Any, ...], bool] = {}
         self._timeout = httpx.Timeout(SDK_TIMEOUT_S, connect=connect_timeout_s)
         self._sdk: SdkClients | None = None
         self._handlers: Handlers | None = None
@@ -98,10 +96,11 @@ class LitellmClient:
         self, call: Call, found: ProviderNames, params: dict[str, Any], messages: list[dict[str, Any]]
     ) -> LitellmCall:
         """A prepared call; `params` and `messages` are the outgoing ones."""
-        return LitellmCall(self, call, found.provider, self._arguments(call, found, params, messages))
+        arguments = self._arguments(call, found, params, messages)
+        return LitellmCall(self, call, found.provider, arguments, self._litellm.acompletion)
 
-    def embedding(self, call: Call, found: ProviderNames, body: Mapping[str, Any]) -> LitellmEmbeddingCall:
-        """A prepared embedding call; `body` holds the input and its parameters."""
+    def embedding(self, call: Call, found: ProviderNames) -> LitellmCall:
+        """A prepared embedding call, whose parameters hold the input."""
         arguments = self._arguments(call, found, {}, [])
         chat_only = ("messages", "stream", "_skip_mcp_handler", "allowed_openai_params", call.max_tokens_param)
         for name in chat_only:
@@ -113,11 +112,7 @@ class LitellmClient:
         arguments["timeout"] = self._timeout if by_sdk else SDK_TIMEOUT_S
         if not by_sdk and call.api_base is not None:
             arguments["api_base"] = embedding_base(found.provider, call.api_base)
-        return LitellmEmbeddingCall(self, call, found.provider, arguments | dict(body))
-
-    async def aembedding(self, arguments: Mapping[str, Any]) -> Any:
-        """Call `litellm.aembedding`; use within `recorded`."""
-        return await self._litellm.aembedding(**arguments)
+        return LitellmCall(self, call, found.provider, arguments | dict(call.params), self._litellm.aembedding)
 
     async def with_key(self, call: Call, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments with the key for Bedrock, for which a server of Amazon's may be asked.
@@ -131,10 +126,6 @@ class LitellmClient:
             return arguments
         key = await self._aws.key(aws_access(call))
         return arguments if key is None else {**arguments, "api_key": key}
-
-    async def acompletion(self, arguments: Mapping[str, Any]) -> Any:
-        """Call `litellm.acompletion`; use within `recorded`."""
-        return await self._litellm.acompletion(**arguments)
 
     @contextmanager
     def recorded(self, exchange: Exchange) -> Iterator[None]:
@@ -180,7 +171,7 @@ class LitellmClient:
             options = without_access(options)
         arguments: dict[str, Any] = {**options, **params, "messages": messages}
         streamed = call.stream and provider not in WHOLE_ONLY
-        if self.goes_to_responses(call, found, params):
+        if self._route.takes(call, found, params):
             # LiteLLM makes a stream of a complete answer there, and writes the arguments of its tool calls twice.
             streamed = streamed and self._litellm.utils.supports_native_streaming(model, provider)
             arguments.setdefault("store", False)  # the default of chat, which is not that of /v1/responses
@@ -211,24 +202,6 @@ class LitellmClient:
         arguments["client"] = self._sdk.client(call, found) if by_sdk else self._handlers.waiting
         return arguments
 
-    def goes_to_responses(self, call: Call, found: ProviderNames, params: Mapping[str, Any]) -> bool:
-        """True if LiteLLM translates the call for /v1/responses, as some models need it."""
-        base = call.api_base or found.api_base or (OPENAI_ADDRESS if found.provider == "openai" else None)
-        tools, effort, search = (params.get(name) for name in ("tools", "reasoning_effort", "web_search_options"))
-        has_function = any(tool.get("type") == "function" for tool in tools or ())
-        # All that LiteLLM's check reads; it looks the model up again every time, and every call asks.
-        key = (found.model, found.provider, base, has_function, effort, search is not None)
-        known = self._at_responses.get(key)
-        if known is None:
-            if len(self._at_responses) >= _MAX_KNOWN:
-                self._at_responses.clear()
-            info, _ = self._bridged(
-                model=found.model, custom_llm_provider=found.provider, api_base=base, tools=tools,
-                reasoning_effort=effort, web_search_options=search,
-            )  # fmt: skip
-            known = self._at_responses[key] = info.get("mode") == "responses"
-        return known
-
     def _may_drop(self, call: Call, model: str, provider: str) -> bool:
         """False when LiteLLM would drop the token limit of the reservation or parameters that shape the response."""
         known = self._known_params(call, model, provider)
@@ -258,23 +231,31 @@ class LitellmClient:
                 arguments = {"model": "w", "custom_llm_provider": "openai", "api_key": NO_KEY, "client": client}
                 arguments |= {"messages": [{"role": "user", "content": "w"}], "stream": stream, "max_retries": 0}
                 with self.recorded(Exchange()):
-                    await self.acompletion(arguments)
+                    await self._litellm.acompletion(**arguments)
 
 
 class LitellmCall:
-    """One call through `acompletion`."""
+    """One call through `acompletion` or `aembedding`."""
 
-    def __init__(self, lane: LitellmClient, call: Call, provider: str, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        lane: LitellmClient,
+        call: Call,
+        provider: str,
+        arguments: Mapping[str, Any],
+        function: Callable[..., Awaitable[Any]],
+    ) -> None:
         self._lane = lane
         self._call = call
         self._provider = provider
         self._arguments = arguments
+        self._function = function
 
     async def whole(self, exchange: Exchange) -> Any:
         """Make the call; returns LiteLLM's response object."""
-        exchange.attached = attached(self._arguments["messages"])
+        exchange.attached = attached(self._arguments.get("messages") or ())
         with self._lane.recorded(exchange):
-            return await self._completion()
+            return await self._answer()
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
         """Start the call as a stream, or as one complete response where LiteLLM cannot stream."""
@@ -284,7 +265,7 @@ class LitellmCall:
         with self._lane.recorded(exchange):
             if not self._arguments["stream"]:
                 return WholeSource(await self._whole_reply(exchange))
-            response = await self._completion()
+            response = await self._answer()
             answer = exchange.answer
             if answer is not None and not answer.begun and self.is_native(exchange):
                 exchange.reports = None
@@ -300,13 +281,13 @@ class LitellmCall:
                     return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
             return _RecordedSource(source, self._lane, exchange)
 
-    async def _completion(self) -> Any:
-        return await self._lane.acompletion(await self._lane.with_key(self._call, self._arguments))
+    async def _answer(self) -> Any:
+        return await self._function(**await self._lane.with_key(self._call, self._arguments))
 
     async def _whole_reply(self, exchange: Exchange) -> Reply:
         """A complete response for a stream; one that LiteLLM cannot read may be in OpenAI's dialect."""
         try:
-            response = await self._completion()
+            response = await self._answer()
         except Exception:
             if exchange.whole and exchange.speaks_openai:
                 return await native_reply(exchange)
@@ -348,15 +329,6 @@ async def _begin(answer: RecordedStream, exchange: Exchange, idle_timeout_s: flo
         with suppress(ValueError):
             begun = payloads_of(head)
     exchange.openai_instead = any(map(speaks_openai, begun))
-
-
-class LitellmEmbeddingCall(LitellmCall):
-    """One call through `aembedding`."""
-
-    async def whole(self, exchange: Exchange) -> Any:
-        """Make the call; returns LiteLLM's embedding response."""
-        with self._lane.recorded(exchange):
-            return await self._lane.aembedding(await self._lane.with_key(self._call, self._arguments))
 
 
 class _RecordedSource:

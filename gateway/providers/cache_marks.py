@@ -13,38 +13,25 @@ import orjson
 
 MARK = "cache_control"
 _WITHOUT = frozenset({"azure", "azure_text"})
-_MAX_KNOWN = 1024
 
 
-class CacheMarks:
-    """Knows which providers are sent marks. Create it after importing LiteLLM."""
+def writes_marks(litellm: Any, model: str, provider: str, api_base: str | None) -> bool:
+    """True if LiteLLM writes a mark into a request for the model.
 
-    def __init__(self, litellm: Any) -> None:
-        self._litellm = litellm
-        self._known: dict[tuple[str, str, str | None], bool] = {}
-
-    def reach(self, model: str, provider: str, api_base: str | None) -> bool:
-        """True if LiteLLM writes a mark into a request for the model."""
-        key = (model, provider, api_base)
-        if key not in self._known:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = provider not in _WITHOUT and self._writes(*key)
-        return self._known[key]
-
-    def _writes(self, model: str, provider: str, api_base: str | None) -> bool:
-        part = {"type": "text", "text": "x", MARK: {"type": "ephemeral"}}
-        try:
-            config = self._litellm.utils.ProviderConfigManager.get_provider_chat_config(
-                model, self._litellm.LlmProviders(provider)
-            )
-            body = config.transform_request(
-                model=model, messages=[{"role": "user", "content": [part]}], optional_params={},
-                litellm_params={"custom_llm_provider": provider, "api_base": api_base}, headers={},
-            )  # fmt: skip
-        except Exception:  # noqa: BLE001 - each provider's code has errors of its own
-            return False
-        return any(word in orjson.dumps(body, default=str) for word in (b"ephemeral", b"cachePoint"))
+    For Bedrock's first one it imports what takes .1 s and more.
+    """
+    if provider in _WITHOUT:
+        return False
+    part = {"type": "text", "text": "x", MARK: {"type": "ephemeral"}}
+    try:
+        config = litellm.utils.ProviderConfigManager.get_provider_chat_config(model, litellm.LlmProviders(provider))
+        body = config.transform_request(
+            model=model, messages=[{"role": "user", "content": [part]}], optional_params={},
+            litellm_params={"custom_llm_provider": provider, "api_base": api_base}, headers={},
+        )  # fmt: skip
+    except Exception:  # noqa: BLE001 - each provider's code has errors of its own
+        return False
+    return any(word in orjson.dumps(body, default=str) for word in (b"ephemeral", b"cachePoint"))
 
 
 def has_marks(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> bool:

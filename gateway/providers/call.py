@@ -14,6 +14,7 @@ from gateway.dialects.forwarded import ForwardedRequest
 from gateway.providers.answers import ChunkSource
 from gateway.providers.errors import UpstreamFault
 from gateway.providers.exchange import Exchange
+from gateway.providers.exchange_faults import fault_of_sent
 
 Lane = Literal["thin", "litellm"]
 NO_KEY = "none"
@@ -115,7 +116,7 @@ class Outgoing(Struct, frozen=True):
 
 
 class PreparedCall(Protocol):
-    """A call prepared for one of the clients.
+    """A call prepared for one of the clients; defaults are those of our own, without a stream.
 
     `whole` and `opened` send exactly one request and record it in `exchange`; `fault` interprets what they raise.
     """
@@ -125,9 +126,12 @@ class PreparedCall(Protocol):
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
         """Start a stream; `deadline` is in the event loop's time."""
+        raise AssertionError("the answer is not streamed")
 
     def is_native(self, exchange: Exchange) -> bool:
         """True when the provider's body is the response, without translation."""
+        return exchange.speaks_openai
 
     def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
         """The fault that an exception of `whole` or `opened` means."""
+        return fault_of_sent(exchange, error)

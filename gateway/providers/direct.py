@@ -23,10 +23,12 @@ from yarl import URL
 
 from gateway.providers.answers import ChunkSource
 from gateway.providers.attachments import LOST, attached, first_lost, kind_at
-from gateway.providers.call import NO_KEY, Call
-from gateway.providers.errors import BrokenFault, MessagesRefused, UpstreamFault
+from gateway.providers.call import NO_KEY, Call, PreparedCall, ProviderNames
+from gateway.providers.errors import BrokenFault, MessagesRefused
 from gateway.providers.exchange import USER_AGENT, Exchange
 from gateway.providers.exchange_faults import exchange_fault
+from gateway.providers.litellm_clients import OPENAI_ADDRESS
+from gateway.providers.responses_route import ResponsesRoute
 from gateway.providers.transport import Connections, DirectRequest, send
 from gateway.providers.wire_source import WireSource
 
@@ -37,7 +39,6 @@ PLAIN_PROVIDERS = ("openai", "hosted_vllm", "groq", "openrouter", "together_ai",
 """Providers with plain JSON requests and OpenAI's responses. Both clients send them identical requests
 (tests/gateway/providers/test_direct.py)."""
 
-OPENAI_ADDRESS = "https://api.openai.com/v1"
 _MAX_ROUTES = 512
 # Not compared with a model's list: LiteLLM accepts them, and its transforms use or drop them.
 _UNVALIDATED = frozenset({"user", "extra_body"})
@@ -71,8 +72,9 @@ class Route:
 class DirectClient:
     """Prepares calls for the providers in `plain`. Create it once, after importing LiteLLM."""
 
-    def __init__(self, litellm: Any) -> None:
+    def __init__(self, litellm: Any, responses: ResponsesRoute) -> None:
         self._litellm = litellm
+        self._responses = responses
         self._routes: dict[tuple[Any, ...], Route | None] = {}
         self.plain: frozenset[str] = frozenset()
         found = importlib.metadata.version("litellm")
@@ -91,8 +93,7 @@ class DirectClient:
     def prepare(
         self,
         call: Call,
-        model: str,
-        provider: str,
+        found: ProviderNames,
         params: dict[str, Any],
         messages: list[dict[str, Any]],
         connections: Connections,
@@ -102,12 +103,13 @@ class DirectClient:
         `params` and `messages` are the outgoing ones (`gateway.dialects.arguments`); the transforms modify them.
         Raises MessagesRefused for a part that they leave out.
         """
+        provider = found.provider
         if provider not in self.plain or ("response_format" in params and provider != "openai"):
             return None  # LiteLLM emulates schemas with tools for some providers, which only it can reverse
         pieces = attached(messages)
         try:
-            route = self._route(call, model, provider)
-            if route is None or not self._takes(route, call, params):
+            route = self._route(call, found.model, provider)
+            if route is None or not self._takes(route, call, params) or self._responses.takes(call, found, params):
                 return None
             body = orjson.dumps(self._body(route, call, params, messages))
         except Exception as error:  # noqa: BLE001 - LiteLLM reports it when it makes the call
@@ -135,18 +137,7 @@ class DirectClient:
 
     def _takes(self, route: Route, call: Call, params: Mapping[str, Any]) -> bool:
         """Whether the model accepts every parameter; otherwise LiteLLM decides what to drop or refuse."""
-        if not (params.keys() - _UNVALIDATED) <= route.params or call.max_tokens_param not in route.params:
-            return False
-        if "tools" not in params and "reasoning_effort" not in params:
-            return True
-        bridge, _ = self._bridged(
-            model=route.model,
-            custom_llm_provider=route.provider,
-            tools=params.get("tools"),
-            reasoning_effort=params.get("reasoning_effort"),
-            api_base=str(route.litellm_params["api_base"]),
-        )
-        return bool(bridge.get("mode") != "responses")
+        return (params.keys() - _UNVALIDATED) <= route.params and call.max_tokens_param in route.params
 
     def _body(self, route: Route, call: Call, params: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any]:
         extra = params.pop("extra_body", None)
@@ -241,7 +232,7 @@ class DirectClient:
         return addressed and signed and made.items() >= _REHEARSED.items()
 
 
-class DirectCall:
+class DirectCall(PreparedCall):
     """One call of the direct client."""
 
     def __init__(
@@ -265,19 +256,6 @@ class DirectCall:
             await answer.read()
             self._check(exchange)
         return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
-
-    def is_native(self, exchange: Exchange) -> bool:
-        """True for every successful response."""
-        return exchange.speaks_openai
-
-    def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
-        """The fault of a failed call, from the exchange."""
-        if isinstance(error, UpstreamFault):
-            return error
-        seen = exchange_fault(exchange)
-        if seen is None:
-            _log.error("a direct call failed: %s", type(error).__name__)
-        return seen or BrokenFault("the call failed in the gateway", dispatched=exchange.reached)
 
     def _check(self, exchange: Exchange) -> None:
         """Raise UpstreamFault for anything but a response in OpenAI's dialect."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from gateway.providers.call import ProviderNames
@@ -33,7 +34,6 @@ _TASK = {"input_type": "feature-extraction"}
 _NEEDED = "dimensions"
 """A parameter that shapes the vectors is not left out."""
 _TRIED: Mapping[str, Any] = {"encoding_format": "float", _NEEDED: 256, "user": "u"}
-_MAX_KNOWN = 4096
 
 
 def embedding_names(found: ProviderNames, *, in_body: bool) -> ProviderNames:
@@ -58,7 +58,7 @@ class EmbeddingParams:
 
     def __init__(self, litellm: Any) -> None:
         self._litellm = litellm
-        self._known: dict[tuple[str, str, str, bool], bool] = {}
+        self._writes = lru_cache(maxsize=4096)(self._is_written)
 
     def sent(self, found: ProviderNames, params: Mapping[str, Any], *, in_body: bool) -> dict[str, Any]:
         """The parameters that reach the provider.
@@ -67,32 +67,22 @@ class EmbeddingParams:
         """
         named = embedding_names(found, in_body=in_body)
         kept = dict(params)
-        for name in [name for name in _TRIED if name in params and not self._writes(named, name)]:
+        for name in [name for name in _TRIED if name in params and not self._writes(named.model, named.provider, name)]:
             if name != _NEEDED:
                 del kept[name]
-            elif in_body and self._writes(named, name, allowed=True):
+            elif in_body and self._writes(named.model, named.provider, name, allowed=True):
                 kept["allowed_openai_params"] = [name]
             else:
                 raise CallRefused.of(name)
         return kept | (_TASK if found.provider == _HUGGING_FACE else {})
 
-    def _writes(self, named: ProviderNames, name: str, *, allowed: bool = False) -> bool:
-        if name == "encoding_format" and named.provider in _OWN_FORMATS:
+    def _is_written(self, model: str, provider: str, name: str, *, allowed: bool = False) -> bool:
+        if name == "encoding_format" and provider in _OWN_FORMATS:
             return False
-        key = (named.model, named.provider, name, allowed)
-        if key not in self._known:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            more = {"allowed_openai_params": [name]} if allowed else {}
-            try:
-                # Some branches accept a parameter and leave it out.
-                without, made = self._mapped(named, more), self._mapped(named, more | {name: _TRIED[name]})
-                self._known[key] = made != without
-            except Exception:  # noqa: BLE001 - each provider's code has errors of its own
-                self._known[key] = False
-        return self._known[key]
-
-    def _mapped(self, named: ProviderNames, params: Mapping[str, Any]) -> Any:
-        return self._litellm.utils.get_optional_params_embeddings(
-            model=named.model, custom_llm_provider=named.provider, drop_params=False, **params
-        )
+        tried = {"model": model, "custom_llm_provider": provider, "drop_params": False}
+        tried |= {"allowed_openai_params": [name]} if allowed else {}
+        mapped = self._litellm.utils.get_optional_params_embeddings
+        try:
+            return bool(mapped(**tried, **{name: _TRIED[name]}) != mapped(**tried))  # some branches leave it out
+        except Exception:  # noqa: BLE001 - each provider's code has errors of its own
+            return False

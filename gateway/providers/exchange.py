@@ -47,6 +47,21 @@ class AnswerBody(Protocol):
         """Release the connection."""
 
 
+class ReadBody:
+    """A body that was read, in one piece."""
+
+    begun = True
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+    async def aclose(self) -> None:
+        """Do nothing: nothing is left to release."""
+
+
 class Exchange(Struct):
     """The HTTP exchange of one call. `reached`: the provider may have received the request.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from gateway.providers.errors import (
 from gateway.providers.exchange import AnswerTooLarge, EncodingUnread, Exchange
 from gateway.providers.reported_error import duration_s, report_in
 
+_log = logging.getLogger("seqroute.providers")
+
 
 def exchange_fault(exchange: Exchange, code: str = "") -> UpstreamFault | None:
     """The fault that the exchange shows, or None. `code`: as recognised by LiteLLM."""
@@ -36,6 +39,16 @@ def exchange_fault(exchange: Exchange, code: str = "") -> UpstreamFault | None:
     if 300 <= exchange.status < 400:
         return FailedFault("the provider redirected to another address", status=exchange.status)
     return None
+
+
+def fault_of_sent(exchange: Exchange, error: Exception) -> UpstreamFault:
+    """The fault of a failed call of our clients, from the exchange."""
+    if isinstance(error, UpstreamFault):
+        return error
+    seen = exchange_fault(exchange)
+    if seen is None:
+        _log.error("a call failed in the gateway: %s", type(error).__name__)
+    return seen or BrokenFault("the call failed in the gateway", dispatched=exchange.reached)
 
 
 def wire_fault(exchange: Exchange) -> UpstreamFault:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import httpx
@@ -28,10 +28,10 @@ from gateway.dialects.usage_report import take_usage
 from gateway.dialects.wire_usage import WireUsage
 from gateway.providers.amazon_stream import UnframedEvents, is_framed
 from gateway.providers.answers import ChunkSource
-from gateway.providers.call import Call, ProviderNames
+from gateway.providers.call import Call, PreparedCall, ProviderNames
 from gateway.providers.claude_forms import anthropic_key
 from gateway.providers.claude_hosts import ClaudeHosts
-from gateway.providers.direct import OPENAI_ADDRESS, request_headers
+from gateway.providers.direct import request_headers
 from gateway.providers.errors import (
     BrokenFault,
     BrokenMidAnswer,
@@ -40,10 +40,10 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
-from gateway.providers.exchange import AnswerBody, Exchange
+from gateway.providers.exchange import AnswerBody, Exchange, ReadBody
 from gateway.providers.exchange_faults import exchange_fault
 from gateway.providers.inband import broken_off, fault_in
-from gateway.providers.litellm_clients import key_for
+from gateway.providers.litellm_clients import OPENAI_ADDRESS, key_for
 from gateway.providers.replies import Reply, chat_reply
 from gateway.providers.reported_error import NO_REPORT
 from gateway.providers.transport import Connections, DirectRequest, PoolAnswer, send
@@ -59,7 +59,7 @@ _NO_ROUTE = (404, 405, 501)
 _DIALECTS: Mapping[str, NativeDialect] = {"messages_api": "claude", "responses_api": "responses"}
 
 
-class ForwardedCall:
+class ForwardedCall(PreparedCall):
     """One call."""
 
     def __init__(
@@ -96,7 +96,7 @@ class ForwardedCall:
             exchange.streaming = streaming
             self._check(exchange)
         # A body that was read holds events under a wrong label.
-        answer: AnswerBody = _ReadBody(bytes(exchange.body)) if unlikely else sent
+        answer: AnswerBody = ReadBody(bytes(exchange.body)) if unlikely else sent
         if is_framed(exchange.headers.get("content-type", "")):
             answer = UnframedEvents(answer)
         return ForwardedSource(answer, exchange, self._forwarded, self._call.idle_timeout_s, deadline)
@@ -108,17 +108,6 @@ class ForwardedCall:
         else:
             request = await self._claude.request(self._host, self._call, self._found, self._body)
         return await send(self._connections, request, exchange)
-
-    def is_native(self, exchange: Exchange) -> bool:
-        """False: the provider's body is not a chat completion."""
-        return False
-
-    def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
-        """The fault of a failed call, from the exchange."""
-        if isinstance(error, UpstreamFault):
-            return error
-        seen = exchange_fault(exchange)
-        return seen or BrokenFault("the call failed in the gateway", dispatched=exchange.reached)
 
     def reply(self, exchange: Exchange) -> Reply:
         """The response that was received. Raises UpstreamFault."""
@@ -189,21 +178,6 @@ def _read_loosely(data: bytes) -> Any:
 def _is_page(exchange: Exchange) -> bool:
     """True for a whole page, as servers show it at every address that they do not know."""
     return exchange.body.lstrip()[:1] == b"<"
-
-
-class _ReadBody:
-    """A body that was read."""
-
-    begun = True
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._body
-
-    async def aclose(self) -> None:
-        """Nothing is left to release."""
 
 
 class ForwardedSource:

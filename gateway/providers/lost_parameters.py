@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -31,7 +32,6 @@ _EXCLUDED_BY_EFFORT = frozenset({"openai", "azure"})
 """Providers whose reasoning models (gpt-5.1 and later) take no sampling beside an effort."""
 _INTERNAL = frozenset({"json_mode"})
 """LiteLLM's notes to itself beside what it will send."""
-_MAX_KNOWN = 4096
 
 
 class LostParameters:
@@ -39,7 +39,7 @@ class LostParameters:
 
     def __init__(self, litellm: Any) -> None:
         self._litellm = litellm
-        self._known: dict[tuple[str, str, str, bytes, str | None], bool] = {}
+        self._is_unsent = lru_cache(maxsize=4096)(self._probe)
 
     def names(self, model: str, provider: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of arguments that the provider is not sent."""
@@ -58,21 +58,15 @@ class LostParameters:
             return True
         if name == "tool_choice" and isinstance(value, Mapping):  # a tool by its name, which may be any
             value = {"type": "function", "function": {"name": "f"}}
-        value = _ANY.get(name, value)
-        written = orjson.dumps(value)
-        key = (model, provider, name, written, effort)
-        if key not in self._known:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = self._probe(model, provider, name, value, effort)
-        return self._known[key]
+        return self._is_unsent(model, provider, name, orjson.dumps(_ANY.get(name, value)), effort)
 
-    def _probe(self, model: str, provider: str, name: str, value: Any, effort: str | None) -> bool:
+    def _probe(self, model: str, provider: str, name: str, value: bytes, effort: str | None) -> bool:
         beside: dict[str, Any] = {"tools": _TOOLS} if name in _OF_TOOLS else {}
         if effort is not None and name != _EFFORT:
             beside[_EFFORT] = effort
+        given = {**beside, name: orjson.loads(value)}
         try:
-            without, made = (self._mapped(model, provider, {**beside, **more}) for more in ({}, {name: value}))
+            without, made = (self._mapped(model, provider, params) for params in (beside, given))
         except Exception:  # noqa: BLE001 - each provider's code has errors of its own: the call will tell
             return False
         return bool(made == without)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import orjson
 from yarl import URL
 
-from gateway.providers.answers import ChunkSource
-from gateway.providers.call import Call, ProviderNames
-from gateway.providers.direct import OPENAI_ADDRESS, request_headers
-from gateway.providers.errors import BrokenFault, CallRefused, UpstreamFault
+from gateway.providers.call import Call, PreparedCall, ProviderNames
+from gateway.providers.direct import request_headers
+from gateway.providers.errors import CallRefused
 from gateway.providers.exchange import Exchange
 from gateway.providers.exchange_faults import exchange_fault
-from gateway.providers.litellm_clients import key_for
+from gateway.providers.litellm_clients import OPENAI_ADDRESS, key_for
 from gateway.providers.transport import Connections, DirectRequest, send
 
 
-class ModerationCall:
+class ModerationCall(PreparedCall):
     """One call. Raises CallRefused without a known address."""
 
     def __init__(self, call: Call, found: ProviderNames, connections: Connections) -> None:
@@ -36,18 +35,3 @@ class ModerationCall:
         seen = exchange_fault(exchange)
         if seen is not None:
             raise seen
-
-    async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
-        """Never called: verdicts are not streamed."""
-        raise AssertionError("verdicts are not streamed")
-
-    def is_native(self, exchange: Exchange) -> bool:
-        """True: the provider's body is the response."""
-        return True
-
-    def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
-        """The fault of a failed call, from the exchange."""
-        if isinstance(error, UpstreamFault):
-            return error
-        seen = exchange_fault(exchange)
-        return seen or BrokenFault("the call failed in the gateway", dispatched=exchange.reached)

@@ -26,7 +26,7 @@ from gateway.dialects.usage_report import (
 )
 from gateway.providers.answers import UpstreamStream, finish_schema_answers
 from gateway.providers.errors import BrokenFault
-from gateway.providers.exchange import Exchange
+from gateway.providers.exchange import Exchange, ReadBody
 from gateway.providers.inband import fault_in
 from gateway.providers.wire_source import WireSource
 
@@ -128,7 +128,7 @@ def moderation_reply(exchange: Exchange) -> Reply:
 
 async def _assembled(exchange: Exchange) -> Reply:
     """The response of a provider that streamed although a complete response was requested."""
-    source = WireSource(_Received(bytes(exchange.body)), exchange, idle_timeout_s=_NO_WAIT_S, deadline=float("inf"))
+    source = WireSource(ReadBody(bytes(exchange.body)), exchange, idle_timeout_s=_NO_WAIT_S, deadline=float("inf"))
     stream = UpstreamStream(source, exchange)
     assembly = Assembly()
     async for chunk in stream:
@@ -156,26 +156,6 @@ def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
 _SCHEMA_TOOL = "json_tool_call"
 _NO_WAIT_S = 60.0
 """Never reached: the response has already arrived."""
-
-
-class _Received:
-    """A response that was already read, in one piece."""
-
-    begun = True
-
-    def __init__(self, data: bytes) -> None:
-        self._pieces = [data]
-
-    def __aiter__(self) -> _Received:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._pieces:
-            raise StopAsyncIteration
-        return self._pieces.pop()
-
-    async def aclose(self) -> None:
-        self._pieces.clear()
 
 
 class WholeSource:

@@ -209,8 +209,8 @@ class RedirectedUpstream(Upstream):
 
     async def start(self) -> None:
         await super().start()
-        assert self._acompletion is not None
-        transport: Any = self._acompletion._http
+        assert self._clients is not None
+        transport: Any = self._clients.litellm._http
         bounded = transport._transport
         bounded._inner = _ToFake(bounded._inner, self._fake)
 

@@ -16,10 +16,10 @@ from gateway.catalog.addresses import ANY_ADDRESS
 from gateway.dialects.arguments import check_addresses, outgoing_messages, outgoing_params
 from gateway.errors import InvalidRequest
 from gateway.providers.call import ProviderNames
-from gateway.providers.direct import OPENAI_ADDRESS
 from gateway.providers.errors import UpstreamFault
-from gateway.providers.litellm_clients import key_for
+from gateway.providers.litellm_clients import OPENAI_ADDRESS, key_for
 from gateway.providers.litellm_setup import LITELLM_ENVIRONMENT
+from gateway.providers.outgoing import OutgoingCalls
 from gateway.providers.providers import Call, Upstream
 from gateway.schema.fields import CHAT_FIELDS, VENDOR_FIELDS
 from tests.harness.lanes import LANES
@@ -142,7 +142,9 @@ async def test_moderations_of_another_provider_do_not_get_openai_s_key(
     upstream: Upstream, elsewhere: FaultUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
-    monkeypatch.setattr(upstream, "_resolved", lambda call: ProviderNames("m", "together_ai", None, elsewhere.url))
+    monkeypatch.setattr(
+        OutgoingCalls, "_resolved", lambda calls, call: ProviderNames("m", "together_ai", None, elsewhere.url)
+    )
     with contextlib.suppress(UpstreamFault):
         await upstream.moderate(upstream.outgoing(Call("together_ai/m", [], params={"input": ["x"]}, is_chat=False)))
     assert elsewhere.received[0].headers["authorization"] == "Bearer none"

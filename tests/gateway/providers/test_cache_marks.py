@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.providers import outgoing
 from gateway.providers.call import Call
 from gateway.providers.providers import Upstream
 from tests.harness.dialects import DialectProvider
@@ -60,3 +61,14 @@ async def test_marks_are_sent_or_named(
     assert ("ephemeral" in wire or "cachePoint" in wire) is sent
     assert ("cache_control" in made.left_out) is not sent
     assert LONG.strip() in wire
+
+
+async def test_what_bedrock_needs_to_write_marks_is_imported_before_the_first_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(outgoing, "writes_marks", lambda litellm, model, provider, base: asked.append(provider))
+    upstream = Upstream()
+    await upstream.start()
+    await upstream.close()
+    assert asked == ["bedrock"]

@@ -22,6 +22,7 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
+from gateway.providers.outgoing import OutgoingCalls
 from gateway.providers.providers import Call, Upstream
 from tests.harness.lanes import LANES
 from tests.harness.upstream import FaultUpstream
@@ -255,22 +256,18 @@ async def test_a_package_that_a_provider_needs_and_is_not_there_is_named(
     assert "needs the Python package vertexai" in caplog.text
 
 
-class _Breaking(Upstream):
+@pytest.mark.parametrize("is_chat", [True, False])
+async def test_what_breaks_while_a_call_is_made_was_not_sent(
+    upstream: Upstream, provider: FaultUpstream, is_chat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What LiteLLM knows of a model meets a defect."""
 
-    def _resolved(self, call: Call) -> ProviderNames:
+    def resolved(calls: OutgoingCalls, call: Call) -> ProviderNames:
         raise KeyError(call.litellm_model)
 
-
-@pytest.mark.parametrize("is_chat", [True, False])
-async def test_what_breaks_while_a_call_is_made_was_not_sent(provider: FaultUpstream, is_chat: bool) -> None:
-    broken = _Breaking()
-    await broken.start()
-    try:
-        with pytest.raises(FailedFault) as caught:
-            broken.outgoing(call(provider, "ok", params={"input": ["hello"]}, is_chat=is_chat))
-    finally:
-        await broken.close()
+    monkeypatch.setattr(OutgoingCalls, "_resolved", resolved)
+    with pytest.raises(FailedFault) as caught:
+        upstream.outgoing(call(provider, "ok", params={"input": ["hello"]}, is_chat=is_chat))
     assert (caught.value.dispatched, caught.value.retryable) == (False, False)
     assert provider.bill == []
 
