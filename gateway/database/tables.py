@@ -301,6 +301,7 @@ decisions = Table(
     # "second": another model's answer to the turn that its session names, used for its grade
     Column("exploration_floor", Float),  # at this turn, 0 when exploration was off; null: not recorded
     Column("lowered_max_tokens", BigInteger),  # the answer's limit, when money set it lower than the client
+    Column("root_session_id", String(128)),  # of a session below others: the topmost; null: the session has no parent
     CheckConstraint("propensity > 0 AND propensity <= 1", name="decisions_propensity"),
     CheckConstraint(
         "status IN ('pending', 'completed', 'failed', 'truncated', 'cancelled', 'orphaned')", name="decisions_status"

@@ -45,6 +45,7 @@ def pending_row(
     exploration_floor: float | None = None,
     lowered_max_tokens: int | None = None,
     second_chances: Sequence[float] = (),
+    root_session_id: str | None = None,
 ) -> dict[str, Any]:
     """The columns known before dispatch; the ledger adds ids, turn and balances.
 
@@ -76,6 +77,7 @@ def pending_row(
         "origin": origin,
         "exploration_floor": exploration_floor,
         "lowered_max_tokens": lowered_max_tokens,
+        "root_session_id": root_session_id,
     }
 
 

@@ -161,7 +161,7 @@ class PostgresLedger(LedgerBackend):
         return self._money(op.tenant_id, {"op": "reset", "key_id": op.key_id}, bool)
 
     def snapshot(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]:
-        sent = {"op": "accounts", "tenant_id": tenant_id, "session_id": session_id}
+        sent = {"op": "family", "tenant_id": tenant_id, "session_id": session_id}
         return self._groups.submit(UNLOCKED, sent, lambda row: _snapshot(tenant_id, row), locking=False)
 
     def idempotent(

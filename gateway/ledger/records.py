@@ -86,6 +86,8 @@ class Chain:
     granted_nanousd: int
     depth: int
     """The number of sessions above."""
+    root_id: str
+    """The topmost of them."""
 
 
 class SessionRow(Struct, frozen=True):
@@ -141,6 +143,7 @@ class SessionRow(Struct, frozen=True):
             unspent if above is None else min(unspent, above.unspent_nanousd),
             own.granted_nanousd,
             1 if above is None else above.depth + 1,
+            self.session_id if above is None else above.root_id,
         )
 
 

@@ -21,6 +21,7 @@ class Link:
     balance: Balance
     state: str
     kept_nanousd: int
+    session_id: str
 
     @property
     def free_nanousd(self) -> int:
@@ -36,7 +37,7 @@ class Link:
 def links(cursor: Cursor, tenant_id: str, session_id: str) -> list[Link]:
     """The sessions above a session, its parent first."""
     rows = cursor.execute(sql.CHAIN, {"tenant": tenant_id, "session": session_id}).fetchall()
-    return [Link(Balance(*row[:4]), row[4], row[5]) for row in rows]
+    return [Link(Balance(*row[:4]), *row[4:]) for row in rows]
 
 
 def links_of(cursor: Cursor, op: Reserve, session: Any) -> list[Link] | ParentRefused:
@@ -51,7 +52,8 @@ def links_of(cursor: Cursor, op: Reserve, session: Any) -> list[Link] | ParentRe
     parent = cursor.execute(sql.SESSION, {"tenant": op.tenant_id, "session": parent_id}).fetchone()
     if parent is None or parent_id == op.session_id:
         return ParentRefused("unknown" if parent is None else "other")
-    above = [Link(Balance(*parent[:4]), parent[sql.STATE], parent[sql.KEPT]), *links(cursor, op.tenant_id, parent_id)]
+    link = Link(Balance(*parent[:4]), parent[sql.STATE], parent[sql.KEPT], parent_id)
+    above = [link, *links(cursor, op.tenant_id, parent_id)]
     return above if len(above) <= MAX_DEPTH else ParentRefused("depth")
 
 
@@ -88,4 +90,5 @@ def chain_of(cursor: Cursor, tenant_id: str, session_id: str) -> Chain:
         min(link.unspent_nanousd for link in above),
         above[0].balance.granted_nanousd,
         len(above),
+        above[-1].session_id,
     )

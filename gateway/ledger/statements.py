@@ -86,7 +86,7 @@ _ABOVE = and_(
     session_ancestors.c.tenant_id == bindparam("tenant"), session_ancestors.c.session_id == bindparam("session")
 )
 CHAIN = as_sql(
-    select(*_balance_of(sessions), sessions.c.state, sessions.c.kept_nanousd)
+    select(*_balance_of(sessions), sessions.c.state, sessions.c.kept_nanousd, sessions.c.session_id)
     .select_from(
         session_ancestors.join(
             sessions,

@@ -50,7 +50,10 @@ MAX_TURNS = 100_000
 
 
 def read_arms(connection: Connection, policy_id: str, since_ms: int, *, max_turns: int = MAX_TURNS) -> Arms:
-    """Both arms' sums over the sessions begun since then, without pinned turns and fallbacks."""
+    """Both arms' sums over the sessions begun since then, without pinned turns and fallbacks.
+
+    The sessions of one tree are one sample: an agent's helpers succeed or fail with it.
+    """
     since_ms = _bounded(connection, since_ms, max_turns)
     d, f = decisions.c, feedback.c
     # A decision the policy failed to make carries its id as the shadow's: the failure counts for the policy.
@@ -61,6 +64,7 @@ def read_arms(connection: Connection, policy_id: str, since_ms: int, *, max_turn
         select(
             d.tenant_id,
             d.session_id,
+            func.max(func.coalesce(d.root_session_id, d.session_id)).label("root"),
             func.max(_flag(or_(d.policy_id == policy_id, owed))).label("canary"),
             func.max(_flag(d.policy_id != "rule:forced")).label("chosen"),
             func.max(_flag(d.previous_decision_id.is_(None))).label("begun"),
@@ -88,12 +92,21 @@ def read_arms(connection: Connection, policy_id: str, since_ms: int, *, max_turn
     )
     t = turns.c
     joined = turns.outerjoin(scores, and_(t.tenant_id == scores.c.tenant_id, t.session_id == scores.c.session_id))
-    columns: list[ColumnElement[Any]] = [t.canary]
+    each: dict[str, ColumnElement[Any]] = {name: t[name] for name in ("turns", "cost", "failures", "starved")}
+    each |= {name: func.coalesce(scores.c[name], 0) for name in ("graded", "quality")}
+    trees = (
+        select(t.canary, *(func.sum(value).label(name) for name, value in each.items()))
+        .select_from(joined)
+        .where(t.chosen == 1, t.begun == 1, t.turns > 0)
+        .group_by(t.tenant_id, t.root, t.canary)
+        .subquery()
+    )
+    columns: list[ColumnElement[Any]] = [trees.c.canary]
     for name in (m.name for m in MEASURES):
-        y = (func.coalesce(scores.c.quality, 0.0) if name == "quality" else t[name]) * literal(1.0)
-        m = (func.coalesce(scores.c.graded, 0) if name == "quality" else t.turns) * literal(1.0)
+        y = trees.c[name] * literal(1.0)
+        m = (trees.c.graded if name == "quality" else trees.c.turns) * literal(1.0)
         columns += [func.sum(_flag(m > 0)), func.sum(y), func.sum(m), func.sum(y * y), func.sum(y * m), func.sum(m * m)]
-    query = select(*columns).select_from(joined).where(t.chosen == 1, t.begun == 1, t.turns > 0).group_by(t.canary)
+    query = select(*columns).group_by(trees.c.canary)
     found: dict[int, dict[str, Arm]] = {}
     for row in connection.execute(query):
         sums = [float(value or 0) for value in row[1:]]

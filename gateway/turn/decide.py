@@ -183,7 +183,8 @@ class Decider:
         since_s = estimated_s - observed_s + started_s  # the estimates are no part of the decision
         views = tuple([e.view for e in estimates])
         observation = turn.with_candidates(views, self._exploring.wanted(turn, views))
-        key = f"{context.caller.tenant_id}/{context.session_id}"
+        # All sessions of a tree are served by one policy: together they are one sample of a trial.
+        key = f"{context.caller.tenant_id}/{context.chain.root_id if context.chain else context.session_id}"
         asked = (observation, self._uniform(), context.requested, key)
         return _PreparedTurn(asked, estimates, moved, since_s)
 

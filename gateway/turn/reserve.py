@@ -126,6 +126,7 @@ class Reservations:
                 exploration_floor=policy.exploration_floor if choice.observation.explore else 0.0,
                 lowered_max_tokens=choice.estimate.max_tokens if choice.estimate.clamped else None,
                 second_chances=second_chances(choice),
+                root_session_id=context.chain.root_id if context.chain else None,
             )
             if context.second is not None:
                 row |= {"propensity": context.second.probability, "reason": SECOND}

@@ -598,7 +598,8 @@ BEGIN
         SELECT y.hold_id FROM holds y WHERE y.hold_id = o.hold_id AND y.state = 'open' FOR UPDATE SKIP LOCKED);
       result := to_jsonb(FOUND);
 
-    WHEN 'standing', 'snapshot', 'accounts' THEN  -- the first two are what gateways before revision 0029 ask for
+    -- 'standing' and 'snapshot' are what gateways before revision 0029 ask for, 'accounts' those before 0034.
+    WHEN 'standing', 'snapshot', 'accounts', 'family' THEN
       -- A window that has ended is shown as it will be reset: else its first turn would be refused before it could.
       SELECT jsonb_build_array(a.granted_nanousd, a.reserved_nanousd,
         CASE WHEN a.reset_at_ms <= v_now_ms THEN 0 ELSE a.spent_nanousd END,
@@ -608,13 +609,15 @@ BEGIN
         b.memory, b.last_decision_id, b.quality_count, b.quality_sum, b.last_quality, b.created_at_ms,
         b.updated_at_ms, v_now_ms)
         || CASE WHEN o.op <> 'standing' THEN jsonb_build_array(b.parent_session_id, b.own_limit) ELSE '[]' END
-        || CASE WHEN o.op = 'accounts' THEN jsonb_build_array(b.kept_nanousd) ELSE '[]' END
+        || CASE WHEN o.op IN ('accounts', 'family') THEN jsonb_build_array(b.kept_nanousd) ELSE '[]' END
         || CASE WHEN o.op <> 'standing' THEN jsonb_build_array(
           CASE WHEN b.parent_session_id IS NOT NULL THEN (
             SELECT jsonb_build_array(
               min(seqroute_free(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd, x.kept_nanousd)),
               min(seqroute_free(x.granted_nanousd - x.spent_nanousd, x.kept_nanousd)),
               min(x.granted_nanousd) FILTER (WHERE l.distance = 1), count(*))
+              || CASE WHEN o.op = 'family' THEN jsonb_build_array(
+                (array_agg(l.ancestor_id ORDER BY l.distance DESC))[1]) ELSE '[]' END
             FROM session_ancestors l JOIN sessions x ON x.tenant_id = l.tenant_id AND x.session_id = l.ancestor_id
             WHERE l.tenant_id = b.tenant_id AND l.session_id = b.session_id) END) ELSE '[]' END
       INTO result FROM tenants a LEFT JOIN sessions b ON b.tenant_id = a.tenant_id AND b.session_id = o.session_id

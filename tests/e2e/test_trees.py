@@ -9,7 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from gateway.database import tables
+from gateway.database.database import transaction
 from tests.e2e.test_dashboard import signed_in
 from tests.harness.gateway import config, serving
 from tests.harness.routes import ROUTES, ask, error_of
@@ -24,6 +27,28 @@ def child(name: str, parent: str, **more: str) -> dict[str, str]:
 async def show(http: httpx.AsyncClient, name: str) -> dict[str, Any]:
     found: dict[str, Any] = (await http.get(f"/v1/sessions/{name}")).json()
     return found
+
+
+async def test_one_policy_serves_a_whole_tree(tmp_path: Path, database_url: str) -> None:
+    """Half of the trees are a canary's; the decisions tell the topmost session of each."""
+    trees = ["oak", "elm", "yew", "fir"]
+    async with playing(tmp_path, database_url, policy={"mode": "canary", "canary_fraction": 0.5}) as play:
+        async with play.gateway.http() as http:
+            for tree in trees:
+                await turn(http, "auto", headers=session(tree, budget_usd="0.5"))
+                for number in range(4):
+                    await turn(http, "auto", headers=child(f"{tree}-{number}", tree))
+                    await turn(http, "auto", headers=child(f"{tree}-{number}-below", f"{tree}-{number}"))
+                    await turn(http, "auto", headers=session(f"{tree}-{number}-below"))
+        await play.gateway.settled()
+        d = tables.decisions.c
+        with transaction(database_url, read_only=True) as connection:
+            found = connection.execute(sa.select(d.session_id, d.root_session_id, d.policy_id)).all()
+    assert {root for name, root, _ in found if name in trees} == {None}
+    assert all(root == name.partition("-")[0] for name, root, _ in found if name not in trees)
+    served = {tree: {policy for name, _, policy in found if name.partition("-")[0] == tree} for tree in trees}
+    assert all(len(policies) == 1 for policies in served.values())
+    assert len(set.union(*served.values())) == 2
 
 
 async def test_a_tree_of_agents_spends_one_budget_and_says_who_spent_what(tmp_path: Path, database_url: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from policy.arrays import F64
+from policy.arrays import F64, I64
 from policy.mdp import Policy
 from policy.network_policy import NetworkPolicy
 from train.config import TrainConfig
@@ -79,14 +79,26 @@ class HeldOut:
         """Weight of each session under the tenants' caps, (S,)."""
         return tenant_weights(self.episodes, self.config.log.tenant_weight_cap)
 
+    @cached_property
+    def trees(self) -> I64:
+        """Number of each session's tree, (S,)."""
+        return self.episodes.trees
+
+    def by_tree(self, per_session: F64) -> F64:
+        """Sums over the sessions of each tree: these are independent, sessions of one tree are not."""
+        return np.asarray(np.bincount(self.trees, weights=per_session), np.float64)
+
     def interval(self, per_session: F64) -> Interval:
         """The mean per turn of what each session has, with its interval."""
-        return ope.bootstrap(per_session, self.config.ope.bootstrap, self.below, self.config.seed, self.turns)
+        return self._interval(per_session, self.turns)
 
     def weighted_interval(self, per_session: F64) -> Interval:
         """The same with capped tenants; `per_session` has its shares already."""
-        turns = self.turns * self.shares
-        return ope.bootstrap(per_session, self.config.ope.bootstrap, self.below, self.config.seed, turns)
+        return self._interval(per_session, self.turns * self.shares)
+
+    def _interval(self, per_session: F64, turns: F64) -> Interval:
+        resamples, seed = self.config.ope.bootstrap, self.config.seed
+        return ope.bootstrap(self.by_tree(per_session), resamples, self.below, seed, self.by_tree(turns))
 
 
 @dataclass(frozen=True)
@@ -142,12 +154,8 @@ def evaluate(
     return Evaluation(
         sessions=untouched.sessions,
         turns=untouched.turns,
-        behaviour=ope.bootstrap(
-            tried["incumbent"].played.logged.reward.sum(axis=1, where=untouched.valid),
-            config.ope.bootstrap,
-            0.025,
-            config.seed,
-            held_out.turns,
+        behaviour=replace(held_out, below=0.025).interval(
+            tried["incumbent"].played.logged.reward.sum(axis=1, where=untouched.valid)
         ),
         policies={name: one.judged for name, one in tried.items()},
         evidence=evidence,
@@ -230,6 +238,7 @@ def compare(name: str, candidate: Tried, incumbent: Tried, held_out: HeldOut) ->
     return Evidence(
         name=name,
         sessions=held_out.episodes.sessions,
+        trees=len(np.unique(held_out.trees)),
         turns=held_out.episodes.turns,
         gain=gain,
         gain_sd=sd,
@@ -245,22 +254,22 @@ def compare(name: str, candidate: Tried, incumbent: Tried, held_out: HeldOut) ->
 
 
 def paired_gain(candidate: PlayedLog, incumbent: PlayedLog, held_out: HeldOut) -> tuple[Interval, float]:
-    """Gain per turn, its interval and its standard deviation over sessions."""
-    turns = held_out.turns * held_out.shares
+    """Gain per turn, its interval and its standard deviation over trees of sessions."""
+    turns = held_out.by_tree(held_out.turns * held_out.shares)
     difference = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * held_out.shares
     mean_turns = max(float(turns.mean()) if len(turns) else 1.0, 1e-9)
     sd = gain_sd(candidate, incumbent, held_out) / mean_turns
     gain = held_out.weighted_interval(difference)
-    return ope.widen(gain, sd, len(difference), NormalDist().inv_cdf(1.0 - held_out.below)), sd
+    return ope.widen(gain, sd, len(turns), NormalDist().inv_cdf(1.0 - held_out.below)), sd
 
 
 def gain_sd(candidate: PlayedLog, incumbent: PlayedLog, held_out: HeldOut) -> float:
-    """Standard deviation of a session's difference about the mean gain.
+    """Standard deviation of the difference of a tree of sessions about the mean gain.
 
     The larger of the observed one and the least that the propensities imply.
     """
     untouched, shares = held_out.episodes, held_out.shares
-    turns = held_out.turns * shares
+    turns = held_out.by_tree(held_out.turns * shares)
     if not untouched.sessions:
         return float("nan")
     seen = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
@@ -275,10 +284,11 @@ def gain_sd(candidate: PlayedLog, incumbent: PlayedLog, held_out: HeldOut) -> fl
     )
     noise = noise * shares**2 / max(untouched.graded_share, 1e-9)
 
-    def variance(values: F64) -> float:
+    def variance(per_session: F64) -> float:
+        values = held_out.by_tree(per_session)
         return float(np.var(values - values.sum() / max(float(turns.sum()), 1e-9) * turns))
 
-    return float(np.sqrt(max(variance(seen), variance(modelled) + float(noise.mean()))))
+    return float(np.sqrt(max(variance(seen), variance(modelled) + float(held_out.by_tree(noise).mean()))))
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from policy.arrays import F64
+from policy.arrays import F64, I64
 from policy.features import expected_cost_usd
 from policy.mdp import Policy
 from policy.rules import Fixed
@@ -59,13 +59,17 @@ class Sample:
 
 
 class SessionResamples:
-    """Bootstrap weights over sessions, (R, S), shared by all means."""
+    """Bootstrap weights over sessions, (R, S), shared by all means.
 
-    def __init__(self, turns: F64, seed: int, resamples: int = RESAMPLES) -> None:
+    The sessions of one tree are drawn together.
+    """
+
+    def __init__(self, turns: F64, trees: I64, seed: int, resamples: int = RESAMPLES) -> None:
         generator = np.random.default_rng([seed, 11])
-        sessions = len(turns)
-        drawn = generator.integers(0, sessions, (resamples, sessions))
-        self.weights = np.stack([np.bincount(row, minlength=sessions) for row in drawn]).astype(np.float64)
+        count = int(trees.max()) + 1
+        drawn = generator.integers(0, count, (resamples, count))
+        weights = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
+        self.weights = weights[:, trees]
         self.turns = turns
 
     def per_turn(self, values: F64) -> F64:
@@ -74,7 +78,7 @@ class SessionResamples:
 
     def per_session(self, values: F64) -> F64:
         """Mean per session of values (S, ...) under every resample, (R, ...)."""
-        return np.asarray(np.tensordot(self.weights, values, axes=(1, 0)) / len(self.turns))
+        return np.asarray(np.tensordot(self.weights, values, axes=(1, 0)).T / self.weights.sum(axis=1)).T
 
 
 def lambda_settings(episodes: Episodes) -> list[SweepSetting]:

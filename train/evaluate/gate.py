@@ -20,12 +20,14 @@ class Evidence:
     """Evaluation of one candidate against the incumbent. Scores are per turn, 0 to 1.
 
     `gain` is the paired difference of the doubly robust estimates, with `below` the probability under its lower bound
-    (`tails`); `gain_sd` its standard deviation over sessions. `second_opinion` is the same
-    difference by an estimator without assumptions about users.
+    (`tails`); `gain_sd` its standard deviation over trees of sessions. `second_opinion` is the
+    same difference by an estimator without assumptions about users.
     """
 
     name: str
     sessions: int
+    trees: int
+    """Independent sessions: those of one tree count once."""
     turns: int
     gain: Interval
     gain_sd: float
@@ -114,8 +116,8 @@ def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
 def doubts(item: Evidence, config: GateConfig) -> tuple[str, ...]:
     """Reasons not to trust the estimates."""
     found = []
-    if item.sessions < config.min_sessions:
-        found.append(f"{counted(item.sessions, 'held-out session')}, at least {config.min_sessions} are required")
+    if item.trees < config.min_sessions:
+        found.append(f"{counted(item.trees, 'held-out session')}, at least {config.min_sessions} are required")
     if item.second_opinion.high < least_gain(item, config):
         found.append(
             f"per-decision importance sampling contradicts: its interval ends at {item.second_opinion.high:+.4f}"
@@ -149,15 +151,15 @@ def starving_costs(item: Evidence, config: GateConfig) -> float:
 
 def shortage(item: Evidence, config: GateConfig) -> str | None:
     """Return "not enough data" when more sessions could confirm an estimated gain, else None."""
-    if item.sessions < config.min_sessions:
+    if item.trees < config.min_sessions:
         needed = max(config.min_sessions, sessions_needed(item, config) or 0)
-        return f"not enough data: {item.sessions:,} of about {needed:,} held-out sessions"
+        return f"not enough data: {item.trees:,} of about {needed:,} held-out sessions"
     if not item.graded_share:
         return "not enough data: no held-out turn has feedback; implicit signals alone tell of poor answers only"
     only_uncertain = not item.gain.low > config.min_gain and item.gain.mean > config.min_gain
     needed_sessions = sessions_needed(item, config)
-    if only_uncertain and needed_sessions is not None and needed_sessions > item.sessions:
-        return f"not enough data: {item.sessions:,} of about {needed_sessions:,} held-out sessions"
+    if only_uncertain and needed_sessions is not None and needed_sessions > item.trees:
+        return f"not enough data: {item.trees:,} of about {needed_sessions:,} held-out sessions"
     return None
 
 
@@ -188,5 +190,5 @@ def reason_to_promote(item: Evidence, config: GateConfig, candidates: int) -> st
     """The reason for the log and the report."""
     return (
         f"gain {item.gain.mean:+.4f} per turn, above {item.gain.low:+.4f} with {config.confidence:.0%} confidence "
-        f"({candidates} tested) on {item.sessions:,} held-out sessions"
+        f"({candidates} tested) on {item.trees:,} held-out sessions"
     )

@@ -278,15 +278,15 @@ def median_squared_distance(z: F64) -> float:
 
 
 def folds_of(episodes: Episodes, folds: int, seed: int) -> I64:
-    """Fold of every turn, (S, T), by hash of its task if named, else of its session.
+    """Fold of every turn, (S, T), by hash of its task if named, else of its session's tree.
 
     Turns of one task share a fold: a cross-fitted model is only asked about tasks that it has not seen.
     """
-    names = zip(episodes.tenant_ids, episodes.session_ids, strict=True)
-    of_session = np.array([int(session_fraction(t, s, seed + 1) * folds) for t, s in names], np.int64)
+    names = zip(episodes.tenant_ids, episodes.root_ids, strict=True)
+    of_tree = np.array([int(session_fraction(t, s, seed + 1) * folds) for t, s in names], np.int64)
     tasks, where = np.unique(episodes.task, return_inverse=True)
     of_task = np.array([int(session_fraction("task", str(t), seed + 1) * folds) for t in tasks], np.int64)
-    return np.where(episodes.task >= 0, of_task[where].reshape(episodes.task.shape), of_session[:, None])
+    return np.where(episodes.task >= 0, of_task[where].reshape(episodes.task.shape), of_tree[:, None])
 
 
 def moments(x: F64, models: I64, scores: F64, rows: NDArray[np.bool_], count: int, weights: F64) -> Moments:

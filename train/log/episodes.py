@@ -30,6 +30,8 @@ class Episodes:
     """
 
     session_ids: tuple[str, ...]
+    root_ids: tuple[str, ...]
+    """The topmost session of each one's tree; its own id if it has no parent."""
     tenant_ids: tuple[str, ...]
     models: tuple[str, ...]
     valid: Bools  # (S, T)
@@ -63,6 +65,13 @@ class Episodes:
     def sessions(self) -> int:
         """Number of sessions."""
         return len(self.session_ids)
+
+    @property
+    def trees(self) -> I64:
+        """Number of each session's tree, (S,), in order of appearance: independent samples."""
+        number: dict[tuple[str, str], int] = {}
+        names = zip(self.tenant_ids, self.root_ids, strict=True)
+        return np.array([number.setdefault(name, len(number)) for name in names], np.int64)
 
     @property
     def turns(self) -> int:
@@ -115,7 +124,7 @@ class Episodes:
             value = getattr(self, item.name)
             if isinstance(value, np.ndarray):
                 values[item.name] = value[index]
-            elif item.name in ("session_ids", "tenant_ids"):
+            elif item.name in ("session_ids", "root_ids", "tenant_ids"):
                 values[item.name] = tuple(value[i] for i in chosen)
             else:
                 values[item.name] = value
@@ -123,7 +132,7 @@ class Episodes:
 
     def digest(self) -> str:
         """Content digest; with the config's digest it identifies a run."""
-        names = json.dumps([self.session_ids, self.models, self.policy_ids])
+        names = json.dumps([self.session_ids, self.root_ids, self.models, self.policy_ids])
         total = hashlib.sha256(names.encode())
         for item in fields(self):
             value = getattr(self, item.name)
@@ -138,11 +147,18 @@ def blank_episodes(
     models: tuple[str, ...],
     policy_ids: tuple[str, ...],
     sizes: tuple[int, int, int, int, int],
+    *,
+    root_ids: Iterable[str] | None = None,
 ) -> Episodes:
-    """Arrays of the sizes (S, T, K, D, C), all invalid, to be filled by the caller."""
+    """Arrays of the sizes (S, T, K, D, C), all invalid, to be filled by the caller.
+
+    `root_ids` None: no session has a parent.
+    """
     s, t, k, d, c = sizes
+    names = tuple(session_ids)
     return Episodes(
-        session_ids=tuple(session_ids),
+        session_ids=names,
+        root_ids=names if root_ids is None else tuple(root_ids),
         tenant_ids=tuple(tenant_ids),
         models=models,
         policy_ids=policy_ids,
@@ -174,12 +190,12 @@ def blank_episodes(
     )
 
 
-def split_by_session(episodes: Episodes, holdout_fraction: float, seed: int) -> tuple[Episodes, Episodes]:
-    """Split into (training part, held-out part) by a hash of the session and the seed."""
+def split_by_tree(episodes: Episodes, holdout_fraction: float, seed: int) -> tuple[Episodes, Episodes]:
+    """Split into (training part, held-out part) by a hash of each tree's root and the seed."""
     held = np.array(
         [
-            session_fraction(tenant, session, seed) < holdout_fraction
-            for tenant, session in zip(episodes.tenant_ids, episodes.session_ids, strict=True)
+            session_fraction(tenant, root, seed) < holdout_fraction
+            for tenant, root in zip(episodes.tenant_ids, episodes.root_ids, strict=True)
         ],
         np.bool_,
     ).reshape(episodes.sessions)

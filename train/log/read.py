@@ -71,7 +71,8 @@ def read_episodes(
     for key, group in groupby(rows, key=lambda row: (str(row["tenant_id"]), str(row["session_id"]))):
         together = list(group)
         said_after = _said_after(together)
-        pages.begin(*key)
+        roots = (row["root_session_id"] for row in together if row["root_session_id"])
+        pages.begin(*key, next(roots, key[1]))
         for row in together:
             reason = why_not_trained(row)
             turn = None if reason else _decode(row, text_space)
@@ -273,6 +274,8 @@ class Pages:
     limits: LogConfig
     names: list[tuple[str, str]] = field(default_factory=list)
     """(tenant, session) of every started session."""
+    roots: list[str] = field(default_factory=list)
+    """The topmost session of each one's tree."""
     pages: list[Page] = field(default_factory=list)
     models: dict[str, int] = field(default_factory=dict)
     policies: dict[str, int] = field(default_factory=dict)
@@ -283,9 +286,10 @@ class Pages:
     turn_bytes: int = 1
     """Bytes of a padded turn, at the most candidates seen."""
 
-    def begin(self, tenant_id: str, session_id: str) -> None:
+    def begin(self, tenant_id: str, session_id: str, root_id: str) -> None:
         """Start a session: the turns added next belong to it."""
         self.names.append((tenant_id, session_id))
+        self.roots.append(root_id)
         self.lengths.append(0)
 
     def room(self) -> int:
@@ -346,7 +350,7 @@ class Pages:
         t = min(max((self.lengths[i] for i in kept), default=1), self.room())
         e = blank_episodes(
             (self.names[i][1] for i in kept), (self.names[i][0] for i in kept), models, policy_ids,
-            (len(kept), t, k, STATE_DIM, CANDIDATE_DIM),
+            (len(kept), t, k, STATE_DIM, CANDIDATE_DIM), root_ids=(self.roots[i] for i in kept),
         )  # fmt: skip
         kinds = np.zeros((len(kept), t), np.int32)
         renumbered = (_renumber(self.models, models), _renumber(self.policies, policy_ids))

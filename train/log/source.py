@@ -39,8 +39,11 @@ DECISION_COLUMNS: tuple[str, ...] = (
     "lambda_per_usd", "session_budget_nanousd", "remaining_before_nanousd", "expected_turns", "model", "action",
     "propensity", "policy_id", "reason", "status", "cost_nanousd", "signals", "previous_decision_id", "origin",
     "exploration_floor", "latency_ms", "output_tokens", "cached_tokens", "usage_source", "created_at_ms",
+    "root_session_id",
 )  # fmt: skip
 """Columns of a decision that training uses."""
+LATER_COLUMNS = frozenset({"root_session_id"})
+"""Those that files of earlier versions lack: null there."""
 ORDER: tuple[str, ...] = ("tenant_id", "session_id", "turn", "decision_id")
 """Sort order of a file of decisions, by code points in every database."""
 
@@ -234,10 +237,13 @@ def batches(archive: Archive, name: str, names: tuple[str, ...], at_once: int) -
     file = archive.address(name)
     try:
         with archive.open(name) as stored, pq.ParquetFile(stored) as opened:
-            missing = sorted(set(names) - set(opened.schema_arrow.names))
-            if missing:
-                raise LogError(f"{file}: expected the column {missing[0]}, found none: export it again")
-            yield from opened.iter_batches(at_once, columns=list(names))
+            missing = set(names) - set(opened.schema_arrow.names)
+            if lacking := sorted(missing - LATER_COLUMNS):
+                raise LogError(f"{file}: expected the column {lacking[0]}, found none: export it again")
+            for batch in opened.iter_batches(at_once, columns=[name for name in names if name not in missing]):
+                for name in missing:
+                    batch = batch.append_column(name, pa.nulls(batch.num_rows, pa.string()))
+                yield batch
     except (OSError, ValueError) as error:
         if isinstance(error, LogError):
             raise

@@ -142,7 +142,8 @@ def draw_report(
     def step() -> None:
         job.step("play", next(done), total)
 
-    resampled = SessionResamples(sample.episodes.lengths.astype(np.float64), sample.seed)
+    played = sample.episodes
+    resampled = SessionResamples(played.lengths.astype(np.float64), played.trees, sample.seed)
     single = frontier.single_models(sample, step)
     found = []
     for contender in policies:

@@ -35,7 +35,7 @@ from train.fit import artifacts
 from train.fit.answer_lengths import fit_answer_lengths, lengths_of
 from train.fit.network import Fitted, fit, grade
 from train.fit.tune import grades_by_turn, propose
-from train.log.episodes import Episodes, split_by_session
+from train.log.episodes import Episodes, split_by_tree
 from train.log.read import LogReport, read_episodes
 from train.log.source import DatabaseLog, Log, ParquetLog
 from train.nightly.drift import health
@@ -117,7 +117,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
     folder.write("begun", begun)
     then = replace(job, now_ms=lambda: int(begun["now_ms"]))
     episodes, log = read_log(then, config)
-    training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
+    training, untouched = split_by_tree(episodes, config.log.holdout_fraction, config.seed)
     del episodes
     sizes = {"training_sessions": training.sessions, "untouched_sessions": untouched.sessions}
     folder.write("log", finite(log) | sizes)

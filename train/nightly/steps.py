@@ -13,7 +13,7 @@ from policy.reload import PRETRAINED, builtin_policies
 from train.config import TrainConfig
 from train.errors import InputError
 from train.evaluate.gate import judge
-from train.log.episodes import Episodes, split_by_session
+from train.log.episodes import Episodes, split_by_tree
 from train.nightly.nightly import (
     MIN_TURNS_TO_FIT,
     Nightly,
@@ -49,7 +49,7 @@ def material(job: Nightly, config: TrainConfig, data: Path | None = None, **comp
     """
     if data is None:
         episodes, read = read_log(job, config)
-        training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
+        training, untouched = split_by_tree(episodes, config.log.holdout_fraction, config.seed)
         return Material(training, untouched, finite(read))
     job.step("compose")
     training, untouched = composed_log(data, config.seed, **composing)

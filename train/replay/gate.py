@@ -92,6 +92,7 @@ def evidence(
             Evidence(
                 name=name,
                 sessions=sessions,
+                trees=sessions,
                 turns=turns,
                 gain=gain,
                 gain_sd=float(spread[at] * np.sqrt(sessions)),

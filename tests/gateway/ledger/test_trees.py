@@ -73,7 +73,7 @@ async def test_a_grandchild_s_turn_moves_the_money_of_every_session_above(databa
         await bench.ledger.release(bench.back(root))
         row = await bench.session("grandchild")
         assert row is not None
-        assert (row.parent_session_id, row.chain) == ("child", Chain(305, 355, 400, 2))
+        assert (row.parent_session_id, row.chain) == ("child", Chain(305, 355, 400, 2, "root"))
         # A repeated header changes nothing, a further attempt needs none.
         await bench.held(5, session="grandchild", parent="child")
         await bench.held(5, session="grandchild")

@@ -36,6 +36,7 @@ def turn(
         "session_budget_nanousd": 1, "remaining_before_nanousd": 1, "model": "m", "action": 0, "propensity": 1.0,
         "uniform": 0.5, "policy_id": policy, "reason": "policy", "status": "completed", "reserved_nanousd": 1,
         "cost_nanousd": 100, "created_at_ms": at_ms, "shadow_policy_id": None, "shadow_model": None,
+        "root_session_id": None,
     } | changes  # fmt: skip
 
 
@@ -96,6 +97,24 @@ def test_thousands_of_scores_for_one_turn_count_as_one_grade(database_url: str) 
     with log(database_url, rows, [*zeros, score(2, "a", 0.5), score(3, "b", 1.0)]) as connection:
         arms = read_arms(connection, "new", 0)
     assert arms.canary["quality"] == Arm(2, 1.5, 3.0, 0.25 + 1.0, 1.0 + 1.0, 4.0 + 1.0)
+
+
+def test_sessions_of_one_tree_count_as_one(database_url: str) -> None:
+    """A root of one turn and its two children of one and two: 4 turns of 100, 2 graded .5 in sum. And one alone."""
+    below: dict[str, Any] = {"root_session_id": "a"}
+    rows = [
+        turn(1, "a", "new", first=True),
+        turn(2, "a1", "new", first=True, **below),
+        turn(3, "a2", "new", first=True, **below),
+        turn(4, "a2", "new", **below),
+        turn(5, "b", "new", first=True),
+        turn(6, "b1", "old", first=True, root_session_id="b"),  # decided before arms were drawn by tree
+    ]
+    with log(database_url, rows, [score(1, "a", 0.5), score(3, "a2", 0.0)]) as connection:
+        arms = read_arms(connection, "new", 0)
+    assert arms.canary["cost"] == Arm(2, 500.0, 5.0, 400.0**2 + 100.0**2, 1_600.0 + 100.0, 16.0 + 1.0)
+    assert arms.canary["quality"] == Arm(1, 0.5, 2.0, 0.25, 1.0, 4.0)
+    assert arms.control["cost"] == Arm(1, 100.0, 1.0, 100.0**2, 100.0, 1.0)
 
 
 def test_on_a_long_log_the_newest_turns_are_read(sqlite_url: str) -> None:

@@ -53,7 +53,7 @@ def test_more_money_never_hurts_so_a_dip_is_noise() -> None:
 
 def test_quality_is_per_turn_however_long_the_sessions_are() -> None:
     """Two sessions of 1 and 3 turns with summed scores 1 and 1: .5 per turn, not (1 + 1/3) / 2."""
-    resampled = SessionResamples(np.array([1.0, 3.0]), seed=0, resamples=1)
+    resampled = SessionResamples(np.array([1.0, 3.0]), np.arange(2), seed=0, resamples=1)
     resampled.weights = np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])
     assert resampled.per_turn(np.array([1.0, 1.0])) == pytest.approx([0.5, 1.0, 1 / 3])
     assert resampled.per_turn(np.array([[1.0, 0.0], [1.0, 3.0]])) == pytest.approx(
@@ -62,8 +62,15 @@ def test_quality_is_per_turn_however_long_the_sessions_are() -> None:
     assert resampled.per_session(np.array([1.0, 4.0])) == pytest.approx([2.5, 1.0, 4.0])
 
 
+def test_sessions_of_one_tree_are_drawn_together() -> None:
+    resampled = SessionResamples(np.ones(4), np.array([0, 1, 1, 0]), seed=0, resamples=50)
+    assert (resampled.weights[:, 0] == resampled.weights[:, 3]).all()
+    assert (resampled.weights[:, 1] == resampled.weights[:, 2]).all()
+    assert set(resampled.weights[:, 0].tolist()) == {0.0, 1.0, 2.0}
+
+
 def test_the_answer_has_an_interval_and_says_when_it_is_out_of_reach() -> None:
-    resampled = SessionResamples(np.ones(40), seed=1, resamples=200)
+    resampled = SessionResamples(np.ones(40), np.arange(40), seed=1, resamples=200)
     sure = [point(1.0, [0.5] * 40), point(4.0, [0.9] * 40)]
     answer = budget_for(sure, 0.7, resampled)
     assert [answer["budget_usd"], answer["low"], answer["high"]] == pytest.approx([2.0, 2.0, 2.0])

@@ -14,6 +14,7 @@ CONFIG = GateConfig(confidence=0.95, min_sessions=100, min_ess=40, min_ess_fract
 GOOD = Evidence(
     name="resolving",
     sessions=300,
+    trees=300,
     turns=1500,
     gain=Interval(0.05, 0.02, 0.08),
     gain_sd=0.3,
@@ -117,7 +118,7 @@ def test_starving_more_at_a_price_must_be_paid_for_with_answers() -> None:
 
 
 def test_too_few_sessions_promote_nothing_however_large_the_gain() -> None:
-    verdict = judge([replace(GOOD, sessions=12, gain=Interval(0.5, 0.4, 0.6))], CONFIG)
+    verdict = judge([replace(GOOD, trees=12, gain=Interval(0.5, 0.4, 0.6))], CONFIG)
     assert verdict.outcome == "not enough data"
     assert verdict.reasons[0].startswith("not enough data: 12 of about 100 ")
 

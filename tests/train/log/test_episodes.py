@@ -18,7 +18,7 @@ from policy.text import TEXT_DIM, space_number
 from tests.train.synthetic import NOW_MS, write_log
 from train.config import LogConfig, RewardConfig, TrainConfig
 from train.fit.network import grade, tenant_weights
-from train.log.episodes import Episodes, split_by_session
+from train.log.episodes import Episodes, split_by_tree
 from train.log.read import LogReport, encoded_turn, observed_turn, read_episodes
 from train.log.source import DatabaseLog
 
@@ -174,12 +174,30 @@ def test_ungraded_turns_have_no_score(tmp_path: Path) -> None:
 
 def test_a_session_is_wholly_on_one_side_and_always_on_the_same(tmp_path: Path) -> None:
     episodes, _ = read(a_log(tmp_path, sessions=40))
-    training, untouched = split_by_session(episodes, 0.4, seed=7)
+    training, untouched = split_by_tree(episodes, 0.4, seed=7)
     assert set(training.session_ids).isdisjoint(untouched.session_ids)
     assert set(training.session_ids) | set(untouched.session_ids) == set(episodes.session_ids)
     assert 8 <= untouched.sessions <= 24
-    grown, _ = split_by_session(episodes.take(np.arange(20)), 0.4, seed=7)
+    grown, _ = split_by_tree(episodes.take(np.arange(20)), 0.4, seed=7)
     assert set(grown.session_ids) <= set(training.session_ids)
+
+
+def test_sessions_of_one_tree_are_on_one_side(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=40)
+    d = tables.decisions
+    with transaction(url) as connection:
+        names = sorted(connection.execute(sa.select(d.c.session_id).distinct()).scalars())
+        for place, name in enumerate(names):
+            if place % 4:
+                later = sa.update(d).where(d.c.session_id == name, d.c.turn > 0)  # the first turn: an older gateway's
+                connection.execute(later.values(root_session_id=names[place - place % 4]))
+    episodes, _ = read(url)
+    assert set(episodes.root_ids) == set(names[::4])
+    assert len(set(episodes.trees.tolist())) == 10
+    training, untouched = split_by_tree(episodes, 0.4, seed=7)
+    assert set(training.root_ids).isdisjoint(untouched.root_ids)
+    assert training.sessions + untouched.sessions == 40
+    assert untouched.sessions % 4 == 0 < untouched.sessions
 
 
 def test_the_digest_names_the_data(tmp_path: Path) -> None:

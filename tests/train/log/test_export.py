@@ -73,6 +73,17 @@ def test_the_episodes_are_the_same_from_the_database_and_from_parquet(
     assert episodes.sessions == min(most, 12)
 
 
+def test_files_of_a_version_without_a_column_are_read(tmp_path: Path, sqlite_url: str) -> None:
+    """Days older than the database keeps stand in files alone, which no export writes again."""
+    a_log(sqlite_url)
+    export(Export(sqlite_url, tmp_path / "log", NOW_MS))
+    for file in (tmp_path / "log" / "decisions").rglob("*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns(["root_session_id"]), file)
+    found, report = parquet(tmp_path / "log")
+    assert report == read(sqlite_url)[1]
+    assert found.root_ids == found.session_ids
+
+
 def test_a_day_is_written_again_until_its_bills_have_come_to_rest(tmp_path: Path, sqlite_url: str) -> None:
     a_log(sqlite_url)
     job = Export(sqlite_url, tmp_path / "out", NOW_MS)
