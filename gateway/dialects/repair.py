@@ -19,20 +19,42 @@ _NO_FINISH = ("", "null", "None")
 _FINISHES: Mapping[str, tuple[str, ...]] = {
     "stop": ("complete", "completed", "end", "end_of_turn", "end_turn", "eos", "eos_token", "finished", "stop_sequence",
              "stop_token"),
-    "length": ("length_limit", "max_completion_tokens", "max_length", "max_new_tokens", "max_output_tokens",
-               "max_tokens", "model_context_window_exceeded", "model_length", "token_limit"),
+    "length": ("error_limit", "length_limit", "max_completion_tokens", "max_length", "max_new_tokens",
+               "max_output_tokens", "max_tokens", "model_context_window_exceeded", "model_length",
+               "repetition_truncation", "token_limit"),
     "tool_calls": ("tool_call", "tool_use"),
     "content_filter": ("blocklist", "content_filtered", "error_toxic", "guardrail_intervened", "image_safety",
-                       "prohibited_content", "recitation", "safety", "sensitive", "spii"),
+                       "model_armor", "prohibited_content", "recitation", "safety", "sensitive", "spii"),
     "function_call": (),
 }  # fmt: skip
 """OpenAI's finish reasons, on which clients, learning and other dialects act, with other servers' words for them."""
+FAILED_FINISH = "malformed_function_call"
+_FAILED_FINISHES = frozenset(
+    {
+        FAILED_FINISH, "abort", "aborted", "canceled", "cancelled", "error", "failed", "insufficient_system_resource",
+        "internal_error", "malformed_model_output", "malformed_response", "malformed_tool_use",
+        "missing_thought_signature", "network_error", "server_error", "timeout", "too_many_tool_calls",
+        "unexpected_tool_call", "user_cancel",
+    }
+)  # fmt: skip
+"""Words for an answer that failed: it has no finish, and passed on it would be complete in other dialects."""
 _OPENAI_FINISH = {word: name for name, words in _FINISHES.items() for word in (name, *words)}
 _MAX_INDEX = 2**31 - 1
 """A higher number is no position, and clients read none beyond it."""
 
 NewCallId = Callable[[], str]
 """Makes the id of a tool call without one."""
+
+
+def finishes_in_openai_s_words() -> Iterator[tuple[str, str]]:
+    """Each word for the end of an answer with OpenAI's, or with FAILED_FINISH."""
+    for word, name in (*_OPENAI_FINISH.items(), *dict.fromkeys(_FAILED_FINISHES, FAILED_FINISH).items()):
+        yield from ((word, name), (word.upper(), name))
+
+
+def has_failed(choice: Mapping[str, Any]) -> bool:
+    """True for a repaired choice with whose end its provider says that it failed."""
+    return choice.get("finish_reason") is None and _spelt(choice.get("native_finish_reason")) in _FAILED_FINISHES
 
 
 def unwrapped(body: Any) -> Any:
@@ -82,7 +104,7 @@ def repair_whole(body: dict[str, Any], new_call_id: NewCallId, *, one_choice: bo
             call["id"] = _unique(call["id"], given, new_call_id)
             if isinstance(function := call.get("function"), dict) and not function.get("arguments"):
                 function["arguments"] = "{}"
-        if choice.get("finish_reason") is None:
+        if choice.get("finish_reason") is None and not has_failed(choice):
             if all(value is None for name, value in message.items() if name != "role"):
                 continue  # neither content nor a finish reason
             # The response is complete, so it finished; only the provider could know `length`.
@@ -297,7 +319,10 @@ def _find_finish(choice: dict[str, Any], part: dict[str, Any], body: Mapping[str
         if isinstance(reason, list) and len(reason) == 1:
             reason = reason[0]
         if _is_finish(reason):
-            name = choice["finish_reason"] = _OPENAI_FINISH.get(reason.lower().replace("-", "_"), reason)
+            if _spelt(reason) in _FAILED_FINISHES:
+                choice["native_finish_reason"] = reason
+                break
+            name = choice["finish_reason"] = _OPENAI_FINISH.get(_spelt(reason), reason)
             if name != reason:
                 choice.setdefault("native_finish_reason", reason)
             return
@@ -305,6 +330,10 @@ def _find_finish(choice: dict[str, Any], part: dict[str, Any], body: Mapping[str
             choice["finish_reason"] = "stop"
             return
     choice["finish_reason"] = None
+
+
+def _spelt(reason: object) -> str:
+    return reason.lower().replace("-", "_") if isinstance(reason, str) else ""
 
 
 def _is_finish(reason: object) -> TypeGuard[str]:

@@ -21,7 +21,7 @@ from gateway.catalog.usage_names import counts_output
 from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.loose_json import SurrogateJoiner
 from gateway.dialects.older_functions import call_functions
-from gateway.dialects.repair import StreamRepair
+from gateway.dialects.repair import StreamRepair, has_failed
 from gateway.dialects.usage_report import (
     cited_searches,
     joined,
@@ -159,8 +159,13 @@ class UpstreamStream:
             if finish:
                 self.finish_reason = finish
                 self._unfinished.discard(choice["index"])
-            elif self.finish_reason is None:
+            elif self.finish_reason is None or has_failed(choice):
                 self._unfinished.add(choice["index"])
+        if any(map(has_failed, choices)):
+            # Without a word it is not passed on: nothing has reached the client, so another model may still answer.
+            choices[:] = [choice for choice in choices if speaks([choice]) or not has_failed(choice)]
+            if not choices and report is None:
+                return False
         if report is not None:
             self._report = joined(self._report, report)
             counted = counts_output(report)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from gateway.dialects.repair import finishes_in_openai_s_words
 from gateway.providers.litellm_clients import CurrentHandler, handler_cache
 from gateway.providers.litellm_readers import (
     ignore_usage,
@@ -89,9 +90,9 @@ def import_litellm() -> Any:
     warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
     # Its types of Ollama's answers are built when the first call needs them.
     warnings.filterwarnings("ignore", "Items? .* on TypedDict class", UserWarning)
-    # An answer that filled the context window was cut; LiteLLM takes a word that it does not know for `stop`.
+    # It takes words that it does not know for `stop`, and errors too.
     finishes: Any = importlib.import_module("litellm.litellm_core_utils.core_helpers")
-    finishes._FINISH_REASON_MAP["model_context_window_exceeded"] = "length"
+    finishes._FINISH_REASON_MAP |= finishes_in_openai_s_words()
     read_whole_blocks(importlib.import_module("litellm.llms.anthropic.chat.handler").ModelResponseIterator)
     keep_service_tiers(importlib.import_module("litellm.llms.groq.chat.transformation").GroqChatConfig)
     read_whole_answers(importlib.import_module("litellm.llms.anthropic.chat.transformation").AnthropicConfig)

@@ -15,7 +15,7 @@ from gateway.dialects.loose_json import strict_value
 from gateway.dialects.native_forms import native_dialect
 from gateway.dialects.older_functions import call_functions
 from gateway.dialects.raw_answer import cohere_end, refused_text, stopped_text
-from gateway.dialects.repair import repair_whole, unwrapped
+from gateway.dialects.repair import has_failed, repair_whole, unwrapped
 from gateway.dialects.usage_report import (
     cited_searches,
     reported_tier,
@@ -146,6 +146,8 @@ def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
     choices = body["choices"]
     if not choices:
         raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status).billed(usage)
+    if any(map(has_failed, choices)):
+        raise BrokenFault("the provider's answer ended with an error", status=exchange.status).billed(usage)
     if speaks(choices):
         usage = beside_words(usage)
     if report is not None and isinstance(usage, Usage):

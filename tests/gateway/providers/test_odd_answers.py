@@ -658,6 +658,31 @@ async def test_a_stream_without_a_finish_is_broken_in_either_place_and_its_usage
     assert stream.usage == Usage(10, 5)
 
 
+@pytest.mark.parametrize("word", ["error", "network_error", "insufficient_system_resource", "ABORT", "user-cancel"])
+async def test_an_end_that_says_that_the_answer_failed_is_no_finish_and_its_usage_is_kept(word: str) -> None:
+    body = completion()
+    body["choices"][0]["finish_reason"] = word
+    with pytest.raises(BrokenFault, match="ended with an error") as caught:
+        await whole(body)
+    assert caught.value.usage == Usage(10, 5)
+    stream = opened(events(delta("a"), finish(word), {"choices": [], "usage": U}))
+    assert (await anext(stream))["choices"][0]["delta"]["content"] == "a"
+    with pytest.raises(BrokenFault) as broken:
+        await anext(stream)
+    assert broken.value.usage == Usage(10, 5)
+    silent = opened(events(finish(word, usage=U)))
+    with pytest.raises(BrokenFault):  # before a word of it has reached the client, so another model may answer
+        await silent.read_ahead()
+    assert silent.usage == Usage(10, 5)
+
+
+async def test_one_of_several_choices_that_fails_fails_the_answer() -> None:
+    ended = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
+    failed = {"choices": [{"index": 1, "delta": {}, "finish_reason": "error"}]}
+    with pytest.raises(BrokenFault):
+        await streamed(events(ended, failed))
+
+
 # -- usage ------------------------------------------------------------------------------------------------------------
 
 CACHED = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
@@ -1063,7 +1088,7 @@ async def test_a_choice_says_what_it_says_under_any_name(choice: dict[str, Any])
 @pytest.mark.parametrize(
     ("reason", "told"),
     [
-        *((name, name) for name in ("stop", "length", "tool_calls", "function_call", "content_filter", "error", "X_Y")),
+        *((name, name) for name in ("stop", "length", "tool_calls", "function_call", "content_filter", "X_Y")),
         ("eos", "stop"), ("end_turn", "stop"), ("STOP", "stop"), ("max_tokens", "length"), ("MAX_TOKENS", "length"),
         ("model_length", "length"), ("tool-calls", "tool_calls"), ("tool_use", "tool_calls"),
         ("SAFETY", "content_filter"), ("content-filter", "content_filter"), ("sensitive", "content_filter"),

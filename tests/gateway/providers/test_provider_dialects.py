@@ -297,6 +297,19 @@ async def test_gemini_streams(upstream: Upstream) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("word", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "MALFORMED_RESPONSE"])
+async def test_a_call_of_gemini_s_that_came_out_malformed_is_no_answer(upstream: Upstream, word: str) -> None:
+    """LiteLLM takes it for an empty answer that is complete."""
+    answer = gemini("", word, GEMINI_USAGE)
+    del answer["candidates"][0]["content"]
+    for stream, sent in ((False, json_answer(answer)), (True, event_answer(answer))):
+        async with CannedProvider(sent) as provider:
+            wanted = call(provider, "gemini/gemini-2.5-pro", stream=stream)
+            with pytest.raises(BrokenFault) as caught:
+                await (upstream.open_stream if stream else upstream.complete)(upstream.outgoing(wanted))
+        assert caught.value.usage == GEMINI_BILL
+
+
 async def test_gemini_s_cached_audio_is_counted(upstream: Upstream) -> None:
     """LiteLLM subtracts it from the audio and tells it nowhere."""
     details = {
