@@ -43,6 +43,8 @@ OVERLOADED_STATUSES = (498, 529)
 _PASSING = (409, 425)
 """Conflict and too early: states of the provider's that pass."""
 _LOCKED = 423
+_TOO_LARGE = 413
+"""Groq's status for a request that alone is above the limit per minute."""
 AWS_CREDENTIALS = "aws_access_key_id and aws_secret_access_key, aws_profile_name, or aws_role_name that may be assumed"
 AWS_REGION = "aws_region_name"
 GOOGLE_CREDENTIALS = "vertex_credentials"
@@ -287,7 +289,7 @@ def fault_from_status(
     kind, why = _kind_of(status)
     if kind is RejectedFault and reported.known == QUOTA and not reported.means:
         reported = replace(reported, known="")  # words that the client may have written
-    if kind is RejectedFault and not reported.known and reported.means:
+    if kind is RejectedFault and reported.known in ("", "rate_limit_exceeded") and reported.means:
         kind, why = _kind_of(reported.means)
     if reported.overflows and kind not in (CredentialFault, ThrottledFault):
         kind = RejectedFault  # for any status: a retry would be equally long
@@ -299,7 +301,7 @@ def fault_from_status(
     elif reported.known == QUOTA and kind is RejectedFault:
         kind, why = _kind_of(402)
     fault = kind(f"{summary}{why}", status=status, retry_after_s=retry_after_s, code=code, reported=reported)
-    if fault.code == QUOTA:
+    if fault.code == QUOTA or (status == _TOO_LARGE and kind is ThrottledFault):
         fault.on_same_key = False
     elif kind is RejectedFault and not fault.code:
         fault.retryable = status in _PASSING or (status == _LOCKED and fault.retry_after_s is not None)

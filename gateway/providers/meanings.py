@@ -51,7 +51,8 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
         r"maximum (?:supported )?(?:context|prompt|input|sequence) length|context[ _-]?(?:length|window|size|limit)"
         r"|(?:prompt|input|request|conversation) (?:is|was) too long|too long for (?:the |this )?(?:requested )?model"
         r"|max_seq_len|max length of|n_keep: \d+ >= n_ctx"
-        r"|max_model_len|max_new_tokens|must have less than \d+ tokens|input tokens? (?:count|exceed)"
+        r"|max_model_len|max_new_tokens|max_tokens must be at least 1, got -|must have less than \d+ tokens"
+        r"|input tokens? (?:count|exceed)"
         r"|too many (?:input )?tokens(?!, please wait)"
         r"|number of input tokens|prompt token count .{0,20}exceeds|prompt exceeds|model token limit|total tokens limit"
         r"|range of input length|max(?:imum)? tokens of \d+ exceeded"
@@ -77,7 +78,7 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
     ),
     (
         r"models?\b.{0,100}(?:does not exist|not exist|not found|decommissioned|is not available)|no such model"
-        r"|unknown model|^no endpoints found for [^ ]+$|^model: |not a valid model|invalid model"
+        r"|unknown model|^not found the model |^no endpoints found for [^ ]+$|^model: |not a valid model|invalid model"
         r"|model identifier is invalid"
         r"|not have access to (?:the )?model|n't have access to (?:the )?model",
         404, MODEL,
@@ -101,6 +102,12 @@ _OF_ACCOUNT: tuple[tuple[str, int], ...] = (
         r"(?:\.(?: please go to plans & billing to upgrade or purchase credits\.?)?)?",
         402,
     ),
+    (
+        r"account \S{1,100} is suspended, possibly due to reaching the monthly spending limit or failure to pay past"
+        r" invoices\.?(?: please go to https://fireworks\.ai/\S* for more information\.?)?",
+        402,
+    ),
+    (r"user location is not supported for the api use(?: without a billing account linked)?\.?", 403),
 )
 
 
@@ -116,7 +123,7 @@ def of_words(words: str) -> Meaning | None:
 
 
 def of_account(words: str) -> int:
-    """401 or 402 for a message that as a whole is about the gateway's key or account, else 0.
+    """401 to 403 for a message that as a whole is about the gateway's key or account, else 0.
 
     One that only mentions them may repeat a text of the client's, who would stop the deployment for everyone.
     """

@@ -52,12 +52,13 @@ KNOWN_CODES: Mapping[str, str] = {
 }  # fmt: skip
 """A provider's code -> the code that clients of OpenAI's API handle."""
 
-# Numbers in the messages of OpenAI, vLLM, Anthropic, Gemini, Mistral, llama.cpp, TGI, xAI, SGLang and others.
+# Numbers in the messages of OpenAI, vLLM, Anthropic, Gemini, Mistral, llama.cpp, TGI, xAI, SGLang and others. MiniMax
+# writes the number of its error, 2013, behind its words.
 _N = r"\(?([\d,]+)"
 _LIMIT = re.compile(
     rf"maximum (?:supported )?(?:context|prompt|input|sequence) length (?:is|of) {_N}|maximum context length: {_N}"
     rf"|> {_N} maximum|with {_N} maximum context|tokens allowed {_N}|\+ [\d,]+ > {_N}|<= {_N}"
-    rf"|context (?:size|length|window)[a-z ]{{0,20}}[:=(]? ?{_N}|must have less than {_N} tokens"
+    rf"|context (?:size|length|window)[a-z ]{{0,20}}[:=(]? ?(?!\(?2013\)){_N}|must have less than {_N} tokens"
     rf"|(?:limit|tokens limit) (?:is|of|for this model is) {_N}|token limit: {_N}|tokens limit {_N}"
     rf"|cannot exceed {_N}|n_ctx: {_N}|max_seq_len \(?{_N}|max length of (?:the )?(?:current )?question is {_N}"
     rf"|should be \[1, {_N}\]|max(?:imum)? tokens of {_N} exceeded|max size: {_N} tokens",

@@ -60,6 +60,10 @@ OVERFLOWS: list[tuple[Any, int | None, int | None]] = [
     ("This model's maximum context length is 8192 tokens. However, you requested 9001 tokens", 8192, 9001),
     ({"error": {"message": "The provided prompt is 20000 tokens long, which exceeds the maximum supported sequence "
       "length of 16384"}}, 16_384, 20_000),
+    ({"error": {"type": "bad_request_error", "message": "invalid params, context window exceeds limit (2013)"}},
+     None, None),
+    ({"error": {"message": "max_tokens must be at least 1, got -800.", "type": "BadRequestError", "code": 400}},
+     None, None),
 ]  # fmt: skip
 
 
@@ -122,6 +126,8 @@ def test_a_prompt_that_is_too_long_is_told_with_its_numbers(body: Any, limit: in
          400, "content_filter", 400),
         ({"error": {"code": 404, "message": "models/gemini-9 is not found for API version v1beta, or is not supported "
           "for generateContent.", "status": "NOT_FOUND"}}, 404, "model_not_found", 404),
+        ({"error": {"message": "Not found the model x or Permission denied", "type": "resource_not_found_error"}},
+         404, "model_not_found", 404),
         ({"error": {"message": "Content Exists Risk", "type": "invalid_request_error"}}, 400, "content_filter", 400),
         ({"Response": {"Error": {"Code": "FailedOperation.ContentSecurity", "Message": "x"}}},
          400, "content_filter", 400),
@@ -163,6 +169,13 @@ def test_a_refusal_that_is_not_about_the_request_is_what_its_error_says(
     assert fault.retryable is (kind is not RejectedFault)
 
 
+def test_a_request_above_a_limit_per_minute_is_tried_with_another_key_alone() -> None:
+    error = {"message": "Request too large for model `x`: Limit 6000, Requested 7049", "code": "rate_limit_exceeded"}
+    fault = fault_from_status(413, None, "", report_in(json.dumps({"error": error}).encode()))
+    assert (type(fault), fault.retryable, fault.on_same_key) == (ThrottledFault, True, False)
+    assert http_status(fault.answer()) == 429
+
+
 XAI_KEY = "Incorrect API key provided: xa***bc. You can obtain an API key from https://console.x.ai."
 ANTHROPIC_BALANCE = (
     "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase "
@@ -170,7 +183,16 @@ ANTHROPIC_BALANCE = (
 )
 
 
-@pytest.mark.parametrize("said", [XAI_KEY, ANTHROPIC_BALANCE, "invalid api key", "insufficient balance"])
+FIREWORKS_ACCOUNT = (
+    "Account a-b is suspended, possibly due to reaching the monthly spending limit or failure to pay past invoices."
+)
+GEMINI_PLACE = "User location is not supported for the API use."
+
+
+@pytest.mark.parametrize(
+    "said",
+    [XAI_KEY, ANTHROPIC_BALANCE, FIREWORKS_ACCOUNT, GEMINI_PLACE, "invalid api key", "insufficient balance"],
+)
 @pytest.mark.parametrize(
     "error",
     [
@@ -194,8 +216,10 @@ def test_a_text_of_the_client_s_that_an_error_repeats_blames_no_deployment(error
     assert (type(within), within.code) == (RejectedFault, "")
 
 
-@pytest.mark.parametrize("status", [400, 403])
-@pytest.mark.parametrize("said", [XAI_KEY, ANTHROPIC_BALANCE, "Incorrect API key provided"])
+@pytest.mark.parametrize("status", [400, 403, 412])
+@pytest.mark.parametrize(
+    "said", [XAI_KEY, ANTHROPIC_BALANCE, FIREWORKS_ACCOUNT, GEMINI_PLACE, "Incorrect API key provided"]
+)
 def test_a_whole_message_about_the_key_or_the_account_blames_the_gateway(said: str, status: int) -> None:
     error = {"code": "Client specified an invalid argument", "error": said}
     assert isinstance(fault_from_status(status, None, "", report_in(json.dumps(error).encode())), CredentialFault)
