@@ -1,6 +1,7 @@
 """`GET /openapi.json`: a description generated from the served routes.
 
-Paths, methods and summaries come from the routes, bodies from `BODIES`. A route without an entry takes any JSON object.
+Paths, methods and summaries come from the routes, bodies from `BODIES`, filters from `FILTERS`. A route without
+an entry in `BODIES` takes any JSON object.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from gateway.accounts import sessions as session_accounts
+from gateway.api.admin import MAX_ROWS
 from gateway.api.admission import MACHINES
+from gateway.api.resources import MAX_LISTED_SESSIONS
 from gateway.http import json_response
 
 Schema = Mapping[str, Any]
@@ -142,6 +146,22 @@ BODIES: Mapping[str, Schema] = {
 }  # fmt: skip
 """Request bodies by method and path, without `/v1`."""
 
+
+def _limit(most: int) -> Schema:
+    return {"type": "integer", "minimum": 1, "maximum": most}
+
+
+FILTERS: Mapping[str, Mapping[str, Schema]] = {
+    "GET /sessions": {"state": {"enum": [*session_accounts.STATES]}, "limit": _limit(MAX_LISTED_SESSIONS)},
+    "GET /admin/tenants": {"limit": _limit(MAX_ROWS)},
+    "GET /admin/keys": {"tenant": _ID, "limit": _limit(MAX_ROWS)},
+    "GET /admin/ledger": {
+        "session": _ID, "tenant": _ID, "hold": _ID, "limit": _limit(MAX_ROWS), "order": {"enum": ["asc", "desc"]},
+        "after": {"type": "integer", "minimum": 0},
+    },
+}  # fmt: skip
+"""Query parameters by method and path, without `/v1`; these routes refuse any other."""
+
 ERROR: Schema = _object(
     {
         "error": _object(
@@ -192,9 +212,13 @@ def _operation(method: str, path: str, route: Route) -> dict[str, Any]:
     }
     if summary:
         made["summary"] = summary
-    names = re.findall(r"{(\w+)}", path)
-    if names:
-        made["parameters"] = [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in names]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": _TEXT} for name in re.findall(r"{(\w+)}", path)
+    ]
+    filters = FILTERS.get(f"{method} {bare}", {})
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in filters.items()]
+    if parameters:
+        made["parameters"] = parameters
     if method in ("POST", "PATCH", "PUT"):
         schema = BODIES.get(f"{method} {bare}", {"type": "object"})
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -81,4 +81,24 @@ async def test_the_description_names_every_route_with_a_summary(tmp_path: Path, 
         assert len(names) == len(set(names))
         for path, methods in document["paths"].items():
             for operation in methods.values():
-                assert [p["name"] for p in operation.get("parameters", [])] == re.findall(r"{(\w+)}", path)
+                inside = [p["name"] for p in operation.get("parameters", []) if p["in"] == "path"]
+                assert inside == re.findall(r"{(\w+)}", path)
+
+
+async def test_the_description_names_the_filters_that_each_list_takes(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        document = (await http.get("/openapi.json")).json()
+        lists = 0
+        for path, methods in document["paths"].items():
+            if "get" not in methods or "{" in path:
+                continue
+            filters = sorted(p["name"] for p in methods["get"].get("parameters", []))
+            refused = await http.get(path, params={"zzz": "1"})
+            if filters:
+                expected = filters[0] if len(filters) == 1 else f"one of {', '.join(filters)}"
+                assert refused.status_code == 400
+                assert refused.json()["error"]["message"] == f"zzz: expected {expected}"
+                lists += 1
+            else:
+                assert refused.status_code == 200, path
+        assert lists == 8  # sessions, tenants, keys and ledger; each under /v1 too
