@@ -15,8 +15,11 @@ from gateway.catalog.addresses import ANY_ADDRESS
 from gateway.errors import InvalidRequest
 from gateway.schema import reader
 
-"""The beginnings of addresses that most providers fetch themselves."""
 THINKING_PARTS = frozenset({"thinking", "redacted_thinking"})
+_LONGEST_HEAD = 256
+"""Characters before the comma of a `data:` address."""
+_MEDIA_TYPES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
+"""Names that browsers' users write, for those that Claude, Gemini and Amazon alone take."""
 
 
 def outgoing_params(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +90,9 @@ def checked_url(url: str, where: str, *, by_reference: tuple[str, ...] = ANY_ADD
     if not url.startswith("data:"):
         scheme = url[:8].partition(":")[0]
         url = scheme.lower() + url[len(scheme) :]
-    if url.startswith(("data:", *by_reference)):
+    if url.startswith("data:"):
+        return _with_plain_head(url)
+    if url.startswith(by_reference):
         return url
     expected = "a data: or https: address" if by_reference else "a data: address with this model"
     raise InvalidRequest(f"{where}: expected {expected}", param=where)
@@ -104,7 +109,21 @@ def _checked_address(inner: Any, where: str, by_reference: tuple[str, ...]) -> s
         value = inner.get(name)
         if isinstance(value, str) and "://" in value[:64] and not value.startswith("data:"):
             raise InvalidRequest(f"{where}.{name}: expected inline data or an id", param=f"{where}.{name}")
+    if where.endswith(".file") and not (inner.get("file_data") or inner.get("file_id")):
+        raise InvalidRequest(f"{where}.file_data: expected the file itself, as a data: address", param=where)
+    if isinstance(data := inner.get("file_data"), str) and data.startswith("data:"):
+        inner["file_data"] = _with_plain_head(data)
     return url or ""
+
+
+def _with_plain_head(address: str) -> str:
+    """A `data:` address with the media type's registered name in lower case, and without parameters of it."""
+    end = address.find(",", 0, _LONGEST_HEAD)
+    media, *marks = address[len("data:") : max(end, 0)].lower().split(";")
+    if end < 0 or not marks or marks[-1].strip() != "base64":
+        return address
+    head = f"data:{_MEDIA_TYPES.get(media.strip(), media.strip())};base64"
+    return address if address.startswith(head + ",") else head + address[end:]
 
 
 def _without_null(value: Any) -> Any:

@@ -51,7 +51,7 @@ class Picture(TypedDict, total=False):
 class Sound(TypedDict, total=False):
     """Audio input."""
 
-    data: str | None
+    data: Required[str]
     format: str | None
 
 

@@ -178,6 +178,23 @@ def test_the_scheme_of_an_address_has_no_case(url: str) -> None:
     assert message[0]["content"][0]["image_url"]["url"] == f"{scheme.lower()}:{rest}"
 
 
+@pytest.mark.parametrize(
+    ("head", "sent"),
+    [
+        ("data:image/jpg;base64", "data:image/jpeg;base64"),
+        ("DATA:image/PNG;charset=utf-8;BASE64", "data:image/png;base64"),
+        ("data:image/webp;base64", "data:image/webp;base64"), ("data:image/svg+xml", "data:image/svg+xml"),
+    ],
+)  # fmt: skip
+def test_a_media_type_is_sent_by_its_registered_name_alone(head: str, sent: str) -> None:
+    """Claude, Gemini and Amazon refuse `image/jpg` and parameters."""
+    (message,) = outgoing_messages(picture(f"{head},QQ=="), by_reference=ANY_ADDRESS)
+    assert message["content"][0]["image_url"]["url"] == f"{sent},QQ=="
+    file = {"type": "file", "file": {"filename": "a", "file_data": f"{head.replace('DATA', 'data')},QQ=="}}
+    (message,) = outgoing_messages([{"role": "user", "content": [file]}], by_reference=ANY_ADDRESS)
+    assert message["content"][0]["file"]["file_data"] == f"{sent},QQ=="
+
+
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "gs://bucket/x", "/etc/passwd", "ftp://x/y", ""])
 def test_an_address_that_no_provider_fetches_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest):
@@ -224,7 +241,10 @@ def test_a_file_by_address_is_refused_and_by_id_or_inline_passes() -> None:
     def file(**inner: str) -> list[dict[str, Any]]:
         return [{"role": "user", "content": [{"type": "file", "file": inner}]}]
 
-    for inner in ({"file_id": "https://example.com/x.pdf"}, {"file_data": "gs://bucket/x.pdf"}):
+    for inner in (
+        {"file_id": "https://example.com/x.pdf"}, {"file_data": "gs://bucket/x.pdf"},
+        {"file_url": "https://example.com/x.pdf"}, {"filename": "x.pdf"},
+    ):  # fmt: skip
         with pytest.raises(InvalidRequest):
             outgoing_messages(file(**inner), by_reference=ANY_ADDRESS)
     for inner in ({"file_id": "file-abc"}, {"file_data": "data:application/pdf;base64,AAAA"}):
