@@ -23,6 +23,7 @@ import orjson
 
 from gateway.dialects.citations import Note, notes_in, sources_of
 from gateway.dialects.pictures import GeneratedPicture, picture_of, sound_note
+from gateway.unchecked import at, listed, mapping, objects_in
 
 _EXTENSION = re.compile(r"__sr_[0-9A-Za-z-]+_\d+\Z")
 
@@ -187,13 +188,11 @@ class AnswerParts:
     # -- pictures and sounds -----------------------------------------------------------------------------------------
 
     def _media(self, delta: Mapping[str, Any], events: list[PartEvent]) -> None:
-        images, audio = delta.get("images"), delta.get("audio")
-        for image in images if isinstance(images, list) else ():
+        for image in listed(delta.get("images")):
             self._show(picture_of(image), events)
-        if isinstance(audio, Mapping):
-            words, data = audio.get("transcript"), audio.get("data")
-            self._spoken += [words] if isinstance(words, str) else []
-            self._sound_characters += len(data) if isinstance(data, str) else 0
+        words, data = at(delta, "audio", "transcript"), at(delta, "audio", "data")
+        self._spoken += [words] if isinstance(words, str) else []
+        self._sound_characters += len(data) if isinstance(data, str) else 0
 
     def _show(self, picture: GeneratedPicture, events: list[PartEvent]) -> None:
         if not self._may_switch():
@@ -252,8 +251,7 @@ class AnswerParts:
     # -- tool calls ------------------------------------------------------------------------------------------------
 
     def _fragment(self, fragment: Mapping[str, Any], events: list[PartEvent]) -> None:
-        function = fragment.get("function") or fragment.get("custom")
-        function = function if isinstance(function, Mapping) else {}
+        function = mapping(fragment.get("function") or fragment.get("custom"))
         call = self._call_of(fragment, function)
         if isinstance(function.get("name"), str) and not call.name:
             call.name = function["name"]
@@ -288,7 +286,7 @@ class AnswerParts:
         return self._current_call is None or self._open is None or _is_json(self._open.text)
 
     def _start(self, call: _Call, events: list[PartEvent]) -> None:
-        number = next(at for at, made in enumerate(self._calls) if made is call)
+        number = next(place for place, made in enumerate(self._calls) if made is call)
         if not call.id:
             call.id = f"call_{self._suffix}_{number}"
         elif call.id == call.name or call.id.isdecimal() or any(part.id == call.id for part in self.parts):
@@ -312,12 +310,9 @@ def whole_parts(body: Mapping[str, Any], id_suffix: str, *, pictures: bool = Fal
     parts = AnswerParts(id_suffix, pictures=pictures)
     parts.listed(body)
     for choice in first_choice(body):
-        message = choice.get("message")
-        if isinstance(message, Mapping):
-            calls = message.get("tool_calls")
-            if isinstance(calls, list):
-                calls = [{**call, "index": at} for at, call in enumerate(calls) if isinstance(call, Mapping)]
-            parts.feed({**message, "tool_calls": calls})
+        message = mapping(choice.get("message"))
+        calls = [{**call, "index": number} for number, call in enumerate(objects_in(message.get("tool_calls")))]
+        parts.feed({**message, "tool_calls": calls})
     parts.finish()
     return parts.parts
 
@@ -334,10 +329,7 @@ def provider_id(call_id: str) -> str:
 
 def first_choice(body: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     """Choice 0 of a chat body or chunk, the only one in dialects without `n`."""
-    choices = body.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, Mapping) and choice.get("index") in (0, None):
-            yield choice
+    return [choice for choice in objects_in(body.get("choices")) if choice.get("index") in (0, None)]
 
 
 def _merge(kept: list[Any], items: list[Any]) -> None:

@@ -27,7 +27,7 @@ def outgoing_params(params: Mapping[str, Any]) -> dict[str, Any]:
     outgoing = reader.read_params(params)
     for name, value in outgoing.items():
         if isinstance(value, dict | list):
-            outgoing[name] = _copied(_without_null(value))
+            outgoing[name] = orjson.loads(orjson.dumps(_without_null(value)))
     return outgoing
 
 
@@ -137,7 +137,3 @@ def _without_null(value: Any) -> Any:
         for name, inner in value.items()
         if inner is not None
     }
-
-
-def _copied(value: Any) -> Any:
-    return orjson.loads(orjson.dumps(value))

@@ -9,6 +9,7 @@ from gateway.catalog.usage import Usage
 from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
 from gateway.errors import GatewayError
+from gateway.unchecked import at, listed, mapping, objects_in
 
 
 class ChatDialect(Dialect):
@@ -21,7 +22,8 @@ class ChatDialect(Dialect):
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
         """The provider's body with our id and the catalogue's name of the model that answered."""
-        made = answered_body(body, answer.decision_id, answer.model, answer.created_s)
+        completion, created = completion_id(answer.decision_id), int(answer.created_s)
+        made = answered(body, completion, "chat.completion", answer.model, created)
         usage = estimated_usage(billed.usage) if billed.estimated else made.get("usage") or {}
         return made | {"usage": billed.told_in(usage)}
 
@@ -42,7 +44,7 @@ class ChatStream:
 
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
         """One chunk; the usage chunk is kept for the end."""
-        shown = answered_chunk(chunk, self._name, self._answer.model, self._created)
+        shown = answered(chunk, self._name, "chat.completion.chunk", self._answer.model, self._created)
         if shown.get("usage") and not shown.get("choices"):
             self._reported = shown
             return b""
@@ -55,11 +57,12 @@ class ChatStream:
         last = DONE_FRAME if error is None else data_frame(error.as_body())
         frames = []
         if error is None and self._include_usage:
-            usage = self._reported
-            if usage is None or billed.estimated:
-                usage = usage_chunk(self._answer.decision_id, self._answer.model, billed.usage, self._created)
-            told = {"usage": billed.told_in(usage["usage"]), "seqroute": billed.report}
-            frames.append(data_frame(usage | told))
+            reported = self._reported
+            if reported is None or billed.estimated:
+                empty = {"choices": [], "usage": estimated_usage(billed.usage)}
+                reported = answered(empty, self._name, "chat.completion.chunk", self._answer.model, self._created)
+            told = {"usage": billed.told_in(reported["usage"]), "seqroute": billed.report}
+            frames.append(data_frame(reported | told))
         return b"".join([*frames, billed_frame(billed.report, last)])
 
 
@@ -68,20 +71,11 @@ def completion_id(decision_id: str) -> str:
     return "chatcmpl-" + decision_id.removeprefix("dec_")
 
 
-def answered_body(body: Mapping[str, Any], decision_id: str, model: str, created_s: float) -> dict[str, Any]:
-    """The provider's body with our id and the catalogue's name of the model that answered.
+def answered(body: Mapping[str, Any], completion: str, kind: str, model: str, created: int) -> dict[str, Any]:
+    """A provider's body or chunk with our id `completion` and the catalogue's model name.
 
-    `created_s` is the fallback for providers that send no time.
+    `created` is the fallback for providers that send no time.
     """
-    return _answered(body, completion_id(decision_id), "chat.completion", model, int(created_s))
-
-
-def answered_chunk(chunk: Mapping[str, Any], completion: str, model: str, created: int) -> dict[str, Any]:
-    """A chunk with our id `completion` and the catalogue's model name."""
-    return _answered(chunk, completion, "chat.completion.chunk", model, created)
-
-
-def _answered(body: Mapping[str, Any], completion: str, kind: str, model: str, created: int) -> dict[str, Any]:
     made = {"id": completion, "object": kind, "created": created, "model": model, **body}
     made["id"], made["object"], made["model"] = completion, kind, model
     if type(made["created"]) is not int:
@@ -91,15 +85,14 @@ def _answered(body: Mapping[str, Any], completion: str, kind: str, model: str, c
 
 def generated_text(body: Mapping[str, Any]) -> str:
     """All generated text of a complete response, to count tokens when usage is missing."""
-    messages = [choice.get("message") for choice in _listed(body.get("choices"))]
-    return "".join(text for message in messages if isinstance(message, Mapping) for text in generated_texts(message))
+    return "".join(
+        text for choice in objects_in(body.get("choices")) for text in generated_texts(mapping(choice.get("message")))
+    )
 
 
 def first_message(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message of a whole answer's first choice; empty where a provider sent none."""
-    choice = next(iter(_listed(body.get("choices"))), None)
-    message = choice.get("message") if isinstance(choice, Mapping) else None
-    return message if isinstance(message, Mapping) else {}
+    return mapping(at(next(iter(listed(body.get("choices"))), None), "message"))
 
 
 def estimated_usage(usage: Usage) -> dict[str, Any]:
@@ -112,33 +105,16 @@ def estimated_usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def usage_chunk(decision_id: str, model: str, usage: Usage, created_s: float) -> dict[str, Any]:
-    """The usage chunk of a stream whose provider reported none."""
-    return {
-        "id": completion_id(decision_id),
-        "object": "chat.completion.chunk",
-        "created": int(created_s),
-        "model": model,
-        "choices": [],
-        "usage": estimated_usage(usage),
-    }
-
-
-def _listed(value: object) -> list[Any]:
-    """The value if it is a list, else an empty list."""
-    return value if isinstance(value, list) else []
-
-
 def generated_texts(message: Mapping[str, Any]) -> Iterable[str]:
     """Generated strings in a message or delta, including reasoning and tool calls."""
     for name in ("content", "refusal", "reasoning_content", "reasoning"):
         if isinstance(message.get(name), str) and message[name]:
             yield message[name]
-    made = message.get("tool_calls")
-    calls = [*(made if isinstance(made, list) else ()), {"function": message.get("function_call")}]
+    calls = objects_in(message.get("tool_calls"))
+    if message.get("function_call"):
+        calls.append({"function": message["function_call"]})
     for call in calls:
-        function = call.get("function") or call.get("custom") if isinstance(call, Mapping) else None
-        if isinstance(function, Mapping):
-            for name in ("name", "arguments", "input"):
-                if isinstance(function.get(name), str) and function[name]:
-                    yield function[name]
+        function = mapping(call.get("function") or call.get("custom"))
+        for name in ("name", "arguments", "input"):
+            if isinstance(function.get(name), str) and function[name]:
+                yield function[name]

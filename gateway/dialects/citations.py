@@ -10,29 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gateway.unchecked import listed, mapping, objects_in
+
 Note = Mapping[str, Any]
 """A citation: an annotation with its fields beside its type, or one of Claude's."""
 
 
 def notes_in(message: Mapping[str, Any]) -> list[Note]:
     """The citations in a message or delta; Claude's own come before what was made of them."""
-    fields = message.get("provider_specific_fields")
-    own: list[Note] = []
-    if isinstance(fields, Mapping):
-        own = [*_citations(fields.get("citations")), *_citations(fields.get("citation"))]
-    given = message.get("annotations")
-    return own or [note for each in (given if isinstance(given, list) else ()) if (note := _flat(each)) is not None]
+    fields = mapping(message.get("provider_specific_fields"))
+    own = [*_citations(fields.get("citations")), *_citations(fields.get("citation"))]
+    return own or [note for each in objects_in(message.get("annotations")) if (note := _flat(each)) is not None]
 
 
 def sources_of(body: Mapping[str, Any]) -> list[Note]:
     """The pages that an answer's provider lists beside its choices."""
     for name in ("search_results", "citations"):
-        given = body.get(name)
-        pages = [{"url": each} if isinstance(each, str) else each for each in given] if isinstance(given, list) else []
+        pages = [{"url": each} if isinstance(each, str) else each for each in listed(body.get(name))]
         found: list[Note] = [
-            {"type": "url_citation", **each}
-            for each in pages
-            if isinstance(each, Mapping) and isinstance(each.get("url"), str)
+            {"type": "url_citation", **each} for each in objects_in(pages) if isinstance(each.get("url"), str)
         ]
         if found:
             return found
@@ -81,7 +77,7 @@ def _citations(given: object) -> Iterator[Note]:
         yield given
 
 
-def _flat(note: object) -> Note | None:
+def _flat(note: Mapping[str, Any]) -> Note | None:
     """An annotation of chat, which has its fields in an object."""
-    inner = note.get(str(note.get("type"))) if isinstance(note, Mapping) else None
-    return {"type": note["type"], **inner} if isinstance(note, Mapping) and isinstance(inner, Mapping) else None
+    inner = note.get(str(note.get("type")))
+    return {"type": note["type"], **inner} if isinstance(inner, Mapping) else None

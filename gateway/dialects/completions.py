@@ -16,6 +16,7 @@ from gateway.dialects.fields import need, read, refused
 from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
 from gateway.dialects.usage_report import shown
 from gateway.errors import GatewayError
+from gateway.unchecked import at
 
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
 _OF_CHAT = ("messages", "tools", "functions", "modalities", "audio")
@@ -74,39 +75,25 @@ def _prompt(prompt: object) -> str:
     raise refused("prompt", "expected a string that is not empty")
 
 
-def whole_completion(body: Mapping[str, Any], identity: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """A complete chat response as a text completion; `identity` has id, created and model."""
+def text_completion(body: Mapping[str, Any], identity: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """A chat response or chunk as a text completion or its chunk.
+
+    `identity` has id, created and model; `prefix` is the echoed prompt.
+    """
     choices = []
     for position, choice in enumerate(body.get("choices") or ()):
-        message = choice.get("message")
-        content = message.get("content") if isinstance(message, Mapping) else None
-        text = prefix + content if isinstance(content, str) else prefix
-        choices.append(_choice(choice, choice.get("index", position), text, len(prefix)))
-    usage = {"usage": body["usage"]} if body.get("usage") else {}
-    return {**identity, "object": "text_completion", "choices": choices, **usage}
+        content = at(choice.get("message") or choice.get("delta"), "content")
+        made = {
+            "text": prefix + content if isinstance(content, str) else prefix,
+            "index": choice.get("index", position),
+        }
+        made["logprobs"] = _logprobs(at(choice, "logprobs", "content"), len(prefix))
+        choices.append(made | {"finish_reason": choice.get("finish_reason")})
+    return {**identity, "object": "text_completion", "choices": choices}
 
 
-def completion_chunk(chunk: Mapping[str, Any], identity: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """A chat chunk as a chunk of a text completion; `prefix` is the echoed prompt."""
-    choices = []
-    for choice in chunk.get("choices") or ():
-        delta = choice.get("delta")
-        content = delta.get("content") if isinstance(delta, Mapping) else None
-        text = prefix + content if isinstance(content, str) else prefix
-        choices.append(_choice(choice, choice.get("index", 0), text, len(prefix)))
-    usage = {"usage": chunk["usage"]} if "usage" in chunk else {}
-    return {**identity, "object": "text_completion", "choices": choices, **usage}
-
-
-def _choice(choice: Mapping[str, Any], index: int, text: str, offset: int) -> dict[str, Any]:
-    finish = choice.get("finish_reason")
-    logprobs = _logprobs(choice.get("logprobs"), offset)
-    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}
-
-
-def _logprobs(logprobs: object, offset: int) -> dict[str, Any] | None:
+def _logprobs(content: object, offset: int) -> dict[str, Any] | None:
     """Chat's log probabilities in the parallel lists of the legacy dialect."""
-    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     if not isinstance(content, list):
         return None
     offsets: list[int] = []
@@ -134,8 +121,8 @@ class CompletionsDialect(Dialect):
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
         """A complete chat response as a text completion."""
-        made = whole_completion(body, identity_of(answer), self._prefix)
-        usage = estimated_usage(billed.usage) if billed.estimated else made.get("usage") or {}
+        made = text_completion(body, identity_of(answer), self._prefix)
+        usage = estimated_usage(billed.usage) if billed.estimated else body.get("usage") or {}
         return made | {"usage": billed.told_in(usage)}
 
     def stream(self, answer: AnswerIdentity) -> CompletionsStream:
@@ -155,9 +142,8 @@ class CompletionsStream:
         """The text of one chunk; empty without choices."""
         if not chunk.get("choices"):
             return b""
-        made = completion_chunk(chunk, self._identity, self._prefix)
+        made = text_completion(chunk, self._identity, self._prefix)
         self._prefix = ""
-        made.pop("usage", None)
         return data_frame(made)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:

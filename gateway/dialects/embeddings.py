@@ -10,7 +10,6 @@ import base64
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
@@ -23,26 +22,11 @@ MAX_DIMENSIONS = 65_536
 _KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user", "session_id"})
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingsRequest:
-    """A validated embeddings body. `texts` and `token_ids` are the inputs; one of them is empty."""
+def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> tuple[ChatRequest, EmbeddingsDialect]:
+    """An embeddings body as a pinned chat request with the inputs as messages, and its dialect.
 
-    model: str
-    texts: tuple[str, ...]
-    token_ids: tuple[tuple[int, ...], ...]
-    base64: bool
-    user: str | None
-    chat: ChatRequest
-    """The request as a chat for guard, session and ledger: pinned, with the inputs as messages."""
-
-    @property
-    def inputs(self) -> list[Any]:
-        """The inputs in the provider's format."""
-        return [*self.texts] or [[*ids] for ids in self.token_ids]
-
-
-def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> EmbeddingsRequest:
-    """Validate an embeddings body. Raises InvalidRequest with the field's name."""
+    Raises InvalidRequest with the field's name.
+    """
     model = need(fields, "model", str)
     if not model or model.partition("@")[0] == "auto":
         raise refused("model", "expected the name of an embedding model: vectors of two models cannot be compared")
@@ -53,29 +37,22 @@ def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> EmbeddingsReques
     if dimensions is not None and not 1 <= dimensions <= MAX_DIMENSIONS:
         raise refused("dimensions", f"expected an integer from 1 to {MAX_DIMENSIONS}")
     texts, token_ids = _inputs(fields.get("input"))
-    user, session = read(fields, "user", str), read(fields, "session_id", str)
-    params: dict[str, Any] = {"input": [*texts] or [[*ids] for ids in token_ids], "encoding_format": "float"}
-    params |= copied(fields, {"dimensions": "dimensions", "user": "user"})
+    read(fields, "user", str)
+    inputs: list[Any] = [*texts] or [[*ids] for ids in token_ids]
+    params: dict[str, Any] = {"input": inputs, "encoding_format": "float"} | copied(
+        fields, {"dimensions": "dimensions", "user": "user"}
+    )
     chat = ChatRequest(
         model=model,
         messages=tuple({"role": "user", "content": text} for text in texts or ("",)),
         params=params,
-        stream=False,
-        include_usage=False,
-        n=1,
-        max_tokens=None,
-        max_tokens_param="max_tokens",
-        capabilities=frozenset(),
-        images=0,
-        open_tool_loop=False,
-        provider_bound=False,
-        session_hint=session or None,
+        session_hint=read(fields, "session_id", str) or None,
         body_sha256=hashlib.sha256(b"embeddings\0" + body).digest(),
         dropped=tuple(sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)),
         mode="embedding",
         token_ids=sum(map(len, token_ids)),
     )
-    return EmbeddingsRequest(model, texts, token_ids, shape == "base64", user, chat)
+    return chat, EmbeddingsDialect(len(inputs), as_base64=shape == "base64")
 
 
 def _inputs(given: object) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
@@ -117,13 +94,13 @@ def vectors_of(body: Mapping[str, Any], inputs: int) -> list[Sequence[float]] | 
 
 
 def rendered_embeddings(
-    vectors: Sequence[Sequence[float]], request: EmbeddingsRequest, model: str, prompt_tokens: int
+    vectors: Sequence[Sequence[float]], model: str, prompt_tokens: int, *, as_base64: bool
 ) -> dict[str, Any]:
     """OpenAI's list object, in the requested encoding."""
     return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": index, "embedding": encoded(vector) if request.base64 else list(vector)}
+            {"object": "embedding", "index": index, "embedding": encoded(vector) if as_base64 else list(vector)}
             for index, vector in enumerate(vectors)
         ],
         "model": model,
@@ -146,17 +123,18 @@ def decoded(text: str) -> list[float] | None:
 
 
 class EmbeddingsDialect(Dialect):
-    """`POST /v1/embeddings`."""
+    """`POST /v1/embeddings`, for a number of inputs."""
 
     endpoint = "embeddings"
 
-    def __init__(self, request: EmbeddingsRequest) -> None:
-        self._request = request
+    def __init__(self, inputs: int, *, as_base64: bool) -> None:
+        self._inputs = inputs
+        self._as_base64 = as_base64
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
         """OpenAI's list object. Raises UpstreamError unless there is one vector per input."""
-        vectors = vectors_of(body, len(self._request.inputs))
+        vectors = vectors_of(body, self._inputs)
         if vectors is None:
             raise UpstreamError("the provider's response does not have one vector per input")
-        made = rendered_embeddings(vectors, self._request, answer.model, billed.usage.prompt_tokens)
+        made = rendered_embeddings(vectors, answer.model, billed.usage.prompt_tokens, as_base64=self._as_base64)
         return made | {"usage": billed.told_in(made["usage"]), "seqroute": billed.report}

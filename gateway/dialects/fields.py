@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from gateway.errors import InvalidRequest
@@ -47,6 +47,17 @@ def objects(value: object, where: str) -> list[dict[str, Any]]:
     if {*map(type, items)} <= {dict}:
         return items
     return [checked(item, dict, f"{where}[{index}]") for index, item in enumerate(items)]
+
+
+def read_each(items: Iterable[Mapping[str, Any]], where: str, read: Callable[[Mapping[str, Any]], T]) -> list[T]:
+    """Every item of the list `where` as `read` makes it, whose errors get the item's path."""
+    made = []
+    for index, item in enumerate(items):
+        try:
+            made.append(read(item))
+        except InvalidRequest as error:
+            raise within(f"{where}[{index}]", error) from None
+    return made
 
 
 def within(where: str, error: InvalidRequest) -> InvalidRequest:

@@ -9,7 +9,7 @@ its field `forwarded`, or its event in that of a chunk, where the client's diale
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -131,6 +131,23 @@ class ForwardedRequest(ABC):
 def heard_usage(counts: Mapping[str, int], steps: int) -> dict[str, Any]:
     """A chunk's field with the calls that a stream brought so far, for an unreported bill."""
     return {"usage": {"heard_calls": {**counts, STEPS: steps}}} if steps else {}
+
+
+def chat_answer(
+    answer: Mapping[str, Any],
+    finish_reason: str,
+    *,
+    texts: Iterable[str],
+    thoughts: Iterable[str],
+    calls: Sequence[Mapping[str, Any]],
+    refusals: Iterable[str] = (),
+) -> dict[str, Any]:
+    """A complete answer in chat format, with the answer itself."""
+    message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+    said = {"reasoning_content": "".join(thoughts), "refusal": "".join(refusals), "tool_calls": calls}
+    message |= {name: value for name, value in said.items() if value}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    return {"object": "chat.completion", "choices": [choice], FORWARDED: answer}
 
 
 def chunk_of(delta: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

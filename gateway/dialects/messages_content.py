@@ -10,7 +10,7 @@ import orjson
 from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import provider_id
 from gateway.dialects.arguments import checked_url
-from gateway.dialects.fields import need, objects, read, refused, within
+from gateway.dialects.fields import need, objects, read, read_each, refused, within
 from gateway.dialects.forwarded import HostedTool, attach_hosted
 from gateway.errors import InvalidRequest
 
@@ -24,7 +24,7 @@ def unbilled(system: object) -> object:
     """The system prompt without Claude Code's billing header."""
     if not isinstance(system, list):
         return system
-    return [block for block in system if not str(block.get("text", "")).startswith(_BILLING)]
+    return [block for block in system if not _is_billing(block)]
 
 
 def _system(system: object, where: str) -> list[dict[str, Any]]:
@@ -33,14 +33,13 @@ def _system(system: object, where: str) -> list[dict[str, Any]]:
         return []
     if isinstance(system, str):
         return [{"role": "system", "content": system}] if system else []
-    parts = []
-    for index, block in enumerate(objects(system, where)):
-        if not str(block.get("text", "")).startswith(_BILLING):
-            try:
-                parts.append(_text(block))
-            except InvalidRequest as error:
-                raise within(f"{where}[{index}]", error) from None
+    made = read_each(objects(system, where), where, lambda block: None if _is_billing(block) else _text(block))
+    parts = [part for part in made if part is not None]
     return [{"role": "system", "content": _simplest(parts)}] if parts else []
+
+
+def _is_billing(block: Mapping[str, Any]) -> bool:
+    return str(block.get("text", "")).startswith(_BILLING)
 
 
 def conversation(
@@ -123,13 +122,7 @@ def _tool_result(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[st
 
 def _parts(content: object) -> list[dict[str, Any]]:
     """The parts of a list of blocks in the field `content`."""
-    parts: list[dict[str, Any]] = []
-    for index, block in enumerate(objects(content, "content")):
-        try:
-            parts += _content(block)
-        except InvalidRequest as error:
-            raise within(f"content[{index}]", error) from None
-    return parts
+    return [part for parts in read_each(objects(content, "content"), "content", _content) for part in parts]
 
 
 def _content(block: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -152,13 +145,7 @@ def _search_result(block: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A found text under its title and address; a part ends at each cache mark within it."""
     lines = [text for name in ("title", "source") if (text := read(block, name, str))]
     parts: list[dict[str, Any]] = []
-    for index, inner in enumerate(objects(block.get("content"), "content")):
-        try:
-            if inner.get("type") != "text":
-                raise refused("type", "expected text")
-            part = marked({"type": "text", "text": read(inner, "text", str) or ""}, inner)
-        except InvalidRequest as error:
-            raise within(f"content[{index}]", error) from None
+    for part in read_each(objects(block.get("content"), "content"), "content", _found_text):
         lines.append(part["text"])
         if "cache_control" in part:
             parts.append(part | {"text": "\n".join(lines)})
@@ -167,6 +154,12 @@ def _search_result(block: Mapping[str, Any]) -> list[dict[str, Any]]:
         parts.append({"type": "text", "text": "\n".join(lines)})
     parts[-1] = marked(parts[-1], block)
     return parts
+
+
+def _found_text(block: Mapping[str, Any]) -> dict[str, Any]:
+    if block.get("type") != "text":
+        raise refused("type", "expected text")
+    return marked({"type": "text", "text": read(block, "text", str) or ""}, block)
 
 
 def _text(block: Mapping[str, Any]) -> dict[str, Any]:

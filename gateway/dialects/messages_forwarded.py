@@ -20,11 +20,13 @@ from gateway.dialects.forwarded import (
     ForwardedRequest,
     HostedTool,
     call_fragment,
+    chat_answer,
     chunk_of,
     heard_usage,
     silent_chunk,
 )
 from gateway.dialects.session_names import SESSION_FIELDS, SESSION_METADATA
+from gateway.unchecked import at, listed, mapping, objects_in
 
 _FORWARDED_FIELDS = (
     "system", "messages", "tools", "tool_choice", "temperature", "top_p", "top_k", "stop_sequences", "thinking",
@@ -97,7 +99,7 @@ class ForwardedMessages(ForwardedRequest):
         if isinstance(answer.get("content"), str):
             answer = {**answer, "content": [{"type": "text", "text": answer["content"]}]}
         texts, thoughts, calls = [], [], []
-        for block in _blocks(answer):
+        for block in objects_in(answer.get("content")):
             kind = block.get("type")
             if kind == "text":
                 texts.append(str(block.get("text") or ""))
@@ -107,11 +109,7 @@ class ForwardedMessages(ForwardedRequest):
                 arguments = orjson.dumps(block.get("input") or {}).decode()
                 function = {"name": str(block.get("name")), "arguments": arguments}
                 calls.append({"id": block.get("id"), "type": "function", "function": function})
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
-        message |= {"reasoning_content": "".join(thoughts)} if any(thoughts) else {}
-        message |= {"tool_calls": calls} if calls else {}
-        choice = {"index": 0, "message": message, "finish_reason": _finish_reason(answer)}
-        body: dict[str, Any] = {"object": "chat.completion", "choices": [choice], FORWARDED: answer}
+        body = chat_answer(answer, _finish_reason(answer), texts=texts, thoughts=thoughts, calls=calls)
         return body | {name: answer[name] for name in ("model", "usage") if answer.get(name)}
 
     def reader(self) -> MessagesReader:
@@ -149,35 +147,32 @@ class MessagesReader:
         if kind == "content_block_delta":
             return [chunk_of(self._delta(payload))]
         if kind == "content_block_start":
-            block = payload.get("content_block")
-            if isinstance(block, Mapping) and block.get("type") == "tool_use":
+            block = mapping(payload.get("content_block"))
+            if block.get("type") == "tool_use":
                 index = self._calls.setdefault(str(payload.get("index")), len(self._calls))
                 return [chunk_of(call_fragment(index, call_id=str(block.get("id")), name=str(block.get("name"))))]
-            return [chunk_of({}) | (self._result(block) if isinstance(block, Mapping) else {})]
+            return [chunk_of({}) | self._result(block)]
         if kind == "message_start":
-            message = payload.get("message")
-            message = message if isinstance(message, Mapping) else {}
+            message = mapping(payload.get("message"))
             told = {name: message[name] for name in ("model", "usage") if message.get(name)}
             if isinstance(told.get("usage"), Mapping):  # its output is not the answer's
                 told["usage"] = {name: count for name, count in told["usage"].items() if name != "output_tokens"}
                 self._told |= told["usage"].keys()
             return [silent_chunk(), silent_chunk() | told]
         if kind == "message_delta":
-            delta = payload.get("delta")
-            usage = {"usage": dict(payload["usage"])} if isinstance(payload.get("usage"), Mapping) else {}
-            self._told |= usage.get("usage", {}).keys()
-            return [chunk_of({}, _finish_reason(delta if isinstance(delta, Mapping) else {})), silent_chunk() | usage]
+            usage = dict(mapping(payload.get("usage")))
+            self._told |= usage.keys()
+            told = {"usage": usage} if isinstance(payload.get("usage"), Mapping) else {}
+            return [chunk_of({}, _finish_reason(mapping(payload.get("delta")))), silent_chunk() | told]
         if kind == "message_stop":
             return [silent_chunk(), *self._counted_late(payload)]
         return [silent_chunk()]
 
     def _counted_late(self, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What Bedrock counts behind an answer, and its event did not say."""
-        metrics, usage = payload.get(_METRICS), payload.get("usage")
-        counts = metrics if isinstance(metrics, Mapping) else {}
-        late = {own: counts[name] for name, own in _COUNTS.items() if name in counts}
-        late = {name: count for name, count in late.items() if name not in self._told}
-        late |= dict(usage) if isinstance(usage, Mapping) else {}
+        counts = mapping(payload.get(_METRICS))
+        late = {own: counts[name] for name, own in _COUNTS.items() if name in counts and own not in self._told}
+        late |= mapping(payload.get("usage"))
         return [silent_chunk() | {"usage": late}] if late else []
 
     def _result(self, block: Mapping[str, Any]) -> dict[str, Any]:
@@ -287,8 +282,7 @@ def _references(fields: Mapping[str, Any]) -> Iterator[str]:
     if fields.get("container"):
         yield "container"
     for index, message in enumerate(objects(fields.get("messages"), "messages")):
-        content = message.get("content")
-        for position, block in enumerate(content if isinstance(content, list) else ()):
+        for position, block in enumerate(listed(message.get("content"))):
             if str(block.get("type")).endswith("_tool_result") and _has_file(block):
                 yield f"messages[{index}].content[{position}]"
 
@@ -310,10 +304,9 @@ def _has_file(value: object) -> bool:
 def _check_signatures(fields: Mapping[str, Any]) -> None:
     """Refuse state of another provider's answer, which only that provider can read."""
     for index, message in enumerate(objects(fields.get("messages"), "messages")):
-        content = message.get("content")
-        for position, block in enumerate(content if isinstance(content, list) else ()):
+        for position, block in enumerate(listed(message.get("content"))):
             for name in ("signature", "data"):
-                mark = block.get(name) if isinstance(block, Mapping) else None
+                mark = at(block, name)
                 if isinstance(mark, str) and sealed_state.unseal(mark) is not None:
                     where = f"messages[{index}].content[{position}].{name}"
                     raise refused(where, "belongs to another provider's answer and cannot go to Anthropic's servers")
@@ -356,12 +349,7 @@ def _fit_thinking(body: dict[str, Any], max_tokens: int) -> None:
 def _system_blocks(system: object) -> list[Any]:
     if isinstance(system, str):
         return [{"type": "text", "text": system}]
-    return list(system) if isinstance(system, list) else []
-
-
-def _blocks(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    content = answer.get("content")
-    return [block for block in content if isinstance(block, Mapping)] if isinstance(content, list) else []
+    return listed(system)
 
 
 def _finish_reason(told: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from gateway.dialects.documents import document_payloads, form_of, is_done
 from gateway.dialects.loose_json import read_loosely, strict_value, without_list
 from gateway.dialects.responses_events import ENDS, ResponsesEvents
 from gateway.dialects.sse import EventReader, EventTooLarge, data_frame, event_frame
+from gateway.unchecked import at, mapping
 
 NativeDialect = Literal["claude", "gemini", "responses"]
 _GEMINI_PATH = re.compile(r":(?:streamG|g)enerateContent\b")
@@ -159,16 +160,16 @@ def _join_message(events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     for event in events:
         kind, index = event.get("type"), event.get("index", 0)
         if kind == "message_start":
-            message |= _object(event.get("message"))
+            message |= mapping(event.get("message"))
         elif kind == "content_block_start":
-            blocks[index] = dict(_object(event.get("content_block")))
+            blocks[index] = dict(mapping(event.get("content_block")))
         elif kind == "content_block_delta":
-            _add(blocks.setdefault(index, {"type": "text"}), _object(event.get("delta")), inputs, index)
+            _add(blocks.setdefault(index, {"type": "text"}), mapping(event.get("delta")), inputs, index)
         elif kind == "message_delta":
-            message |= _object(event.get("delta"))
-            usage = _object(event.get("usage"))
+            message |= mapping(event.get("delta"))
+            usage = mapping(event.get("usage"))
             counted = counted or "output_tokens" in usage
-            message["usage"] = {**_object(message.get("usage")), **usage}
+            message["usage"] = {**mapping(message.get("usage")), **usage}
     for index, text in inputs.items():
         blocks[index]["input"] = orjson.loads(text)
     if not message.get("stop_reason"):
@@ -213,16 +214,12 @@ def _join_candidates(payloads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | 
             known = candidates.setdefault(candidate.get("index", 0), {})
             parts = [*_parts(known), *_parts(candidate)]
             known |= candidate
-            known["content"] = {"role": "model", **_object(candidate.get("content")), "parts": parts}
-    blocked = _object(whole.get("promptFeedback")).get("blockReason")
+            known["content"] = {"role": "model", **mapping(candidate.get("content")), "parts": parts}
+    blocked = mapping(whole.get("promptFeedback")).get("blockReason")
     if not blocked and not (candidates and all(candidate.get("finishReason") for candidate in candidates.values())):
         return None
     return whole | ({"candidates": list(candidates.values())} if candidates else {})
 
 
 def _parts(candidate: Mapping[str, Any]) -> list[Any]:
-    return list(_object(candidate.get("content")).get("parts") or ())
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return list(at(candidate, "content", "parts") or ())

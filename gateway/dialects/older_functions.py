@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from gateway.unchecked import listed, objects_in
+
 PARAMETER = "functions"
 PARAMETERS = frozenset({PARAMETER, "function_call"})
 _CALL = "function_call"
@@ -17,9 +19,8 @@ def calls_functions(messages: Iterable[Mapping[str, Any]]) -> bool:
 
 def calls_in(message: Mapping[str, Any]) -> list[Any]:
     """The calls of a message or a delta, of tools and of a function; they may be malformed."""
-    calls = message.get("tool_calls")
     called = message.get(_CALL)
-    return [*(calls if isinstance(calls, list) else ()), *([{"function": called}] if called else ())]
+    return [*listed(message.get("tool_calls")), *([{"function": called}] if called else ())]
 
 
 def is_result(message: Mapping[str, Any]) -> bool:
@@ -29,9 +30,7 @@ def is_result(message: Mapping[str, Any]) -> bool:
 
 def offered_functions(params: Mapping[str, Any]) -> list[Any]:
     """The functions that a request offers, as tools or in the older form; they may be malformed."""
-    tools, functions = params.get("tools"), params.get(PARAMETER)
-    offered = [tool.get("function") for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
-    return [*offered, *(functions if isinstance(functions, list) else ())]
+    return [*(tool.get("function") for tool in objects_in(params.get("tools"))), *listed(params.get(PARAMETER))]
 
 
 def params_with_tools(params: Mapping[str, Any], supported: frozenset[str]) -> dict[str, Any]:

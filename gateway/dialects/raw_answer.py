@@ -15,6 +15,7 @@ import orjson
 from gateway.dialects.amazon_frames import last_exception
 from gateway.dialects.loose_json import read_json
 from gateway.dialects.sse import EventReader
+from gateway.unchecked import at, listed, objects_in
 
 _ERROR, _BLOCKED = b'"error"', b'"blockReason"'
 _FINISH = b'"finishReason"'
@@ -34,10 +35,9 @@ def last_error(tail: bytes | bytearray) -> dict[str, Any] | None:
     for event in reversed([*reader.feed(bytes(tail)), *reader.finish()]):
         named = event.name == b"error"
         for value in _values(event.data) if named or _ERROR in event.data else ():
-            if isinstance(value, dict) and value.get("type") == _FAILED:
-                inner = value.get("response")
-                error = inner.get("error") if isinstance(inner, dict) else None
-                return {"type": "error", "error": error or {"message": "the response failed"}}
+            if at(value, "type") == _FAILED:
+                error = at(value, "response", "error") or {"message": "the response failed"}
+                return {"type": "error", "error": error}
             reports = isinstance(value, dict) and (value.get("error") or value.get("type") == "error")
             if reports or named:
                 return dict(value) if reports else {"error": value}
@@ -59,16 +59,13 @@ def gemini_finished(tail: bytes | bytearray) -> bool:
     Of an event that lost its beginning the end is searched: a picture may be larger than the kept tail.
     """
     for event in _events(tail, _BLOCKED) if _BLOCKED in tail else ():
-        feedback = event.get("promptFeedback")
-        if isinstance(feedback, Mapping) and feedback.get("blockReason"):
+        if at(event, "promptFeedback", "blockReason"):
             return True
     if _FINISH not in tail:
         return False
     for event in _events(tail, _FINISH):
-        candidates = event.get("candidates")
-        for each in candidates if isinstance(candidates, list) else ():
-            if isinstance(each, Mapping) and each.get("finishReason"):
-                return True
+        if any(each.get("finishReason") for each in objects_in(event.get("candidates"))):
+            return True
     first, line_end, _ = bytes(tail).partition(b"\n")
     return bool(line_end) and _FINISH in first and not first.startswith(b"data:")
 
@@ -90,12 +87,9 @@ def _events(raw: bytes | bytearray, mark: bytes) -> Iterator[Mapping[str, Any]]:
 def stopped_text(raw: bytes | bytearray) -> str | None:
     """The text of Gemini's whole answer that its filter stopped; None without one."""
     for answer in _events(raw, _FINISH):
-        candidates = answer.get("candidates")
-        first = candidates[0] if isinstance(candidates, list) and candidates else None
-        content = first.get("content") if isinstance(first, Mapping) else None
-        parts = content.get("parts") if isinstance(content, Mapping) else None
-        told = [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
-        return "".join(str(part.get("text") or "") for part in told if not part.get("thought")) or None
+        first = next(iter(listed(answer.get("candidates"))), None)
+        parts = objects_in(at(first, "content", "parts"))
+        return "".join(str(part.get("text") or "") for part in parts if not part.get("thought")) or None
     return None
 
 
@@ -106,11 +100,8 @@ def cohere_end(data: bytes | bytearray) -> tuple[str, str] | None:
     """
     if b'"finish_reason"' not in data or b'"choices"' in data:
         return None
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
-    reason, message = (body.get(name) if isinstance(body, dict) else None for name in ("finish_reason", "message"))
+    body = _read(data)
+    reason, message = at(body, "finish_reason"), at(body, "message")
     if not isinstance(reason, str) or not isinstance(message, dict):
         return None
     plan = message.get("tool_plan")
@@ -121,15 +112,13 @@ def refused_text(data: bytes | bytearray) -> str:
     """The words with which a Responses answer refuses, which LiteLLM leaves out."""
     if b'"refusal"' not in data:
         return ""
+    parts = [part for item in objects_in(at(_read(data), "output")) for part in objects_in(item.get("content"))]
+    return "".join(str(part.get("refusal") or "") for part in parts)
+
+
+def _read(data: bytes | bytearray) -> Any:
+    """The value of a whole answer; None for one that is no JSON."""
     try:
-        body = orjson.loads(data)
+        return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return ""
-    items = body.get("output") if isinstance(body, dict) else None
-    parts = [
-        part
-        for item in (items if isinstance(items, list) else ())
-        if isinstance(item, dict) and isinstance(item.get("content"), list)
-        for part in item["content"]
-    ]
-    return "".join(str(part.get("refusal") or "") for part in parts if isinstance(part, dict))
+        return None

@@ -56,17 +56,17 @@ class ChatRequest(Struct, frozen=True, dict=True):
     model: str
     messages: tuple[dict[str, Any], ...]
     params: Mapping[str, Any]
-    stream: bool
-    include_usage: bool
-    n: int
-    max_tokens: int | None
-    max_tokens_param: str
-    capabilities: frozenset[str]
-    images: int
-    open_tool_loop: bool
-    provider_bound: bool
-    session_hint: str | None
     body_sha256: bytes
+    session_hint: str | None = None
+    stream: bool = False
+    include_usage: bool = False
+    n: int = 1
+    max_tokens: int | None = None
+    max_tokens_param: str = "max_tokens"
+    capabilities: frozenset[str] = frozenset()
+    images: int = 0
+    open_tool_loop: bool = False
+    provider_bound: bool = False
     extras: Mapping[str, Any] = msgspec.field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     """Names of the client's parameters that are sent to no provider."""

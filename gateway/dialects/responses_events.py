@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gateway.unchecked import listed, objects_in
+
 ENDS = ("response.completed", "response.incomplete", "response.failed")
 _PREFIX = "response."
 _TEXTS: Mapping[str, str] = {
@@ -90,8 +92,7 @@ class ResponsesEvents:
         if kind in ENDS and isinstance(response, Mapping):
             if not (self._begun or self._items):
                 yield from _beginning(response)
-            output = response.get("output")
-            for index, item in enumerate(output if isinstance(output, list) else ()):
+            for index, item in enumerate(listed(response.get("output"))):
                 yield from self._last(index, item) if isinstance(item, Mapping) else ()
         elif isinstance(response, Mapping):
             self._begun = True
@@ -171,11 +172,11 @@ def _texts(item: Mapping[str, Any]) -> Iterator[tuple[str, int | None, str]]:
     """The kinds, places and words of the texts of a whole item."""
     kind = str(item.get("type"))
     if kind in _CALLS:
-        listed: list[tuple[str, int | None, Mapping[str, Any]]] = [(_CALLS[kind], None, item)]
+        parts: list[tuple[str, int | None, Mapping[str, Any]]] = [(_CALLS[kind], None, item)]
     else:
-        listed = [("reasoning_summary_text", at, part) for at, part in enumerate(_parts(item, "summary"))]
-        listed += [(str(part.get("type")), at, part) for at, part in enumerate(_parts(item, "content"))]
-    for name, place, part in listed:
+        parts = [("reasoning_summary_text", at, part) for at, part in enumerate(_parts(item, "summary"))]
+        parts += [(str(part.get("type")), at, part) for at, part in enumerate(_parts(item, "content"))]
+    for name, place, part in parts:
         text = part.get(_TEXTS[name]) if name in _TEXTS else None
         if isinstance(text, str) and text:
             yield name, place, text
@@ -233,15 +234,14 @@ def _part_events(part_kind: str, name: str, at: Mapping[str, Any], part: Mapping
     yield _event(f"{part_kind}.added", **at, part=begun)
     if text:
         yield _delta(name, at, text) | logprobs
-    for number, note in enumerate(notes if isinstance(notes, list) else ()):
+    for number, note in enumerate(listed(notes)):
         yield _event("output_text.annotation.added", **at, annotation_index=number, annotation=note)
     yield _event(f"{name}.done", **at, **{field: text}, **logprobs)
     yield _event(f"{part_kind}.done", **at, part=part)
 
 
 def _parts(item: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    listed = item.get(name) if item.get("type") in _WITH_PARTS[name] else None
-    return [part for part in listed if isinstance(part, Mapping)] if isinstance(listed, list) else []
+    return objects_in(item.get(name)) if item.get("type") in _WITH_PARTS[name] else []
 
 
 def _position(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from gateway.dialects.forwarded import (
     ForwardedRequest,
     HostedTool,
     call_fragment,
+    chat_answer,
     chunk_of,
     heard_usage,
     silent_chunk,
@@ -38,6 +39,7 @@ from gateway.dialects.forwarded import (
 from gateway.dialects.pictures import own_picture
 from gateway.dialects.responses_events import ResponsesEvents
 from gateway.dialects.session_names import SESSION_FIELDS
+from gateway.unchecked import at, mapping, objects_in
 
 _FORWARDED_FIELDS = (
     "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "temperature", "top_p",
@@ -96,20 +98,17 @@ class ForwardedResponses(ForwardedRequest):
         texts, thoughts, refusals, calls = [], [], [], []
         for item in _items(answer):
             kind = str(item.get("type"))
-            for part in _objects(item.get("content")) if kind == "message" else ():
+            for part in objects_in(item.get("content")) if kind == "message" else ():
                 texts.append(str(part.get("text") or ""))
                 refusals.append(str(part.get("refusal") or ""))
-            for part in _objects(item.get("summary")) if kind == "reasoning" else ():
+            for part in objects_in(item.get("summary")) if kind == "reasoning" else ():
                 thoughts.append(str(part.get("text") or ""))
             if kind in _CALLS:
                 function = {"name": str(item.get("name")), "arguments": _arguments(item)}
                 calls.append({"id": item.get("call_id"), "type": "function", "function": function})
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
-        message |= {"reasoning_content": "".join(thoughts)} if any(thoughts) else {}
-        message |= {"refusal": "".join(refusals)} if any(refusals) else {}
-        message |= {"tool_calls": calls} if calls else {}
-        choice = {"index": 0, "message": message, "finish_reason": _finish_reason(answer)}
-        body: dict[str, Any] = {"object": "chat.completion", "choices": [choice], FORWARDED: answer}
+        body = chat_answer(
+            answer, _finish_reason(answer), texts=texts, thoughts=thoughts, refusals=refusals, calls=calls
+        )
         return body | _reported(answer)
 
     def reader(self) -> ResponsesReader:
@@ -141,12 +140,11 @@ class ResponsesReader:
             return inner if isinstance(inner, Mapping) else payload
         if kind != "response.failed":
             return None
-        response = payload.get("response")
-        error = response.get("error") if isinstance(response, Mapping) else None
+        error = at(payload, "response", "error")
         return error if isinstance(error, Mapping) and error else {"message": "the response failed"}
 
     def _chunks(self, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
-        kind, delta = payload.get("type"), payload.get("delta")
+        kind, delta, response = payload.get("type"), payload.get("delta"), mapping(payload.get("response"))
         if isinstance(delta, str):
             if kind == "response.output_text.delta":
                 return [chunk_of({"content": delta})]
@@ -157,15 +155,11 @@ class ResponsesReader:
                 return [chunk_of({"reasoning_content": delta})]
             return [chunk_of({"refusal": delta} if kind == "response.refusal.delta" else {})]
         if kind in ("response.completed", "response.incomplete"):
-            response = payload.get("response")
-            response = response if isinstance(response, Mapping) else {}
             return [chunk_of({}, _finish_reason(response)), silent_chunk() | _reported(response)]
         if kind == "response.failed":
-            response = payload.get("response")
-            return [silent_chunk(), silent_chunk() | _reported(response if isinstance(response, Mapping) else {})]
+            return [silent_chunk(), silent_chunk() | _reported(response)]
         if kind == "response.created":
-            response = payload.get("response")
-            model = response.get("model") if isinstance(response, Mapping) else None
+            model = response.get("model")
             return [silent_chunk() | ({"model": model} if isinstance(model, str) else {})]
         item = payload.get("item")
         if isinstance(item, Mapping) and str(item.get("type")) in _CALLS:
@@ -224,8 +218,7 @@ def forwarded_request(
 def _check_size(tool: Mapping[str, Any], where: str) -> None:
     """Refuse a container whose price is not the one that is held for."""
     for name in _CONTAINERS:
-        container = tool.get(name)
-        size = container.get("memory_limit") if isinstance(container, Mapping) else None
+        size = at(tool, name, "memory_limit")
         if size not in (None, CONTAINER_SIZE):
             raise refused(f"{where}.{name}.memory_limit", f"is not served here; leave it out, or say {CONTAINER_SIZE}")
 
@@ -306,11 +299,7 @@ def _restored(state: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def _items(response: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return _objects(response.get("output"))
-
-
-def _objects(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+    return objects_in(response.get("output"))
 
 
 def _arguments(item: Mapping[str, Any]) -> str:
@@ -320,10 +309,8 @@ def _arguments(item: Mapping[str, Any]) -> str:
 
 
 def _finish_reason(response: Mapping[str, Any]) -> str:
-    details = response.get("incomplete_details")
-    reason = details.get("reason") if isinstance(details, Mapping) else None
     if response.get("status") == "incomplete":
-        return _ENDS.get(str(reason), "length")
+        return _ENDS.get(str(at(response, "incomplete_details", "reason")), "length")
     return "tool_calls" if any(str(item.get("type")) in _CALLS for item in _items(response)) else "stop"
 
 
@@ -348,15 +335,14 @@ def _counts(response: Mapping[str, Any]) -> Counter[str]:
     for item in _items(response):
         kind = str(item.get("type")).removesuffix(_CALL_ITEM)
         if kind == WEB_SEARCH:
-            action = item.get("action")
-            counts[kind] += (action.get("type") if isinstance(action, Mapping) else None) in _SEARCHING
+            counts[kind] += at(item, "action", "type") in _SEARCHING
         elif kind in ("code_interpreter", "shell"):
             session = f"{kind} {item.get('container_id')}"
             counts[kind] += session not in sessions
             sessions.add(session)
         elif kind in ("file_search", IMAGE):
             counts[kind] += 1
-    stated = _tool_usage(response, WEB_SEARCH).get("num_requests")
+    stated = at(response, "tool_usage", WEB_SEARCH, "num_requests")
     if isinstance(stated, int):
         counts[WEB_SEARCH] = stated
     return counts
@@ -365,7 +351,7 @@ def _counts(response: Mapping[str, Any]) -> Counter[str]:
 def _images(response: Mapping[str, Any], made: int) -> Iterable[dict[str, Any]]:
     """The call of the image model: as reported, else as if every image had the largest size."""
     model = _image_model(response.get("tools"))
-    usage = _tool_usage(response, "image_gen")
+    usage = mapping(at(response, "tool_usage", "image_gen"))
     output = usage.get("output_tokens")
     if isinstance(output, int) and output > 0:
         return [{"model": model, **usage, "output_tokens_details": {"image_tokens": output}}]
@@ -377,12 +363,6 @@ def _images(response: Mapping[str, Any], made: int) -> Iterable[dict[str, Any]]:
 
 
 def _image_model(tools: object) -> str:
-    pictures = [tool for tool in _objects(tools) if tool.get("type") == IMAGE]
+    pictures = [tool for tool in objects_in(tools) if tool.get("type") == IMAGE]
     named = pictures[0].get("model") if pictures else None
     return named if isinstance(named, str) else IMAGE_MODEL
-
-
-def _tool_usage(response: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    usage = response.get("tool_usage")
-    found = usage.get(name) if isinstance(usage, Mapping) else None
-    return found if isinstance(found, Mapping) else {}

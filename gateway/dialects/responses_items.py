@@ -15,7 +15,7 @@ import orjson
 from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import provider_id
 from gateway.dialects.arguments import checked_url
-from gateway.dialects.fields import kind_of_item, need, objects, read, refused, within
+from gateway.dialects.fields import kind_of_item, need, objects, read, read_each, refused, within
 from gateway.dialects.forwarded import HostedTool, attach_hosted, has_hosted
 from gateway.dialects.pictures import own_picture
 from gateway.dialects.responses_tools import call_arguments
@@ -94,9 +94,7 @@ class MessageBuilder:
         else:
             raise refused("content", "expected a string or a list of parts")
         if role == "assistant":
-            if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
-                self._end_assistant()
-            self._open_assistant()["content"] = simplest
+            self._next_assistant()["content"] = simplest
             return
         if role not in _INPUT_ROLES:
             raise refused("role", "expected user, assistant, system or developer")
@@ -138,9 +136,7 @@ class MessageBuilder:
         """Keep what the prompt count and the conversation need of an item that is forwarded as it is."""
         self.hosted.append(HostedTool(where, kind))
         if kind in _HOSTED_CALLS:
-            if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
-                self._end_assistant()
-            attach_hosted(self._open_assistant(), item)
+            attach_hosted(self._next_assistant(), item)
             return
         self._end_assistant()
         output = item.get("output")
@@ -154,9 +150,7 @@ class MessageBuilder:
 
     def _reasoning(self, item: Mapping[str, Any]) -> None:
         """Restore sealed state; keep other encrypted content as an item."""
-        if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
-            self._end_assistant()
-        message = self._open_assistant()
+        message = self._next_assistant()
         sealed = read(item, "encrypted_content", str)
         state = None if sealed is None else sealed_state.unseal(sealed)
         if state is not None:
@@ -173,6 +167,12 @@ class MessageBuilder:
             ]
             if texts:
                 message["reasoning_content"] = "\n".join([*filter(None, [message.get("reasoning_content")]), *texts])
+
+    def _next_assistant(self) -> dict[str, Any]:
+        """The open message while it has reasoning alone; else a new one."""
+        if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
+            self._end_assistant()
+        return self._open_assistant()
 
     def _open_assistant(self) -> dict[str, Any]:
         if self._assistant is None:
@@ -199,13 +199,7 @@ class MessageBuilder:
 
 
 def _parts(content: list[Any], where: str) -> list[dict[str, Any]]:
-    parts = []
-    for index, part in enumerate(objects(content, where)):
-        try:
-            parts.append(_part(part))
-        except InvalidRequest as error:
-            raise within(f"{where}[{index}]", error) from None
-    return parts
+    return read_each(objects(content, where), where, _part)
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from gateway.dialects import completions, messages_request, responses_request
 from gateway.dialects.chat import ChatDialect
 from gateway.dialects.completions import CompletionsDialect
 from gateway.dialects.dialect import Dialect
-from gateway.dialects.embeddings import EmbeddingsDialect, parse_embeddings
+from gateway.dialects.embeddings import parse_embeddings
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.messages import MessagesDialect
 from gateway.dialects.moderations import ModerationsDialect, parse_moderations
@@ -94,8 +94,7 @@ class Endpoints:
         return await self._turns.serve(request, self._read_embeddings)
 
     async def _read_embeddings(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
-        asked = parse_embeddings(parse_object(body, self._limits), body)
-        return asked.chat, EmbeddingsDialect(asked)
+        return parse_embeddings(parse_object(body, self._limits), body)
 
     async def moderations(self, request: Request) -> ASGIApp:
         """Verdicts on texts and images, by a moderation model."""

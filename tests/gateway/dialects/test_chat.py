@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -31,18 +30,12 @@ def test_the_completion_s_id_is_the_decision_s() -> None:
 
 
 def test_the_body_is_the_provider_s_under_our_id_and_the_catalogue_s_name() -> None:
-    body = outcome.answered_body({"id": "x", "model": "small-2026", "choices": [1]}, "dec_1", "small", 5.0)
-    said = {"id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "small", "choices": [1]}
-    assert body == said
+    said = {"id": "c", "object": "chat.completion", "created": 5, "model": "small", "choices": [1]}
+    given = {"id": "x", "object": "", "model": "small-2026", "choices": [1]}
+    assert outcome.answered(given, "c", "chat.completion", "small", 5) == said
     for created in (None, "yesterday", 1.5, True):
-        assert outcome.answered_body({"choices": [1], "created": created}, "dec_1", "small", 5.0) == said
-    assert outcome.answered_body({"choices": [1], "created": 7}, "dec_1", "small", 5.0)["created"] == 7
-
-
-def test_a_chunk_too_and_its_object_is_the_one_of_a_chunk() -> None:
-    said = {"id": "c", "object": "chat.completion.chunk", "created": 5, "model": "small", "choices": []}
-    assert outcome.answered_chunk({"choices": [], "object": ""}, "c", "small", 5) == said
-    assert outcome.answered_chunk({"choices": [], "created": None}, "c", "small", 5) == said
+        assert outcome.answered(given | {"created": created}, "c", "chat.completion", "small", 5) == said
+    assert outcome.answered(given | {"created": 7}, "c", "chat.completion", "small", 5)["created"] == 7
 
 
 JSON = st.recursive(
@@ -110,6 +103,3 @@ def test_everything_generated_is_counted() -> None:
 def test_our_own_count_of_usage_is_marked() -> None:
     estimated = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "estimated": True}
     assert outcome.estimated_usage(Usage(3, 4)) == estimated
-    chunk = outcome.usage_chunk("dec_1", "small", Usage(3, 4), 12.9)
-    assert (chunk["id"], chunk["created"], chunk["choices"], chunk["usage"]) == ("chatcmpl-1", 12, [], estimated)
-    assert json.dumps(chunk)

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from openai.types import CreateEmbeddingResponse
 
-from gateway.dialects.embeddings import EmbeddingsRequest, decoded, parse_embeddings, rendered_embeddings, vectors_of
+from gateway.dialects.embeddings import decoded, parse_embeddings, rendered_embeddings, vectors_of
+from gateway.dialects.request import ChatRequest
 from gateway.errors import InvalidRequest
 
 
-def request(**fields: Any) -> EmbeddingsRequest:
-    return parse_embeddings({"model": "e", "input": "x", **fields}, b"body")
+def request(**fields: Any) -> ChatRequest:
+    return parse_embeddings({"model": "e", "input": "x", **fields}, b"body")[0]
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def request(**fields: Any) -> EmbeddingsRequest:
     ],
 )
 def test_every_shape_of_input(given: Any, inputs: list[Any]) -> None:
-    assert request(input=given).inputs == inputs
+    assert request(input=given).params["input"] == inputs
 
 
 @pytest.mark.parametrize(
@@ -56,15 +57,15 @@ def test_vectors_come_back_in_order_and_in_the_encoding_asked_for() -> None:
     body = {"data": [{"index": 1, "embedding": [0.5, -2.0]}, {"index": 0, "embedding": [1.0, 0.25]}]}
     vectors = vectors_of(body, 2)
     assert vectors == [[1.0, 0.25], [0.5, -2.0]]
-    made = rendered_embeddings(vectors, request(), "e", 5)
+    made = rendered_embeddings(vectors, "e", 5, as_base64=False)
     CreateEmbeddingResponse.model_validate(made)
     assert [entry["embedding"] for entry in made["data"]] == [[1.0, 0.25], [0.5, -2.0]]
-    packed = rendered_embeddings(vectors, request(encoding_format="base64"), "e", 5)["data"][0]["embedding"]
+    packed = rendered_embeddings(vectors, "e", 5, as_base64=True)["data"][0]["embedding"]
     assert decoded(packed) == [1.0, 0.25]
 
 
 def test_a_provider_s_base64_is_read() -> None:
-    packed = rendered_embeddings([[1.0, 0.25]], request(encoding_format="base64"), "e", 5)["data"][0]["embedding"]
+    packed = rendered_embeddings([[1.0, 0.25]], "e", 5, as_base64=True)["data"][0]["embedding"]
     assert vectors_of({"data": [{"index": 0, "embedding": packed}]}, 1) == [[1.0, 0.25]]
 
 
@@ -85,4 +86,4 @@ def test_an_answer_without_a_vector_for_each_input_is_none(body: dict[str, Any])
 
 
 def test_what_is_not_passed_on_is_named() -> None:
-    assert request(input_type="query", user="u").chat.dropped == ("input_type",)
+    assert request(input_type="query", user="u").dropped == ("input_type",)
