@@ -8,19 +8,19 @@ events or Amazon's frames, and theirs is not used. What a model wrote, as the ar
 from __future__ import annotations
 
 import base64
-import binascii
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
 from gateway.catalog.usage_names import counts_output
+from gateway.dialects.amazon_frames import take_frames
 from gateway.dialects.documents import document_payloads, form_of
 from gateway.dialects.loose_json import read_json, read_loosely
 from gateway.dialects.sse import EventReader, EventTooLarge
 from gateway.dialects.usage_report import joined, reported_tier, take_usage
+from gateway.unchecked import at, mapping
 
 _MENTIONS = re.compile(rb'usage|tokens?(?:_?count)?"|eval_count|"meta"|billed|"details"', re.IGNORECASE)
 _BY_MODEL = frozenset({"args", "arguments", "input", "parameters", "content", "content_block", "output"})
@@ -32,8 +32,6 @@ _SAYS = ("choices", "candidates", "delta", "message", "token", "text", "response
 _MAX_DEPTH = 4
 _FRAME_START = b"\0"
 """The first byte of a length below 16 MiB."""
-_PRELUDE = struct.Struct("!II")
-_PRELUDE_BYTES, _CHECKSUM_BYTES = 12, 4
 _STARTS = frozenset({"message_start", "response.created", "response.in_progress"})
 """Events at the start of a stream: their output is not the answer's."""
 _OUTPUTS = ("output_tokens", "total_tokens")
@@ -81,9 +79,8 @@ class WireUsage:
 
     def note_searches(self, usage: Mapping[str, Any]) -> None:
         """Add the searches that LiteLLM found in an answer, beside its usage."""
-        details = usage.get("prompt_tokens_details")
-        found = {name: details.get(name) for name in _SEARCHES} if isinstance(details, Mapping) else {}
-        found["server_tool_use"] = usage.get("server_tool_use")
+        details = mapping(usage.get("prompt_tokens_details"))
+        found = {name: details.get(name) for name in _SEARCHES} | {"server_tool_use": usage.get("server_tool_use")}
         self._beside |= {name: count for name, count in found.items() if count}
 
     def feed(self, piece: bytes) -> None:
@@ -140,20 +137,17 @@ class WireUsage:
             self._take_text(event.data)
 
     def _take_frames(self) -> None:
-        while len(self._buffer) >= _PRELUDE_BYTES:
-            length, headers = _PRELUDE.unpack_from(self._buffer)
-            if length < _PRELUDE_BYTES + headers + _CHECKSUM_BYTES:
-                self._buffer.clear()  # no frames
-                return
-            if len(self._buffer) < length:
-                return
-            payload = bytes(self._buffer[_PRELUDE_BYTES + headers : length - _CHECKSUM_BYTES])
-            del self._buffer[:length]
+        try:
+            payloads = [payload for _, payload in take_frames(self._buffer)]
+        except ValueError:
+            self._buffer.clear()  # no frames
+            return
+        for payload in payloads:
             try:
                 event = read_json(payload)
-                inner = event.get("bytes") if isinstance(event, dict) else None
+                inner = at(event, "bytes")
                 self._take(read_json(base64.b64decode(inner)) if isinstance(inner, str) else event)
-            except (ValueError, binascii.Error):
+            except ValueError:
                 self._take_events(payload)  # a piece of a stream of its own
 
     def _take_text(self, data: bytes) -> None:
@@ -172,8 +166,7 @@ class WireUsage:
 
     def _note(self, payload: dict[str, Any]) -> None:
         says = _says(payload)
-        holder = payload.get("response")
-        tier = reported_tier(payload) or (reported_tier(holder) if isinstance(holder, Mapping) else None)
+        tier = reported_tier(payload) or reported_tier(mapping(payload.get("response")))
         self.service_tier = tier or self.service_tier
         found = _found(payload, _MAX_DEPTH)
         if found is not None and payload.get("type") in _STARTS:

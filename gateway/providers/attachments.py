@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gateway.unchecked import at, listed
+
 LOST = "the model's provider has no place for a picture, video, file or sound here, or for one of this kind"
 
 _PIECE_CHARACTERS = 64
@@ -32,16 +34,11 @@ def attached(messages: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     for index, message in enumerate(messages):
-        spoken = message.get("audio")
-        if isinstance(spoken, Mapping) and isinstance(spoken.get("id"), str):
-            found[f"messages[{index}].audio"] = _piece(spoken["id"])
-        content = message.get("content")
-        for position, part in enumerate(content if isinstance(content, list) else ()):
-            inner = part.get(part.get("type"))
-            inner = {"url": inner} if part.get("type") == "image_url" and isinstance(inner, str) else inner
-            inner = inner if isinstance(inner, Mapping) else {}
-            data = next((value for name in _DATA if isinstance(value := inner.get(name), str) and value), None)
-            if data is not None:
+        if isinstance(spoken := at(message, "audio", "id"), str):
+            found[f"messages[{index}].audio"] = _piece(spoken)
+        for position, part in enumerate(listed(message.get("content"))):
+            kind = part.get("type")
+            if (kind == "image_url" or isinstance(part.get(kind), Mapping)) and (data := _data_of(part)):
                 found[f"messages[{index}].content[{position}]"] = _piece(data)
     return found
 
@@ -89,17 +86,14 @@ def _data_of(part: Mapping[str, Any]) -> str:
     """The data, the address or the id of a part."""
     inner = part.get(str(part.get("type")))
     inner = inner if isinstance(inner, Mapping) else {"url": inner}
-    return next((value for name in _DATA if isinstance(value := inner.get(name), str)), "")
+    return next((value for name in _DATA if isinstance(value := inner.get(name), str) and value), "")
 
 
 def _kind(message: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-    kind = str(part.get("type"))
-    inner = part.get(kind)
-    inner = inner if isinstance(inner, Mapping) else {"url": inner}
-    data = _data_of(part)
+    kind, data = str(part.get("type")), _data_of(part)
     written = data[:_SHORT_CHARACTERS] if "://" in data[:_SHORT_CHARACTERS] else data[:_PIECE_CHARACTERS]
     named = written.partition(";" if written.startswith("data:") else "://")
-    return f"{message.get('role')}:{kind}:{named[0] if named[1] else inner.get('format')}"
+    return f"{message.get('role')}:{kind}:{named[0] if named[1] else at(part, kind, 'format')}"
 
 
 def first_lost(pieces: Mapping[str, bytes], body: bytes) -> str | None:

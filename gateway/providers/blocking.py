@@ -7,8 +7,8 @@ from functools import cached_property
 
 import httpx
 
-from gateway.providers.exchange import EXCHANGE, MAX_ANSWER_BYTES, AnswerTooLarge, Exchange, never_sent
-from gateway.providers.litellm_transport import StreamLines, begin, kind_of, outgoing
+from gateway.providers.exchange import EXCHANGE, Exchange, never_sent
+from gateway.providers.litellm_transport import StreamLines, answered, begin, kind_of, outgoing
 
 
 class BlockingTransport(httpx.BaseTransport):
@@ -36,10 +36,9 @@ class BlockingTransport(httpx.BaseTransport):
             exchange.failure = type(error)
             exchange.reached = not (isinstance(error, httpx.ConnectError) or never_sent(error))
             raise
-        exchange.status = response.status_code
-        exchange.headers = {name.lower(): value for name, value in response.headers.items()}
+        answered(exchange, response)
         assert isinstance(response.stream, httpx.SyncByteStream)
-        body = _BlockingBody(response.stream, exchange, MAX_ANSWER_BYTES)
+        body = _BlockingBody(response.stream, exchange)
         return httpx.Response(response.status_code, headers=response.headers, stream=body, request=request)
 
     def close(self) -> None:
@@ -51,23 +50,18 @@ class BlockingTransport(httpx.BaseTransport):
 class _BlockingBody(httpx.SyncByteStream):
     """Passes the response on, keeps a copy (only the tail of a stream), and stops at the limit."""
 
-    def __init__(self, inner: httpx.SyncByteStream, exchange: Exchange, max_bytes: int) -> None:
+    def __init__(self, inner: httpx.SyncByteStream, exchange: Exchange) -> None:
         self._inner = inner
         self._exchange = exchange
-        self._left = max_bytes
 
     def __iter__(self) -> Iterator[bytes]:
-        lines = StreamLines(self._exchange)
+        lines = StreamLines(self._exchange, None)
         try:
             for piece in self._inner:
-                self._left -= len(piece)
-                if self._left < 0:
-                    raise AnswerTooLarge("expected a smaller response")
                 if made := lines.feed(piece):
                     yield made
         except httpx.HTTPError as error:
-            lines.finish()  # recorded: it may be the error for which the provider broke off
-            self._exchange.ended(type(error))
+            lines.break_off(error)
             raise
         if made := lines.finish():
             yield made

@@ -6,24 +6,22 @@ are those of every other call.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import httpx
 import orjson
 from yarl import URL
 
 from gateway.catalog.price_map import RESPONSES_ROUTE
 from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.assembly import Assembly, chunks_of
-from gateway.dialects.documents import Form, form_of, is_chunk
+from gateway.dialects.documents import is_chunk
 from gateway.dialects.forwarded import ForwardedRequest
-from gateway.dialects.loose_json import SurrogateJoiner, check_depth, read_loosely, without_list
+from gateway.dialects.loose_json import check_depth, read_loosely, without_list
 from gateway.dialects.native_forms import NativeDialect, as_stream, as_whole, payloads_of, speaks_openai
 from gateway.dialects.repair import StreamRepair, repair_whole
-from gateway.dialects.sse import Event, EventReader, EventTooLarge
+from gateway.dialects.sse import Event
 from gateway.dialects.usage_report import take_usage
 from gateway.dialects.wire_usage import WireUsage
 from gateway.providers.amazon_stream import UnframedEvents, is_framed
@@ -37,18 +35,16 @@ from gateway.providers.errors import (
     BrokenMidAnswer,
     DialectFault,
     FailedFault,
-    TimeoutFault,
     UpstreamFault,
 )
 from gateway.providers.exchange import AnswerBody, Exchange, ReadBody
 from gateway.providers.exchange_faults import exchange_fault
-from gateway.providers.inband import broken_off, fault_in
+from gateway.providers.inband import fault_in
 from gateway.providers.litellm_clients import OPENAI_ADDRESS, key_for
 from gateway.providers.replies import Reply, chat_reply
 from gateway.providers.reported_error import NO_REPORT
 from gateway.providers.transport import Connections, DirectRequest, PoolAnswer, send
-from gateway.providers.waiting import Patience
-from gateway.providers.wire_source import WORDS
+from gateway.providers.wire_source import WORDS, EventSource
 
 ANTHROPIC_ADDRESS = "https://api.anthropic.com"
 ANTHROPIC_VERSION = "2023-06-01"
@@ -180,7 +176,7 @@ def _is_page(exchange: Exchange) -> bool:
     return exchange.body.lstrip()[:1] == b"<"
 
 
-class ForwardedSource:
+class ForwardedSource(EventSource):
     """Reads a stream of events as chat chunks, each with its event; errors in it are faults."""
 
     def __init__(
@@ -191,20 +187,10 @@ class ForwardedSource:
         idle_timeout_s: float,
         deadline: float,
     ) -> None:
-        self._answer = answer
-        self._pieces = aiter(answer)
-        self._exchange = exchange
-        self._reader = forwarded.reader()
+        super().__init__(answer, exchange, idle_timeout_s, deadline)
+        self._forwarded = forwarded.reader()
         self._dialect = _DIALECTS[forwarded.api]
-        self._form: Form = "unknown"
-        self._document = bytearray()
-        self._idle_timeout_s = idle_timeout_s
-        self._deadline = deadline
-        self._events = EventReader()
-        self._joiner = SurrogateJoiner()
         self._chunks: deque[dict[str, Any] | UpstreamFault] = deque()
-        self._answered = False
-        self._ended = False
 
     async def next_chunk(self) -> dict[str, Any] | None:
         """The next chunk, or None at the end. Raises UpstreamFault."""
@@ -218,41 +204,12 @@ class ForwardedSource:
         self._answered = self._answered or bool(chunk["choices"])
         return chunk
 
-    async def aclose(self) -> None:
-        """Release the connection."""
-        await self._answer.aclose()
+    def _receive(self, events: list[Event]) -> None:
+        for event in events:
+            self._take(event)
 
-    async def _read(self) -> None:
-        """Read until a complete line arrives; single bytes do not reset the idle timeout."""
-        lines = self._events.lines
-        quiet_until = min(asyncio.get_running_loop().time() + self._idle_timeout_s, self._deadline)
-        try:
-            async with Patience(quiet_until):
-                while self._events.lines == lines and not self._ended:
-                    try:
-                        events = self._fed(await anext(self._pieces))
-                    except StopAsyncIteration:
-                        self._ended = True
-                        events = [*(self._end_of_document() if self._document else ()), *self._events.finish()]
-                    for event in events:
-                        self._take(event)
-        except TimeoutError:
-            raise TimeoutFault("the provider stopped sending for too long") from None
-        except EventTooLarge:
-            raise BrokenFault("the provider sent an event too large to read") from None
-        except (httpx.HTTPError, httpx.StreamError):
-            raise broken_off(self._exchange, answered=self._answered) from None
-
-    def _fed(self, piece: bytes) -> list[Event]:
-        """The events that a piece completes; none before the end of what is no stream."""
-        if self._form == "events":
-            return self._events.feed(piece)
-        self._document += piece
-        self._form = form_of(self._document)
-        if self._form != "events":
-            return []
-        begun, self._document = bytes(self._document), bytearray()
-        return self._events.feed(begun)
+    def _end(self) -> None:
+        self._receive([*(self._end_of_document() if self._document else ()), *self._reader.finish()])
 
     def _end_of_document(self) -> list[Event]:
         """The events of a whole answer, or of some without the form of a stream."""
@@ -267,7 +224,7 @@ class ForwardedSource:
                 repair_whole(payload, lambda: self._exchange.new_id("call"))
                 self._chunks += [*chunks_of(payload), *([{"choices": [], "usage": report}] if report else ())]
             else:
-                made += self._events.feed(as_stream(self._dialect, [payload]))
+                made += self._reader.feed(as_stream(self._dialect, [payload]))
         return made
 
     def _take(self, event: Event) -> None:
@@ -293,12 +250,12 @@ class ForwardedSource:
         if "type" not in payload and speaks_openai(payload) and not named_error:
             self._chunks.append(payload)
             return
-        error = self._reader.failure(payload)
+        error = self._forwarded.failure(payload)
         if error is None and ("type" not in payload or named_error):
             error = payload.get("error")  # an error outside the dialect, as proxies send it
         if error is None and named_error:
             error = payload
-        chunks = self._reader.chunks(payload)
+        chunks = self._forwarded.chunks(payload)
         if error is None:
             self._chunks.extend(chunks)
             return

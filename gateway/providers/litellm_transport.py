@@ -69,8 +69,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
             exchange.failure = type(error)
             exchange.reached = not never_sent(error)
             raise
-        exchange.status = response.status_code
-        exchange.headers = {name.lower(): value for name, value in response.headers.items()}
+        answered(exchange, response)
         inner_stream = response.stream
         assert isinstance(inner_stream, httpx.AsyncByteStream)
         try:
@@ -83,7 +82,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         if decoder is not None:
             del headers["content-encoding"]
             headers.pop("content-length", None)
-        exchange.answer = answer = RecordedStream(inner_stream, exchange, MAX_ANSWER_BYTES, decoder)
+        exchange.answer = answer = RecordedStream(inner_stream, exchange, decoder)
         path = request.url.path
         dialect = native_dialect(path)
         if response.status_code >= 300 or (
@@ -123,12 +122,9 @@ class NoSecondTransport(httpx.AsyncBaseTransport):
 class RecordedStream(httpx.AsyncByteStream):
     """Passes the response on, keeps a copy (only the tail of a stream), and stops at the limit."""
 
-    def __init__(
-        self, inner: httpx.AsyncByteStream, exchange: Exchange, max_bytes: int, decoder: Decoder | None
-    ) -> None:
+    def __init__(self, inner: httpx.AsyncByteStream, exchange: Exchange, decoder: Decoder | None) -> None:
         self._inner = inner
         self._exchange = exchange
-        self._max_bytes = max_bytes
         self._decoder = decoder
         self._ahead: list[bytes] = []
         self._rest = self._received()
@@ -154,17 +150,13 @@ class RecordedStream(httpx.AsyncByteStream):
         return bytes(head)
 
     async def _received(self) -> AsyncIterator[bytes]:
-        received = 0
-        lines = StreamLines(self._exchange)
+        lines = StreamLines(self._exchange, self._decoder)
         try:
             async for piece in self._inner:
-                plain = unpacked(self._decoder, piece, self._max_bytes - received)
-                received += len(plain)
-                if made := lines.feed(plain):
+                if made := lines.feed(piece):
                     yield made
         except httpx.HTTPError as error:
-            lines.finish()  # recorded: it may be the error for which the provider broke off
-            self._exchange.ended(type(error))
+            lines.break_off(error)
             raise
         if made := lines.finish():
             yield made
@@ -176,15 +168,19 @@ class RecordedStream(httpx.AsyncByteStream):
 
 
 class StreamLines:
-    """The pieces of a response as LiteLLM reads them, with a copy in the exchange."""
+    """The pieces of a response as LiteLLM reads them, bounded and recorded in the exchange."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, decoder: Decoder | None) -> None:
         self._exchange = exchange
+        self._decoder = decoder
+        self._left = MAX_ANSWER_BYTES
         self._events: EventLines | None = None
         self._begun = False
 
     def feed(self, piece: bytes) -> bytes:
-        """Return what can be read after `piece`."""
+        """Return what can be read after `piece`. Raises AnswerTooLarge."""
+        piece = unpacked(self._decoder, piece, self._left)
+        self._left -= len(piece)
         if piece and not self._begun:
             self._begun = True
             if begins_events(self._exchange.headers.get("content-type", ""), piece):
@@ -194,6 +190,11 @@ class StreamLines:
     def finish(self) -> bytes:
         """Return the rest of a response that has ended."""
         return self._kept(b"" if self._events is None else self._events.finish())
+
+    def break_off(self, error: httpx.HTTPError) -> None:
+        """Record what came: it may be the error for which the provider broke off."""
+        self.finish()
+        self._exchange.ended(type(error))
 
     def _kept(self, piece: bytes) -> bytes:
         self._exchange.received(piece, tail_only=self._exchange.tail_only)
@@ -283,6 +284,12 @@ def kind_of(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent
         return "refused"
     form = kind.startswith("application/x-www-form-urlencoded")
     return "sent" if form and exchange.attempts == 0 and host != exchange.expected_host else "call"
+
+
+def answered(exchange: Exchange, response: httpx.Response) -> None:
+    """Record the head of a response."""
+    exchange.status = response.status_code
+    exchange.headers = {name.lower(): value for name, value in response.headers.items()}
 
 
 def begin(exchange: Exchange, request: httpx.Request) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -40,8 +41,8 @@ WORDS = re.compile(rb"[\s\[<|/]*[A-Za-z][\w .:-]{0,99}[\s\]>|/]*")
 """A sign of life or an end in words: "keep-alive", "[END]"."""
 
 
-class WireSource:
-    """Reads chunks as dicts; raises errors inside the response as faults."""
+class EventSource(ABC):
+    """Reads the events of a response, or what it has in their place."""
 
     def __init__(self, answer: AnswerBody, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
         self._pieces = aiter(answer)
@@ -53,10 +54,61 @@ class WireSource:
         self._joiner = SurrogateJoiner()
         self._form: Form = "unknown"
         self._document = bytearray()
-        self._events: deque[Event] = deque()
-        self._chunks: deque[dict[str, Any]] = deque()
         self._ended = False
         self._answered = False
+
+    async def aclose(self) -> None:
+        """Release the connection."""
+        await self._answer.aclose()
+
+    @abstractmethod
+    def _receive(self, events: list[Event]) -> None:
+        """Take the events that a piece completed."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Take what the end of the response completes."""
+
+    async def _read(self) -> None:
+        """Read until a complete line arrives; single bytes do not reset the idle timeout."""
+        loop = asyncio.get_running_loop()
+        lines = self._reader.lines
+        quiet_until = min(loop.time() + self._idle_timeout_s, self._deadline)
+        try:
+            async with Patience(quiet_until):
+                while self._reader.lines == lines and not self._ended:
+                    try:
+                        piece = await anext(self._pieces)
+                    except StopAsyncIteration:
+                        self._ended = True
+                        self._end()
+                        return
+                    self._receive(self._reader.feed(piece) if self._form == "events" else self._begun(piece))
+        except TimeoutError:
+            raise TimeoutFault("the provider stopped sending for too long") from None
+        except EventTooLarge:
+            raise BrokenFault("the provider sent an event too large to read") from None
+        except (httpx.HTTPError, httpx.StreamError):
+            raise broken_off(self._exchange, answered=self._answered) from None
+
+    def _begun(self, piece: bytes) -> list[Event]:
+        """The events that a piece completes; none before the end of what is no stream."""
+        self._document += piece
+        if self._form == "unknown":
+            self._form = form_of(self._document)
+        if self._form != "events":
+            return []
+        begun, self._document = bytes(self._document), bytearray()
+        return self._reader.feed(begun)
+
+
+class WireSource(EventSource):
+    """Reads chunks as dicts; raises errors inside the response as faults."""
+
+    def __init__(self, answer: AnswerBody, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
+        super().__init__(answer, exchange, idle_timeout_s, deadline)
+        self._events: deque[Event] = deque()
+        self._chunks: deque[dict[str, Any]] = deque()
         self._alone = False
         self._lone: dict[str, Any] | None = None
 
@@ -97,42 +149,8 @@ class WireSource:
             self._alone = True
             self._check(self._lone, b"")
 
-    async def aclose(self) -> None:
-        """Release the connection."""
-        await self._answer.aclose()
-
-    async def _read(self) -> None:
-        """Read until a complete line arrives; single bytes do not reset the idle timeout."""
-        loop = asyncio.get_running_loop()
-        lines = self._reader.lines
-        quiet_until = min(loop.time() + self._idle_timeout_s, self._deadline)
-        try:
-            async with Patience(quiet_until):
-                while self._reader.lines == lines and not self._ended:
-                    try:
-                        piece = await anext(self._pieces)
-                    except StopAsyncIteration:
-                        self._ended = True
-                        self._end()
-                        return
-                    self._feed(piece)
-        except TimeoutError:
-            raise TimeoutFault("the provider stopped sending for too long") from None
-        except EventTooLarge:
-            raise BrokenFault("the provider sent an event too large to read") from None
-        except (httpx.HTTPError, httpx.StreamError):
-            raise broken_off(self._exchange, answered=self._answered) from None
-
-    def _feed(self, piece: bytes) -> None:
-        if self._form == "events":
-            self._events += self._reader.feed(piece)
-            return
-        self._document += piece
-        if self._form == "unknown":
-            self._form = form_of(self._document)
-        if self._form == "events":
-            self._events += self._reader.feed(bytes(self._document))
-            self._document.clear()
+    def _receive(self, events: list[Event]) -> None:
+        self._events += events
 
     def _end(self) -> None:
         if self._form != "document":

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from gateway.catalog.claude_hosts import claude_host
 from gateway.catalog.usage import PartialUsage, Usage
-from gateway.dialects import messages_request
+from gateway.dialects import amazon_frames, messages_request
 from gateway.dialects.forwarded import FORWARDED
 from gateway.errors import InvalidRequest, http_status
 from gateway.providers import claude_hosts
@@ -627,15 +627,13 @@ async def test_an_unreadable_frame_before_the_answer_is_a_broken_answer(upstream
 
 
 async def test_a_large_frame_is_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Botocore copies all that it holds for every piece that it is given."""
-    botocore: Any = importlib.import_module("botocore.eventstream")
-    add, given = botocore.EventStreamBuffer.add_data, []
+    parts, given = amazon_frames._parts, []
 
-    def counted(buffer: Any, data: bytes) -> None:
-        given.append(len(data))
-        add(buffer, data)
+    def counted(frame: bytes) -> amazon_frames.Frame:
+        given.append(len(frame))
+        return parts(frame)
 
-    monkeypatch.setattr(botocore.EventStreamBuffer, "add_data", counted)
+    monkeypatch.setattr(amazon_frames, "_parts", counted)
     events = [{"type": "ping"}, {"type": "text", "text": "x" * 2**20}, {"type": "ping"}]
     frames = invoked(events)[1]
     sent = [frames[at : at + 1_000] for at in range(0, len(frames), 1_000)]
