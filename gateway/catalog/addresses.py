@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from gateway.config.model_entry import ModelEntry
 
+AWS_REGION = r"(?:us-gov|us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-\d"
+"""The name of a region of Amazon's, as a pattern."""
 ANY_ADDRESS = ("https://", "http://")
 ADDRESS_CAPABILITIES: Mapping[str, str] = {"https://": "image_addresses", "http://": "insecure_image_addresses"}
 """What a model's provider must be able to fetch, by the beginning of an image's address."""

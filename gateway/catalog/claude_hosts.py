@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from gateway.catalog.addresses import AWS_REGION
 from gateway.catalog.hosted_tools import searching
 
 ClaudeHost = Literal["anthropic", "bedrock", "vertex_ai", "azure_ai"]
@@ -38,7 +39,7 @@ OIDC = "oidc/"
 _NAME = "claude"
 INVOKE = "invoke/"
 _ARN = "arn:"
-_REGION = re.compile(r"((?:us-gov|us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-\d)/(.+)")
+_REGION = re.compile(rf"({AWS_REGION})/(.+)")
 
 
 def claude_host(provider: str, model: str, base_model: str | None) -> ClaudeHost | None:

@@ -15,11 +15,13 @@ from typing import Any
 
 import msgspec
 
+from gateway.catalog.addresses import AWS_REGION
+
 _BEDROCK_ROUTES = ("bedrock/", "chat_completions/", "converse/", "invoke/", "openai/", "mantle/", "nova-2/", "nova/")
 _BEDROCK_REGION_GROUPS = frozenset({"global", "us", "eu", "apac", "jp", "au", "us-gov"})
 RESPONSES_ROUTE = "responses/"
 """Before a model's name: LiteLLM calls it at /v1/responses."""
-_AWS_REGION = re.compile(r"(?:us-gov|us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-\d")
+_AWS_REGION = re.compile(AWS_REGION)
 _THROUGHPUT = re.compile(r"(:\d+):(\d+k)$")
 # Providers whose entries in the map carry a longer name that starts with theirs.
 _FAMILIES = ("vertex_ai", "fireworks_ai")

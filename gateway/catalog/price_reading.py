@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.catalog.addresses import provider_of, stated_location
+from gateway.catalog.addresses import AWS_REGION, provider_of, stated_location
 from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
 from gateway.catalog.service_tiers import FAST, FAST_US, US
 from gateway.catalog.web_search import SIZES
@@ -56,7 +56,7 @@ _REGION_OPTIONS = frozenset({"aws_region_name", "region_name", "aws_profile_name
 _REGION_VARIABLES = (
     "AWS_REGION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_BEDROCK_RUNTIME_ENDPOINT"
 )  # fmt: skip
-_AWS_REGION = re.compile(r"(?<![a-z0-9])(?:us-gov|us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-\d")
+_AWS_REGION = re.compile(rf"(?<![a-z0-9]){AWS_REGION}")
 """A region in a model's name or ARN."""
 _OPENAI_REGIONS: Mapping[str, str] = {"eu.api.openai.com": "eu", "us.api.openai.com": "us"}
 _VERTEX = "vertex_ai"

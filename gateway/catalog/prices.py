@@ -6,6 +6,7 @@ A missing special price falls back to the base price of its direction: an uncach
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 
@@ -149,33 +150,24 @@ class Prices:
         """Rates of every tier that a prompt of at most `prompt_tokens_bound` tokens can reach."""
         return [rates for above, rates in self._steps if prompt_tokens_bound > above]
 
-    def _completed(self, chosen: dict[str, int | None]) -> Rates:
-        input_femtousd, output_femtousd = chosen["input_femtousd"] or 0, chosen["output_femtousd"] or 0
-
-        def price(name: str, base: int) -> int:
-            value = chosen[name]
-            return base if value is None else value
-
-        cache_write_femtousd = price("cache_write_femtousd", input_femtousd)
-        cached_input_femtousd = price("cached_input_femtousd", input_femtousd)
-        return Rates(
-            input_femtousd=input_femtousd,
-            output_femtousd=output_femtousd,
-            cached_input_femtousd=cached_input_femtousd,
-            cache_write_femtousd=cache_write_femtousd,
-            cache_write_1h_femtousd=price("cache_write_1h_femtousd", cache_write_femtousd),
-            reasoning_femtousd=price("reasoning_femtousd", output_femtousd),
-            audio_input_femtousd=price("audio_input_femtousd", input_femtousd),
-            audio_output_femtousd=price("audio_output_femtousd", output_femtousd),
-            cached_audio_femtousd=price("cached_audio_femtousd", cached_input_femtousd),
-            image_input_femtousd=price("image_input_femtousd", input_femtousd),
-            image_output_femtousd=price("image_output_femtousd", output_femtousd),
-            image_femtousd=self.image_femtousd,
-            request_femtousd=self.request_femtousd,
-        )
+    def _completed(self, chosen: Mapping[str, int | None]) -> Rates:
+        made = {name: price for name, price in chosen.items() if price is not None}
+        for name, base in _BASES.items():
+            made.setdefault(name, made[base])
+        return Rates(**made, image_femtousd=self.image_femtousd, request_femtousd=self.request_femtousd)
 
 
 _TOKEN_PRICES = tuple(entry.name for entry in fields(PriceTier) if entry.name != "above_prompt_tokens")
+
+
+_BASES: Mapping[str, str] = {
+    "cached_input_femtousd": "input_femtousd", "cache_write_femtousd": "input_femtousd",
+    "cache_write_1h_femtousd": "cache_write_femtousd", "reasoning_femtousd": "output_femtousd",
+    "audio_input_femtousd": "input_femtousd", "audio_output_femtousd": "output_femtousd",
+    "cached_audio_femtousd": "cached_input_femtousd", "image_input_femtousd": "input_femtousd",
+    "image_output_femtousd": "output_femtousd",
+}  # fmt: skip
+"""The price in whose place a special one stands, each behind its own."""
 
 
 def _check_amounts(prices: Prices | PriceTier) -> None:

@@ -43,11 +43,10 @@ def read_credentials(document: Section) -> Mapping[str, Section]:
         values = section.section("credential_values")
         section.section("credential_info").ignore_all()
         section.finish()
-        if name is None:
-            section.findings.problem(section.path("credential_name"), "expected a text, got nothing")
-        elif name in credentials:
-            section.findings.problem(section.path("credential_name"), f'"{name}" is listed twice')
-        else:
+        section.require("credential_name", "a text")
+        if name is not None and name in credentials:
+            section.problem("credential_name", f'"{name}" is listed twice')
+        elif name is not None:
             credentials[name] = values
             use_first_names(values)
             for key in values.names():
@@ -60,9 +59,7 @@ def _credential(section: Section, credentials: Mapping[str, Section]) -> Section
     name = section.text("litellm_credential_name")
     if name is not None and name not in credentials:
         known = ", ".join(sorted(credentials)) or "none"
-        section.findings.problem(
-            section.path("litellm_credential_name"), f'expected a name of credential_list ({known}), got "{name}"'
-        )
+        section.problem("litellm_credential_name", f'expected a name of credential_list ({known}), got "{name}"')
     return credentials.get(name) if name is not None else None
 
 

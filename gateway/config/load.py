@@ -141,7 +141,7 @@ def _read_general(section: Section, folder: Path, log_format: str) -> GeneralSet
     if master_key is not None:
         weakness = problem_of_master_key(master_key.reveal())
         if weakness is not None:
-            section.findings.problem(section.path("master_key"), weakness)
+            section.problem("master_key", weakness)
             master_key = None
     keys = _read_quota(section.section("key_limits"))
     parallel = section.optional_integer("max_parallel_requests", maximum=10**12) or None
@@ -164,7 +164,7 @@ def _read_general(section: Section, folder: Path, log_format: str) -> GeneralSet
 def _read_tracing(general: Section) -> bool:
     wanted = general.flag("tracing", default=False) is True
     if wanted and (find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None):
-        general.findings.problem(general.path("tracing"), 'needs OpenTelemetry: pip install "seqroute[otel]"')
+        general.problem("tracing", 'needs OpenTelemetry: pip install "seqroute[otel]"')
     return wanted
 
 
@@ -176,7 +176,7 @@ def _read_retention(section: Section, folder: Path) -> RetentionSettings:
     section.finish()
     if archive is not None and not archive.startswith("s3://"):
         if "://" in archive:
-            section.findings.problem(section.path("archive"), "expected a folder or s3://bucket/prefix")
+            section.problem("archive", "expected a folder or s3://bucket/prefix")
         archive = str(folder / archive)
     return RetentionSettings(kept_s, archive, texts)
 
@@ -191,13 +191,13 @@ def _read_jwt(general: Section, folder: Path) -> JwtSettings | None:
     section.finish()
     for key, value in (("jwks", jwks), ("issuer", issuer), ("audience", audience)):
         if not value:
-            section.findings.problem(section.path(key), "expected a text: without it tokens cannot be checked")
+            section.problem(key, "expected a text: without it tokens cannot be checked")
     if jwks and "://" not in jwks:
         jwks = str(folder / jwks)
         if not Path(jwks).is_file():
-            section.findings.problem(section.path("jwks"), "expected an http(s) URL or an existing file")
+            section.problem("jwks", "expected an http(s) URL or an existing file")
     elif jwks and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", jwks):
-        section.findings.problem(section.path("jwks"), "expected http(s)://host[:port][/path]")
+        section.problem("jwks", "expected http(s)://host[:port][/path]")
     return JwtSettings(jwks, issuer, audience, tenant_claim, role_claim)
 
 
@@ -215,11 +215,11 @@ def _read_webhooks(section: Section) -> tuple[WebhookSettings, ...]:
         url, secret = target.secret("url"), target.secret("secret")
         target.finish()
         if url is None or not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", url.reveal()) or len(url.reveal()) > 512:
-            section.findings.problem(target.path("url"), "expected http(s)://host[:port][/path]")
+            target.problem("url", "expected http(s)://host[:port][/path]")
         elif secret is None or len(secret.reveal()) < 16:
-            section.findings.problem(target.path("secret"), "expected a secret of at least 16 characters")
+            target.problem("secret", "expected a secret of at least 16 characters")
         elif url.reveal() in [made.url for made in found]:
-            section.findings.problem(target.path("url"), "expected each URL once")
+            target.problem("url", "expected each URL once")
         else:
             found.append(WebhookSettings(url.reveal(), secret))
     return tuple(found)
@@ -230,8 +230,8 @@ def _read_origins(section: Section) -> tuple[str, ...]:
     origins = section.texts("cors_origins")
     for origin in origins:
         if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@*]+", origin) is None:
-            section.findings.problem(
-                section.path("cors_origins"),
+            section.problem(
+                "cors_origins",
                 f'expected "*" or origins like https://chat.example.com, without a path, got "{origin[:64]}"',
             )
     return origins
@@ -311,10 +311,10 @@ def _read_session(section: Section) -> SessionSettings:
     )
     section.finish()
     if session.default_budget_nanousd > session.max_budget_nanousd:
-        section.findings.problem(section.path("default_budget_usd"), "expected at most max_budget_usd")
+        section.problem("default_budget_usd", "expected at most max_budget_usd")
     for name in session.id_headers:
         if re.fullmatch(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}", name) is None or name in ("authorization", "cookie", "host"):
-            section.findings.problem(section.path("id_headers"), f'expected names of HTTP headers, got "{name[:64]}"')
+            section.problem("id_headers", f'expected names of HTTP headers, got "{name[:64]}"')
     return session
 
 
@@ -349,7 +349,7 @@ def _read_text(section: Section, folder: Path) -> TextSettings:
         key = f"text_{name}"
         path = section.text(key)
         if kind == "onnx" and (path is None or not (folder / path).is_file()):
-            section.findings.problem(section.path(key), f"expected a file of the encoder, got {path or 'nothing'}")
+            section.problem(key, f"expected a file of the encoder, got {path or 'nothing'}")
         files[name] = folder / path if kind == "onnx" and path is not None else None
     return TextSettings(kind, **files)
 
@@ -369,9 +369,7 @@ def _read_judge(section: Section, folder: Path) -> JudgeSettings | None:
         try:
             text = (folder / rubric).read_text(encoding="utf-8")[:MAX_RUBRIC_CHARS].strip()
         except (OSError, UnicodeDecodeError) as error:
-            section.findings.problem(
-                section.path("rubric"), f"expected a readable text file, got {type(error).__name__} at {rubric}"
-            )
+            section.problem("rubric", f"expected a readable text file, got {type(error).__name__} at {rubric}")
     default = JudgeSettings("")
     settings = JudgeSettings(
         model=model or "",
@@ -382,7 +380,7 @@ def _read_judge(section: Section, folder: Path) -> JudgeSettings | None:
         second_budget_nanousd_per_day=section.usd("second_answers_usd_per_day", default.second_budget_nanousd_per_day),
     )
     if model is None and any(section.names()):
-        section.findings.problem(section.path("model"), "expected the model of model_list that judges")
+        section.problem("model", "expected the model of model_list that judges")
     section.finish()
     return None if model is None else settings
 
@@ -390,4 +388,4 @@ def _read_judge(section: Section, folder: Path) -> JudgeSettings | None:
 def _check_judge(judge: JudgeSettings | None, models: tuple[ModelEntry, ...], document: Section) -> None:
     if judge is not None and judge.model not in {entry.model_name for entry in models}:
         section = document.section("policy_settings").section("judge")
-        section.findings.problem(section.path("model"), f'expected a model of model_list, got "{judge.model}"')
+        section.problem("model", f'expected a model of model_list, got "{judge.model}"')

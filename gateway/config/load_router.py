@@ -60,7 +60,7 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
     for key in ("callbacks", "success_callback", "failure_callback"):
         guarding = [name for name in _names(litellm, key) if name in litellm_keys.GUARDING_CALLBACKS]
         if guarding:
-            litellm.findings.problem(litellm.path(key), f'cannot be ignored: "{guarding[0]}" refuses or masks requests')
+            litellm.problem(key, f'cannot be ignored: "{guarding[0]}" refuses or masks requests')
             litellm.skip(key)
     finish_litellm_block(router, "router_settings", others_allowed=True, cutoff=0.7)
     finish_litellm_block(litellm, "litellm_settings", others_allowed=True)
@@ -90,13 +90,7 @@ def finish_litellm_block(
         elif others_allowed and key not in protections and litellm_keys.sounds_like_a_limit(key):
             section.findings.problem(located.where, "unknown key, by its name a limit; remove it to go on without it")
             section.skip(key)
-    section.finish(
-        ignored,
-        protections=protections,
-        known=known,
-        others_allowed=others_allowed,
-        cutoff=cutoff,
-    )
+    section.finish(ignored, protections=protections, known=known, others_allowed=others_allowed, cutoff=cutoff)
 
 
 def _limits_within(located: Located, depth: int = 0) -> Iterator[tuple[str, str]]:
@@ -132,7 +126,7 @@ def _read_fallbacks(section: Section, key: str) -> dict[str, tuple[str, ...]]:
         nested = section.nested(located)
         for name in nested.names():
             if name in fallbacks:
-                section.findings.problem(nested.path(name), f'"{name}" is listed twice')
+                nested.problem(name, f'"{name}" is listed twice')
             fallbacks[name] = _listed_targets(nested, name)
     return fallbacks
 
@@ -158,8 +152,7 @@ def _targets(section: Section, listed: Iterable[Located]) -> tuple[str, ...]:
             continue
         nested = section.nested(located)
         target = nested.text("model")
-        if target is None and not nested.has("model"):
-            section.findings.problem(nested.path("model"), "expected a model of model_list, got nothing")
+        nested.require("model", "a model of model_list")
         for key in nested.unread():
             nested.ignore(key, "a fallback is sent the request as it is; it is ignored")
         found += [] if target is None else [target]

@@ -10,11 +10,11 @@ import os
 import re
 import secrets
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.config.reader import SettingsError
-from gateway.config.settings import Settings, with_master_key
+from gateway.config.settings import Settings
 from gateway.config.values import Secret
 
 _PLACEHOLDER = re.compile(
@@ -57,7 +57,8 @@ def with_stored_master_key(settings: Settings) -> WithMasterKey:
             ["general_settings.master_key: expected a key (replicas on Postgres share it), got nothing"]
         )
     made = _create(file)
-    return WithMasterKey(with_master_key(settings, Secret(_read(file))), file, made)
+    general = replace(settings.general, master_key=Secret(_read(file)))
+    return WithMasterKey(replace(settings, general=general), file, made)
 
 
 def master_key_file(settings: Settings) -> Path | None:

@@ -48,10 +48,9 @@ def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
     """All readable entries; the others are problems in the document's findings."""
     credentials = read_credentials(document)
     located = document.items("model_list")
-    if not located and not document.has("model_list"):
-        document.findings.problem(document.path("model_list"), "expected at least one model, got nothing")
-    elif not located:
-        document.findings.problem(document.path("model_list"), "expected at least one model")
+    document.require("model_list", "at least one model")
+    if not located and document.has("model_list"):
+        document.problem("model_list", "expected at least one model")
     defaults = document.section("router_settings").section("default_litellm_params")
     if defaults.has("model"):
         defaults.ignore("model", "not a default: every entry names its own model; it is ignored")
@@ -66,13 +65,11 @@ def _read_entry(
     document: Section, located: Located, credentials: Mapping[str, Section], defaults: Section
 ) -> tuple[ModelEntry, ...]:
     """The deployment of an item, or one for each of its organizations; none if it is invalid or no model."""
-    if not isinstance(located.raw, dict):
-        document.nested(located)
-        return ()
     section = document.nested(located)
+    if not isinstance(located.raw, dict):
+        return ()
     name = section.text("model_name")
-    if name is None and not section.has("model_name"):
-        section.findings.problem(section.path("model_name"), "expected a text, got nothing")
+    section.require("model_name", "a text")
     params_section = section.section("litellm_params")
     info_section = section.section("model_info")
     limits = {key: section.optional_integer(key, minimum=1) for key in ("rpm", "tpm")}
@@ -89,9 +86,9 @@ def _read_entry(
     if info.base_model is None:
         info = replace(info, base_model=params_section.text("base_model"))
     if params is not None:
-        params = replace(params, rpm=params.rpm or limits["rpm"], tpm=params.tpm or limits["tpm"])
-    if params is not None:
-        params = replace(params, request_defaults=read_request_defaults(params_section, info_section))
+        defaults_of_requests = read_request_defaults(params_section, info_section)
+        rpm, tpm = params.rpm or limits["rpm"], params.tpm or limits["tpm"]
+        params = replace(params, rpm=rpm, tpm=tpm, request_defaults=defaults_of_requests)
     params_section.finish(
         litellm_keys.IGNORED["litellm_params"],
         protections=litellm_keys.PROTECTIONS["litellm_params"],
@@ -102,7 +99,7 @@ def _read_entry(
     )
     for key in section.unread():
         if FOREIGN_PRICE.fullmatch(key):
-            section.findings.problem(section.path(key), "a price: expected under litellm_params or model_info")
+            section.problem(key, "a price: expected under litellm_params or model_info")
             section.skip(key)
     misplaced = {*litellm_keys.PROTECTIONS["litellm_params"], *litellm_keys.PROTECTIONS["model_info"]}
     section.finish(
@@ -120,28 +117,24 @@ def _read_entry(
 def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
     """True for a callable model; reports a wildcard or a LiteLLM router."""
     if "*" in name or "*" in params.model:
-        section.findings.problem(
-            section.path("model_name"),
+        section.problem(
+            "model_name",
             f'"{name if "*" in name else params.model}" is a wildcard: write one entry for each model, because the '
             "policy chooses among named models with known prices",
         )
         return False
     if params.model.startswith("auto_router/"):
-        section.findings.warn(
-            section.path("model_name"), 'a router of LiteLLM; it is ignored: clients ask for "auto" here'
-        )
+        section.warn("model_name", 'a router of LiteLLM; it is ignored: clients ask for "auto" here')
         return False
     return True
 
 
 def _checked_name(section: Section, name: str) -> str | None:
     if name == "auto" or name.startswith("auto@"):
-        section.findings.problem(section.path("model_name"), f'"{name}" is reserved: it lets the policy choose')
+        section.problem("model_name", f'"{name}" is reserved: it lets the policy choose')
         return None
     if len(name) > MAX_MODEL_NAME_CHARS or not name.isprintable():
-        section.findings.problem(
-            section.path("model_name"), f"expected at most {MAX_MODEL_NAME_CHARS} printable characters"
-        )
+        section.problem("model_name", f"expected at most {MAX_MODEL_NAME_CHARS} printable characters")
         return None
     return name
 
@@ -156,17 +149,14 @@ def _read_organizations(section: Section) -> tuple[str | None, ...]:
 def _read_params(section: Section) -> ModelParams | None:
     """The parameters of a deployment without its organization."""
     model = section.text("model")
-    if model is None and not section.has("model"):
-        section.findings.problem(section.path("model"), 'expected "provider/model", got nothing')
+    section.require("model", '"provider/model"')
     found = {key: _read_credential(section, key) for key in CREDENTIAL_KEYS if key != "organization"}
     values = {key: value for key, value in found.items() if value is not None}
     weight = section.decimal("weight")
     provider = _plain(values.get("custom_llm_provider")) or (model or "").partition("/")[0]
     api_base, api_version = _checked_url(section, values.get("api_base"), provider)
     if "api_version" in values and provider not in _VERSIONED and section.path("api_version").startswith(section.where):
-        section.findings.warn(
-            section.path("api_version"), "not sent: only the addresses of Azure and watsonx have a version"
-        )
+        section.warn("api_version", "not sent: only the addresses of Azure and watsonx have a version")
     params = ModelParams(
         model=model or "",
         api_base=api_base,
@@ -210,9 +200,7 @@ def _checked_url(section: Section, value: Secret | None, provider: str) -> tuple
     except ValueError:
         good = False
     if not good or (query and version is None):
-        section.findings.problem(
-            section.path("api_base"), "expected http(s)://host[:port][/path] without query or fragment"
-        )
+        section.problem("api_base", "expected http(s)://host[:port][/path] without query or fragment")
         return None, None
     return url.rstrip("/"), None if version is None else version[1]
 
@@ -222,11 +210,11 @@ def _read_headers(section: Section) -> Mapping[str, Secret]:
     for headers, name in [(part, name) for part in map(section.section, HEADER_KEYS) for name in part.names()]:
         value = headers.secret(name)
         if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) is None:
-            headers.findings.problem(headers.path(name), "expected the name of an HTTP header")
+            headers.problem(name, "expected the name of an HTTP header")
         elif why := litellm_keys.unheld_header(name):
-            headers.findings.problem(headers.path(name), f"cannot be a default: {why}")
+            headers.problem(name, f"cannot be a default: {why}")
         elif value is not None and not (value.reveal().isascii() and value.reveal().isprintable()):
-            headers.findings.problem(headers.path(name), "expected printable ASCII characters")
+            headers.problem(name, "expected printable ASCII characters")
         elif value is not None:
             found[name] = value
     return found
@@ -269,9 +257,7 @@ def _read_efforts(section: Section) -> Mapping[str, float | None]:
         return {}
     efforts = dict.fromkeys(stated) if isinstance(stated, list) and all(isinstance(e, str) for e in stated) else stated
     if not isinstance(efforts, dict) or not efforts.keys() <= set(EFFORTS):
-        section.findings.problem(
-            section.path("efforts"), f"expected some of {', '.join(EFFORTS)}, or each with its quality_prior"
-        )
+        section.problem("efforts", f"expected some of {', '.join(EFFORTS)}, or each with its quality_prior")
         return {}
     for level, prior in efforts.items():
         number = isinstance(prior, int | float) and not isinstance(prior, bool)

@@ -60,8 +60,8 @@ def read_prices(*sections: Section) -> Mapping[str, Decimal]:
             if PRICE_KEY.fullmatch(key) or key == CITATION_PRICE_KEY:
                 price = section.decimal(key)
                 if price is not None and price > MAX_PRICE_USD_PER_TOKEN:
-                    section.findings.problem(
-                        section.path(key),
+                    section.problem(
+                        key,
                         f"expected USD per token, at most {MAX_PRICE_USD_PER_TOKEN}, got {price}"
                         f" (USD per million tokens? then {price / 1_000_000:f})",
                     )
@@ -79,7 +79,7 @@ def read_prices(*sections: Section) -> Mapping[str, Decimal]:
                         prices[size] = fee
                 fees.finish()
             elif key in _OTHER_PRICES and section.has(key):
-                section.findings.problem(section.path(key), f"cannot be ignored: {_OTHER_PRICES[key]}")
+                section.problem(key, f"cannot be ignored: {_OTHER_PRICES[key]}")
                 section.skip(key)
             elif FOREIGN_PRICE.fullmatch(key):
                 if key not in litellm_keys.IGNORED["prices"] and section.refuse_misspelt(key, PRICE_NAMES):
@@ -97,13 +97,13 @@ def read_price_changes(info: Section) -> tuple[PriceChange, ...]:
         valid_from_ms = step.instant_ms("valid_from")
         prices = read_prices(step)
         step.finish()
+        step.require("valid_from", "a date or a time")
         if valid_from_ms is None:
-            if not step.has("valid_from"):
-                step.findings.problem(step.path("valid_from"), "expected a date or a time, got nothing")
-        elif not prices:
+            continue
+        if not prices:
             step.findings.problem(located.where, "expected a price beside valid_from, got none")
         elif changes and valid_from_ms <= changes[-1].valid_from_ms:
-            step.findings.problem(step.path("valid_from"), "expected a later time than that of the step before")
+            step.problem("valid_from", "expected a later time than that of the step before")
         else:
             changes.append(PriceChange(located.where, valid_from_ms, prices))
     return tuple(changes)

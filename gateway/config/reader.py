@@ -116,7 +116,7 @@ class Section:
         if value is None:
             return None
         if not isinstance(value, str) or not value.strip():
-            self.findings.problem(self.path(key), f"expected a text, got {kind_of(value)}")
+            self.problem(key, f"expected a text, got {kind_of(value)}")
             return None
         return Secret(value)
 
@@ -217,9 +217,7 @@ class Section:
         if word in listed:
             return str(word)
         hint = did_you_mean(str(word), listed)
-        self.findings.problem(
-            self.path(key), f"expected one of {', '.join(listed)}, got {shown(value)}{hint and f'; {hint}'}"
-        )
+        self.problem(key, f"expected one of {', '.join(listed)}, got {shown(value)}{hint and f'; {hint}'}")
         return default
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -312,6 +310,19 @@ class Section:
             return located.where
         return f"{self.where}.{key}" if ": " in self.where else f"{self.where}: {key}"
 
+    def problem(self, key: str, text: str) -> None:
+        """Add an error at a key."""
+        self.findings.problem(self.path(key), text)
+
+    def warn(self, key: str, text: str) -> None:
+        """Add a warning at a key."""
+        self.findings.warn(self.path(key), text)
+
+    def require(self, key: str, expected: str) -> None:
+        """Report a key without a value."""
+        if not self.has(key):
+            self.problem(key, f"expected {expected}, got nothing")
+
     def finish(
         self,
         ignored: Iterable[str] = (),
@@ -348,7 +359,7 @@ class Section:
         """Report a problem and return True when `key` resembles a key read here or one of `further`."""
         hint = did_you_mean(key, {*self._read, *further}, cutoff)
         if hint:
-            self.findings.problem(self.path(key), f"unknown key, {hint}")
+            self.problem(key, f"unknown key, {hint}")
         return bool(hint)
 
     def read(self) -> frozenset[str]:
@@ -362,7 +373,7 @@ class Section:
     def ignore(self, key: str, why: str) -> None:
         """Mark a key as read and warn that it has no effect."""
         self._read.add(key)
-        self.findings.warn(self.path(key), why)
+        self.warn(key, why)
 
     def skip(self, key: str) -> None:
         """Mark a key as read without a message."""
@@ -399,7 +410,7 @@ class Section:
         return value
 
     def _invalid(self, key: str, expected: str, value: Any, default: T) -> T:
-        self.findings.problem(self.path(key), f"expected {expected}, got {shown(value)}")
+        self.problem(key, f"expected {expected}, got {shown(value)}")
         return default
 
 

@@ -31,7 +31,7 @@ def read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]:
     defaults: dict[str, Any] = {}
     extra = section.json("extra_body")
     if extra is not None and not isinstance(extra, dict):
-        section.findings.problem(section.path("extra_body"), f"expected a mapping, got {shown(extra)}")
+        section.problem("extra_body", f"expected a mapping, got {shown(extra)}")
     elif extra:
         _refuse_unheld(section, "extra_body", extra)
         defaults["extra_body"] = extra
@@ -53,12 +53,12 @@ def read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]:
             if section.refuse_misspelt(key):
                 section.skip(key)
                 continue
-            section.findings.warn(section.path(key), "unknown parameter; it is sent to the provider unchanged")
+            section.warn(key, "unknown parameter; it is sent to the provider unchanged")
         value = section.json(key)
         if key != "service_tier":
             _refuse_unheld(section, key, {key: value}, f".{key}")
         if key in OWN_FIELDS:
-            section.findings.warn(section.path(key), "every request has its own; it is ignored")
+            section.warn(key, "every request has its own; it is ignored")
             continue
         if value is not None:
             try:
@@ -118,7 +118,7 @@ def _report_type(section: Section, key: str, value: Any, error: InvalidRequest) 
 def _refuse_or_ignore(section: Section, key: str) -> None:
     """Report a key that describes the model and would be no parameter of a request."""
     if key in litellm_keys.PROTECTIONS["model_info"] and section.entries[key].raw:
-        section.findings.problem(section.path(key), "cannot be ignored: it belongs under model_info")
+        section.problem(key, "cannot be ignored: it belongs under model_info")
         section.skip(key)
     else:
         section.ignore(key, "not a parameter of a request: it belongs under model_info; it is ignored")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.config.model_entry import ModelEntry
@@ -254,8 +254,3 @@ class Settings:
     path: Path = Path("gateway.yaml")
     files: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-def with_master_key(settings: Settings, master_key: Secret) -> Settings:
-    """The same settings with another admin key."""
-    return replace(settings, general=replace(settings.general, master_key=master_key))
