@@ -90,7 +90,7 @@ class Exchange(Struct):
     path: str = ""
     host: bytes = b""
     reused: bool = False
-    """The request was sent on a connection that had served an earlier call."""
+    """The request was sent on a connection that had served an earlier call: until one is opened for it."""
     reached: bool = False
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -303,7 +303,7 @@ def begin(exchange: Exchange, request: httpx.Request) -> None:
     if exchange.attempts > 1:
         raise httpx.UnsupportedProtocol("one call may send one request", request=request)
     exchange.path, exchange.host = request.url.path, request.url.netloc
-    exchange.reached = True
+    exchange.reached = exchange.reused = True
 
 
 def outgoing(request: httpx.Request, organization: str | None, bearer: str | None = None) -> httpx.Request:

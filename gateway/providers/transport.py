@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakSet
 
 import aiohttp
 import httpx
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.payload import BytesPayload
 from aiohttp.tracing import Trace
 from yarl import URL
 
@@ -34,6 +34,8 @@ from gateway.providers.exchange import (
 KEEP_ALIVE_S = 4.0
 """Less than the five seconds after which most servers close an idle connection (uvicorn, Node)."""
 DNS_CACHE_S = 60
+AT_ONCE_BYTES = 64 * 1024
+"""Length of a body that the transport takes without a pause; asyncio's transports ask for one beyond it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +48,34 @@ class DirectRequest:
 
 
 class _NotingConnector(aiohttp.TCPConnector):
-    """Notes in a call's exchange whether its connection has served an earlier call.
+    """Notes in a call's exchange that a new connection was opened for it; `send` assumes a kept one.
 
     aiohttp's tracing says so too, but tells of every step of every request, for a tenth of its time.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._served: WeakSet[object] = WeakSet()
-
-    async def connect(
+    async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
+    ) -> ResponseHandler:
         exchange = EXCHANGE.get()
         if exchange is not None:
-            exchange.reused = connection.protocol in self._served
-        self._served.add(connection.protocol)
-        return connection
+            exchange.reused = False
+        return await super()._create_connection(req, traces, timeout)
+
+
+class _Request(aiohttp.ClientRequest):
+    """A request whose body is written after its head at once; aiohttp starts a task for it on Python 3.11."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        body, protocol = self._body, conn.protocol
+        if not isinstance(body, BytesPayload) or (body.size or 0) > AT_ONCE_BYTES:
+            return await super().send(conn)  # which waits while the buffers are full
+        if protocol is None or protocol.writing_paused:
+            return await super().send(conn)
+        self._body = None
+        response = await super().send(conn)
+        assert protocol.transport is not None
+        protocol.transport.write(await body.as_bytes())
+        return response
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,7 @@ def _session(connector: aiohttp.TCPConnector, connect_timeout_s: float) -> aioht
     """A session that adds nothing to a request."""
     return aiohttp.ClientSession(
         connector=connector,
+        request_class=_Request,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
@@ -110,7 +123,7 @@ async def send(
     """Send and wait for the response head, recording in `exchange`. Raises httpx.HTTPError."""
     exchange.attempts += 1
     exchange.path, exchange.host = request.url.path, request.url.authority.rpartition("@")[2].encode("ascii", "replace")
-    exchange.reached = True
+    exchange.reached = exchange.reused = True
     loop = asyncio.get_running_loop()
     started_s = loop.time()
     mark = EXCHANGE.set(exchange)

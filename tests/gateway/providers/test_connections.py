@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import STALE_S
@@ -120,6 +121,27 @@ async def test_a_kept_connection_that_ends_later_may_have_been_billed_and_is_not
                 await upstream.complete(upstream.outgoing(call(provider)))
         assert caught.value.dispatched
         assert provider.requests == 2
+
+
+@pytest.mark.parametrize("lane", ["thin"])
+async def test_a_short_body_is_written_without_a_task_and_a_long_one_as_a_whole(upstream: Upstream, lane: str) -> None:
+    loop, started = asyncio.get_running_loop(), list[str]()
+
+    def start(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task[Any]:
+        started.append(work.__qualname__)
+        return asyncio.Task(work, loop=loop, **more)
+
+    async with HangsUp("answer") as provider:
+        await upstream.complete(upstream.outgoing(call(provider)))  # opens the connection
+        long = structs.replace(call(provider), messages=[{"role": "user", "content": "long " * 100_000}])
+        loop.set_task_factory(start)
+        try:
+            await upstream.complete(upstream.outgoing(call(provider)))
+            assert started == []
+            await upstream.complete(upstream.outgoing(long))
+        finally:
+            loop.set_task_factory(None)
+        assert (provider.requests, provider.connections) == (3, 1)
 
 
 async def test_there_is_no_third_attempt(upstream: Upstream) -> None:
