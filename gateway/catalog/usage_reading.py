@@ -25,6 +25,7 @@ from gateway.catalog.usage_names import (
     CACHED_NAMES,
     HOSTED_NAMES,
     LIFETIME_NAMES,
+    MAX_PLAUSIBLE_TOKENS,
     OUTPUT_DETAILS,
     OUTPUT_NAMES,
     PROMPT_DETAILS,
@@ -43,7 +44,29 @@ def read_usage(reported: Mapping[str, Any] | None) -> ReportedUsage:
     One half without the other gives PartialUsage. A negative, fractional or implausible count is a missing one, and so
     is a detail that contradicts the counts.
     """
-    return _read(ReportedCounts.of(reported)) if reported else None
+    if not reported:
+        return None
+    return _read_plain(reported) or _read(ReportedCounts.of(reported))
+
+
+_TOTALS = frozenset(("prompt_tokens", "completion_tokens", "total_tokens"))
+_DETAILS = frozenset(("prompt_tokens_details", "completion_tokens_details"))
+
+
+def _read_plain(reported: Mapping[str, Any]) -> Usage | None:
+    """What `_read` says of the common report: OpenAI's two counts, their sum, and no detail that is not zero."""
+    if not _TOTALS <= reported.keys() <= _TOTALS | _DETAILS:
+        return None
+    prompt, output, total = reported["prompt_tokens"], reported["completion_tokens"], reported["total_tokens"]
+    if not (type(prompt) is type(output) is type(total) is int and 0 < prompt <= MAX_PLAUSIBLE_TOKENS):
+        return None
+    if not 0 <= output <= MAX_PLAUSIBLE_TOKENS or total != prompt + output:
+        return None
+    for name in reported.keys() & _DETAILS:
+        details = reported[name]
+        if details is not None and (type(details) is not dict or any(details.values())):
+            return None
+    return Usage(prompt, output)
 
 
 def _read(reported: ReportedCounts) -> ReportedUsage:

@@ -33,6 +33,7 @@ _OTHER_NAMES = (
 )  # fmt: skip
 _WITHIN = ("billed_units", "tokens", "total_usage", "usage")
 """Objects inside a usage that hold its counts; what was billed comes first."""
+_WITHIN_NAMES = frozenset(_WITHIN)
 _PLAIN_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "provider", "usage"}
 )
@@ -59,8 +60,10 @@ def has_usage(payload: Mapping[str, Any]) -> bool:
 def take_usage(payload: dict[str, Any]) -> dict[str, Any] | None:
     """Remove and return the usage of a response or chunk; None without one."""
     found: dict[str, Any] | None = None
-    if "usage" in payload or not payload.keys() <= _PLAIN_FIELDS:
+    if not payload.keys() <= _PLAIN_FIELDS:
         found = _taken_from_top(payload)
+    elif "usage" in payload:
+        found = _mapping(_parsed(payload.pop("usage"))) or _searched(payload, _MAX_DEPTH)
     choices = payload.get("choices")
     for choice in choices if type(choices) is list else ():
         if type(choice) is not dict:
@@ -240,6 +243,8 @@ def _mapping(value: object) -> dict[str, Any] | None:
         value = value[0]
     if not isinstance(value, dict) or not value:
         return None
+    if _WITHIN_NAMES.isdisjoint(value):
+        return value
     within = (value.get(name) for name in _WITHIN)
     inner = next((each for each in within if isinstance(each, dict) and any(map(is_count_name, each))), None)
     if inner is None and isinstance(tokens := value.get("tokens"), dict):

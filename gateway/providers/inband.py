@@ -26,6 +26,8 @@ _WORDS = ("message", "msg", "detail", "error_message", "errorMessage", "error_ms
 """Fields with an error's message."""
 _NAMES = ("code", "type", "status", "status_code", "statusCode", "http_code", "name", "Code", "__type")
 """Fields with an error's number or name."""
+_PLACES = frozenset({"error", "Error", "fault", "errors", "type"})
+"""Fields that hold an error, or say that the payload is one."""
 _ANSWERS = frozenset({"usage", "output", "outputs", "result", "response", "data", "content", "candidates"})
 """Fields of payloads that are not errors although they have a message field."""
 _FINE = (None, "", 0, 200, "0", "200", "ok", "success")
@@ -41,7 +43,7 @@ def fault_in(
     `named_error`: it came in an error event. `alone`: the provider sent nothing else, so it is not a heartbeat.
     """
     base = payload.get("base_resp")
-    if isinstance(base, Mapping) and (number := _number(base.get("status_code"))):
+    if base is not None and isinstance(base, Mapping) and (number := _number(base.get("status_code"))):
         code = meanings.FILTER if number in _MINIMAX_FILTERED else ""
         return _fault(_MINIMAX.get(number, 502), code, headers, report_of(payload))
     for error in _errors(payload, named_error, alone):
@@ -77,15 +79,15 @@ def broken_off(exchange: Exchange, *, answered: bool = False) -> UpstreamFault:
 
 
 def _errors(payload: Mapping[str, Any], named_error: bool, alone: bool) -> Iterator[object]:
+    if not named_error and payload.get("choices") and _PLACES.isdisjoint(payload) and payload.get("object") != "error":
+        yield from _of_choices(payload)  # of an ordinary answer or chunk
+        return
     given = (payload.get(name) for name in ("error", "Error", "fault"))
     yield from (payload if error is True and not payload.get("choices") else error for error in given)
     errors = payload.get("errors")
     if isinstance(errors, list) and errors and not payload.get("choices"):
         yield errors[0]
-    choices = payload.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, Mapping) and "error" in choice:
-            yield choice["error"]
+    yield from _of_choices(payload)
     if named_error or payload.get("object") == "error" or payload.get("type") == "error":
         yield payload
     says = "choices" not in payload and any(isinstance(payload.get(name), str) and payload[name] for name in _WORDS)
@@ -93,6 +95,13 @@ def _errors(payload: Mapping[str, Any], named_error: bool, alone: bool) -> Itera
         yield payload
     if alone and not payload.get("choices"):
         yield from _within(payload)
+
+
+def _of_choices(payload: Mapping[str, Any]) -> Iterator[object]:
+    choices = payload.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and "error" in choice:
+            yield choice["error"]
 
 
 def _within(payload: Mapping[str, Any]) -> Iterator[object]:

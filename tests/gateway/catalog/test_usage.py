@@ -22,6 +22,31 @@ def test_explicit_zero_is_zero() -> None:
     assert read_usage({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}) == Usage(0, 0)
 
 
+COUNT = st.integers(-1, 20) | st.sampled_from([None, True, 7.0, "7", 10**8])
+DETAILS = st.none() | st.dictionaries(st.sampled_from(["cached_tokens", "audio_tokens", "reasoning_tokens"]), COUNT)
+CAMEL = {
+    "prompt_tokens": "promptTokens", "completion_tokens": "completionTokens", "total_tokens": "totalTokens",
+    "prompt_tokens_details": "promptTokensDetails", "completion_tokens_details": "completionTokensDetails",
+}  # fmt: skip
+
+
+@given(
+    st.fixed_dictionaries(
+        {"prompt_tokens": COUNT, "completion_tokens": COUNT},
+        optional={"total_tokens": COUNT, "prompt_tokens_details": DETAILS, "completion_tokens_details": DETAILS},
+    ),
+    st.booleans(),
+)
+def test_the_common_report_is_read_like_one_in_other_words(reported: dict[str, Any], adds_up: bool) -> None:
+    counts = reported["prompt_tokens"], reported["completion_tokens"]
+    if adds_up and all(type(count) is int for count in counts):
+        reported["total_tokens"] = sum(counts)
+    read, other = read_usage(reported), read_usage({CAMEL[name]: value for name, value in reported.items()})
+    if isinstance(read, PartialUsage) and isinstance(other, PartialUsage):
+        read, other = replace(read, fault=""), replace(other, fault="")  # which names the count
+    assert read == other
+
+
 NO_PROMPT = PartialUsage(Usage(0, 2), has_prompt=False, has_output=True)
 UNREADABLE: list[tuple[object, str]] = [
     (1.5, "not a whole number"), ("seven", "not a whole number"), ("1,000", "not a whole number"),
