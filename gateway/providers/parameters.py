@@ -103,7 +103,7 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     options = wanted.pop(_STREAM_OPTIONS, None)
     if EFFORT in wanted:
         wanted[EFFORT] = _effort(wanted[EFFORT], target)
-    known = outgoing_params(wanted)
+    known = outgoing_params(wanted) if wanted else {}
     plain: dict[str, Any] = {}
     beside: dict[str, Any] = {}
     for name in wanted:
@@ -131,8 +131,9 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
         plain[_STREAM_OPTIONS] = options
     elif options is not None:
         dropped.append(f"{_STREAM_OPTIONS}.include_obfuscation")
-    _fit(plain, beside, call, target, dropped)
-    dropped += _drop_barred_labels(beside, steering)
+    if plain or beside:
+        _fit(plain, beside, call, target, dropped)
+        dropped += _drop_barred_labels(beside, steering)
     beside |= _fixed(call, steering)
     arguments = _arguments(plain, beside, call, target, steering)
     return Shaped(arguments, tuple(name for name in dropped if name.partition(".")[0] in given))
