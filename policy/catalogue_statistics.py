@@ -62,6 +62,7 @@ class CatalogueStatistics:
     margin: F32  # (M + 1,)
     grown_tokens: F32  # (1,) added to the conversation by a turn
     index: Mapping[str, int] = field(init=False, repr=False)
+    margins: tuple[float, ...] = field(init=False, repr=False)
     tails: F32 = field(init=False, repr=False)
     """(M + 1,) `Rows.tail` of every model."""
     numbers: tuple[tuple[float, ...], ...] = field(init=False, repr=False)
@@ -69,6 +70,7 @@ class CatalogueStatistics:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", MappingProxyType({name: k for k, name in enumerate(self.models)}))
+        object.__setattr__(self, "margins", tuple(self.margin.tolist()))
         object.__setattr__(self, "tails", self.answers[:, TAIL:] @ COST_MASSES[TAIL:] / COST_MASSES[TAIL:].sum())
         columns = (self.quality, self.spread, self.mean_usd, self.q95_usd, self.tails[:-1], self.list_usd)
         object.__setattr__(self, "numbers", tuple(zip(*(x.tolist() for x in columns), strict=True)))

@@ -16,7 +16,7 @@ from policy.mdp import NOT_AFFORDABLE, ONLY_AFFORDABLE, Decision, Observation, P
 def make_decision(
     policy_id: str,
     observation: Observation,
-    scores: Floats,
+    scores: Floats | list[float],
     mask: Bools,
     exploration: Exploration,
     uniform: float,
@@ -27,7 +27,7 @@ def make_decision(
     info: dict[str, float] | None = None,
 ) -> Decision:
     """Draw from the scored candidates; returns the decision with its probability and reason."""
-    ranked: list[float] = np.asarray(scores, np.float64).tolist()
+    ranked: list[float] = scores if isinstance(scores, list) else scores.astype(np.float64).tolist()
     allowed = list(compress(range(len(ranked)), mask.tolist()))
     explored = exploration if observation.explore else GREEDY
     probabilities = shares_of(ranked, allowed, explored, observation.wanted)
@@ -53,10 +53,9 @@ def make_decision(
 
 def feasible(observation: Observation) -> Bools:
     """The guard's mask. Raises PolicyFault when it is empty; the gateway refuses such turns."""
-    mask = observation.mask
-    if not mask.any():
+    if not any(c.feasible for c in observation.candidates):
         raise PolicyFault("no candidate is feasible")
-    return mask
+    return observation.mask
 
 
 def turns_left(observation: Observation, horizon: Horizon) -> float:

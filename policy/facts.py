@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from struct import Struct
 
 import numpy as np
 
@@ -52,6 +53,9 @@ _TEXT_BYTES = 4 * (TEXT_DIM + STATS_DIM)
 _SESSION_BYTES = 8 * len(SESSION_FACTS)
 _SPACE_AND_ROUTE_BYTES = 16
 _CANDIDATE_BYTES = 8 * len(CANDIDATE_FACTS)
+_SESSION = Struct(f"<{len(SESSION_FACTS) + 2}d")
+"""SESSION_FACTS, the text space and the route."""
+_CANDIDATE = Struct(f"<{len(CANDIDATE_FACTS)}d")
 _candidate_facts = attrgetter(*CANDIDATE_FACTS)
 
 
@@ -98,24 +102,22 @@ def pack(observation: Observation) -> tuple[bytes, bytes]:
             f"got {observation.text.shape} and {observation.text_stats.shape}"
         )
     s = observation.session
-    session = np.array(
-        [
-            s.turn,
-            s.tokens_so_far,
-            s.failures,
-            s.regenerations,
-            s.tool_errors,
-            math.nan if s.last_quality is None else s.last_quality,
-            math.nan if s.mean_quality is None else s.mean_quality,
-            math.nan if s.seconds_since_last is None else s.seconds_since_last,
-            s.tool_loop,
-        ],
-        "<f8",
+    session = _SESSION.pack(
+        s.turn,
+        s.tokens_so_far,
+        s.failures,
+        s.regenerations,
+        s.tool_errors,
+        math.nan if s.last_quality is None else s.last_quality,
+        math.nan if s.mean_quality is None else s.mean_quality,
+        math.nan if s.seconds_since_last is None else s.seconds_since_last,
+        s.tool_loop,
+        observation.text_space,
+        observation.route,
     )
-    candidates = np.array([_candidate_facts(c) for c in observation.candidates], "<f8")
-    text = observation.text.astype("<f4").tobytes() + observation.text_stats.astype("<f4").tobytes()
-    space_and_route = np.array([observation.text_space, observation.route], "<f8")
-    return text + session.tobytes() + space_and_route.tobytes(), candidates.tobytes()
+    candidates = b"".join([_CANDIDATE.pack(*_candidate_facts(c)) for c in observation.candidates])
+    text = np.asarray(observation.text, "<f4").tobytes() + np.asarray(observation.text_stats, "<f4").tobytes()
+    return text + session, candidates
 
 
 def unpack(features: bytes, candidate_features: bytes) -> Facts:

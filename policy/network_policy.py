@@ -123,8 +123,9 @@ class NetworkPolicy:
     def _decided(self, observation: Observation, uniform: float, prepared: _Prepared, found: Backup) -> Decision:
         """The decision by a turn's values."""
         costs, price = observation.means_usd, observation.lambda_per_usd
-        tie_break = np.array(costs) * (TIE_BREAK / max(*costs, 1e-12))
-        scores = found.worth(price, self.starved_penalty) - tie_break
+        tie_break = TIE_BREAK / max(*costs, 1e-12)
+        worth: list[float] = found.worth(price, self.starved_penalty).tolist()
+        scores = [value - cost * tie_break for value, cost in zip(worth, costs, strict=True)]
         return make_decision(
             self.policy_id,
             observation,
@@ -142,7 +143,9 @@ class NetworkPolicy:
         """The lower confidence bound of one turn."""
         predicted = self.quality.predict(observation)
         if self.residual is None:
-            return self.lower_quality(predicted, model_rows)
+            margins = [self.statistics.margins[row] for row in model_rows]
+            lower = [min(max(q - less, 0.0), 1.0) for q, less in zip(predicted.tolist(), margins, strict=True)]
+            return np.array(lower, np.float32)
         columns = [(c.quality_prior, c.input_usd_per_mtok + c.output_usd_per_mtok) for c in observation.candidates]
         prior, listed = np.array(columns, np.float32).T
         state = encode_state(observation)

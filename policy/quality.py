@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,5 +83,5 @@ def difficulty(observation: Observation) -> float:
         + 0.2 * min(float(stats[_REASONING]), 1.0)
     )
     poor = session.last_quality is not None and session.last_quality < 0.5
-    trouble = 0.2 * np.log1p(session.failures + session.tool_errors + session.regenerations) + 0.2 * poor
+    trouble = 0.2 * math.log1p(session.failures + session.tool_errors + session.regenerations) + 0.2 * poor
     return float(min(max(text + min(trouble, 0.5), 0.0), 1.0))

@@ -122,10 +122,12 @@ def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) ->
 
     `user_texts` are oldest first.
     """
-    total = np.zeros(TEXT_DIM, np.float32)
-    for age, text in enumerate(reversed(user_texts[-3:])):
-        total += np.float32(0.5**age) * embedder(text)
-    length = float(np.sqrt(total @ total))
+    if not user_texts:
+        return np.zeros(TEXT_DIM, np.float32)
+    total = embedder(user_texts[-1])
+    for age, text in enumerate(reversed(user_texts[-3:-1]), 1):
+        total = total + np.float32(0.5**age) * embedder(text)
+    length = math.sqrt(total.dot(total))
     return total / np.float32(length) if length > 0 else total
 
 

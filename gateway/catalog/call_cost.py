@@ -85,7 +85,8 @@ def deployment_terms(deployment: Deployment, params: Mapping[str, Any], extras: 
 
 def expected_prices(model: Model, params: Mapping[str, Any]) -> Prices:
     """The prices of the service tier that a request names, else the standard ones."""
-    return model.prices.of(tier_named(params.get("service_tier")))
+    asked = params.get("service_tier")
+    return model.prices if asked is None else model.prices.of(tier_named(asked))
 
 
 def billable_tiers(deployment: Deployment, asked: object) -> frozenset[str]:

@@ -132,11 +132,12 @@ def estimate(
     matching = min(matching, prompt_tokens)
     warm = _warm_tokens(model, terms.mark, forecast, matching, age_s)
     rates = expected_prices(model, chat.params).at(prompt_tokens)
-    costs = _costs_usd(rates, terms, warm, lengths.quantiles)
+    fresh_femtousd = _fresh_femtousd(rates, terms.mark)
+    costs = _costs_usd(rates, terms, fresh_femtousd, warm, lengths.quantiles)
     failure_rate, latency_s = breaker.recent(model.deployments)
     view = CandidateView(
         name=model.action,
-        input_usd_per_mtok=_fresh_femtousd(rates, terms.mark) / 1e9,
+        input_usd_per_mtok=fresh_femtousd / 1e9,
         cached_input_usd_per_mtok=rates.cached_input_femtousd / 1e9,
         output_usd_per_mtok=rates.output_femtousd / 1e9,
         quality_prior=model.quality_prior,
@@ -234,18 +235,20 @@ def _hold_with_tools(model: Model, terms: TurnTerms, lengths: _Lengths) -> tuple
 
 def _warm_tokens(model: Model, mark: CacheMark, forecast: OutputForecast, matching: int, age_s: float) -> int:
     """Tokens of the matching prefix that are expected to be cached."""
+    if not matching:
+        return 0
     hour_long = mark == HOUR and model.cache.ttl_s is None
     cache = replace(model.cache, ttl_s=HOUR_S) if hour_long else model.cache
     return forecast.cache.warm_tokens(model.name, matching, age_s, cache, marked=bool(mark))
 
 
-def _costs_usd(rates: Rates, terms: TurnTerms, warm_tokens: int, lengths: Sequence[float]) -> tuple[float, ...]:
+def _costs_usd(
+    rates: Rates, terms: TurnTerms, fresh_femtousd: int, warm_tokens: int, lengths: Sequence[float]
+) -> tuple[float, ...]:
     """The cost with each length of the answer."""
     fresh_tokens = terms.prompt.estimate - warm_tokens
     cached_femtousd = warm_tokens * rates.cached_input_femtousd
-    prompt_femtousd = float(
-        fresh_tokens * _fresh_femtousd(rates, terms.mark) + cached_femtousd + rates.request_femtousd
-    )
+    prompt_femtousd = float(fresh_tokens * fresh_femtousd + cached_femtousd + rates.request_femtousd)
     output_femtousd = float(rates.output_femtousd) * terms.chat.n
     return tuple([(prompt_femtousd + output_femtousd * tokens) / FEMTOUSD_PER_USD for tokens in lengths])
 

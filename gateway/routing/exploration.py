@@ -106,7 +106,7 @@ class ExplorationBudget:
         return tuple(
             [
                 max(0.0, 1.0 - self._answers.of((c.name, kind)) / quota)
-                if mean_cost_usd(c.cost_quantiles_usd) <= most_usd
+                if c.cost_quantiles_usd[-1] <= most_usd or mean_cost_usd(c.cost_quantiles_usd) <= most_usd
                 else 0.0
                 for c in candidates
             ]

@@ -152,7 +152,7 @@ class Router:
         found: list[Routed | None] = [None] * len(questions)
         by_policy: dict[int, tuple[LoadedPolicy, str | None, list[int]]] = {}
         for index, (observation, _, requested, session_key) in enumerate(questions):
-            if observation.mask.sum() == 1:
+            if sum([c.feasible for c in observation.candidates]) == 1:
                 pinned = requested.pinned is not None
                 found[index] = Routed(forced(observation, "pinned" if pinned else forced_reason(observation)), None)
             else:
