@@ -53,13 +53,14 @@ class Deadline:
         if future.done():
             return future.result()
         loop = future.get_loop()
-        waiter: asyncio.Future[T] = loop.create_future()
-        future.add_done_callback(partial(_pass_on, waiter))
+        waiter: asyncio.Future[None] = loop.create_future()
+        future.add_done_callback(partial(_wake, waiter))
         self._drop_answered()
         self._waiting.append((loop.time() + self.timeout_s, waiter))
         if self._timer is None:
             self._timer = loop.call_at(self._waiting[0][0], self._expire, loop)
-        return await waiter
+        await waiter
+        return future.result()
 
     def _drop_answered(self) -> None:
         while self._waiting and self._waiting[0][1].done():
@@ -74,15 +75,8 @@ class Deadline:
         self._timer = loop.call_at(self._waiting[0][0], self._expire, loop) if self._waiting else None
 
 
-def _pass_on(waiter: asyncio.Future[T], future: asyncio.Future[T]) -> None:
-    error = (
-        None if future.cancelled() else future.exception()
-    )  # retrieved, so that a late error is not logged as unhandled
-    if waiter.done():
-        return
-    if future.cancelled():
-        waiter.cancel()
-    elif error is not None:
-        waiter.set_exception(error)
-    else:
-        waiter.set_result(future.result())
+def _wake(waiter: asyncio.Future[None], future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()  # read, so that a late error is not logged as unhandled
+    if not waiter.done():
+        waiter.set_result(None)
