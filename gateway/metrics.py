@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -130,3 +130,19 @@ class Metrics:
         """Count the expected cost of one turn's exploration."""
         self.exploration_usd.inc(paid.extra_usd)
         self.exploration_quality.inc(paid.quality)
+
+
+@dataclass(frozen=True, slots=True)
+class OfModel:
+    """The metrics of one model that every bill counts in."""
+
+    spent: Counter
+    prompt_tokens: Counter
+    cached_tokens: Counter
+    cost_ratio: Histogram
+    forecast_level: Histogram
+
+    @classmethod
+    def among(cls, metrics: Metrics, model: str) -> OfModel:
+        """Look them up; to be kept, since that takes longer than counting."""
+        return cls(*(getattr(metrics, entry.name).labels(model) for entry in fields(cls)))

@@ -22,7 +22,7 @@ from gateway.errors import Draining, GatewayError, LedgerUnavailable, UpstreamEr
 from gateway.ledger.leases import CHECKPOINT_S, Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Answer, Beginning, Release, Resolved, Settle
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, OfModel
 from gateway.money import NANOUSD_PER_USD
 from gateway.providers.errors import UpstreamFault
 from gateway.providers.replies import Reply
@@ -73,6 +73,7 @@ class Settlements:
         self._tokens = tokens
         self._forecast = forecast
         self._metrics = metrics
+        self._of_model: dict[str, OfModel] = {}
         self._clock = clock
         self._listeners = listeners
 
@@ -288,12 +289,19 @@ class Settlements:
             if attempt.sent_ms and not attempt.failures:
                 self._metrics.added_seconds.observe(max(0, attempt.sent_ms - context.started_ms) / 1000)
             self._listeners.on_end(attempt, columns, bill)
-        self._metrics.spent.labels(model).inc(bill.amount_nanousd / NANOUSD_PER_USD)
-        self._metrics.prompt_tokens.labels(model).inc(bill.usage.prompt_tokens)
-        self._metrics.cached_tokens.labels(model).inc(bill.usage.cached_tokens)
+        metrics = self._metrics_of(model)
+        metrics.spent.inc(bill.amount_nanousd / NANOUSD_PER_USD)
+        metrics.prompt_tokens.inc(bill.usage.prompt_tokens)
+        metrics.cached_tokens.inc(bill.usage.cached_tokens)
         if bill.alarm:
             self._metrics.alarms.labels(bill.alarm).inc()
             _log.error("model %s: %s at settlement", model, bill.alarm)
+
+    def _metrics_of(self, model: str) -> OfModel:
+        found = self._of_model.get(model)
+        if found is None:
+            found = self._of_model[model] = OfModel.among(self._metrics, model)
+        return found
 
     def _columns(
         self,
@@ -341,10 +349,9 @@ class Settlements:
             )
         predicted_usd = attempt.choice.expected_usd
         if bill.usage_source == "reported" and predicted_usd > 0:
-            self._metrics.cost_ratio.labels(attempt.model).observe(
-                bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd
-            )
-            self._metrics.forecast_level.labels(attempt.model).observe(estimate.level_of(bill.amount_nanousd))
+            metrics = self._metrics_of(attempt.model)
+            metrics.cost_ratio.observe(bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd)
+            metrics.forecast_level.observe(estimate.level_of(bill.amount_nanousd))
         model, asked = estimate.option.model, attempt.context.chat.effort
         as_chosen = not model.effort or asked in (None, model.effort)
         if bill.usage_source == "reported" and finish_reason != "length" and as_chosen:

@@ -41,6 +41,8 @@ def stall_signals(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     newest = messages[-READ_MESSAGES:]
     calls = [signed for message in newest for signed in _calls(message)]
     results = [message_text(message) for message in newest if is_result(message)]
+    if not calls and not results:
+        return ()
     found = {
         "repeated_calls": _goes_round(calls),
         "repeated_errors": len(results) >= REPEATS and all(map(is_error, results[-REPEATS:])),
