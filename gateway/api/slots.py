@@ -26,13 +26,16 @@ from types import MappingProxyType
 
 from gateway.errors import Overloaded, RateLimited
 
-STARTING = 16
-"""Requests that may start concurrently: enough for group commits in the database."""
+STARTING = 32
+"""Requests that may start concurrently. Those that start together are decided and committed together: a turn takes an
+eighth more CPU time with half as many."""
+STARTING_IN_A_CROWD = 16
+"""The same while more than that wait: a refusal waits for the turns that start."""
 STARTING_BESIDE_OTHERS = 4
 """The same for one tenant while others have requests too."""
-FEW = 3 * STARTING
-"""Waiting requests that only the end of their wait refuses. With the starting ones they are 64: that many clients with
-one request each see no error after a pause of the machine."""
+FEW = 48
+"""Waiting requests that only the end of their wait refuses. With the starting ones they are at least 64: that many
+clients with one request each see no error after a pause of the machine."""
 RETRY_LATER: Mapping[str, str] = MappingProxyType({"Retry-After": "1"})
 UPDATE_S = 0.1
 """Time between updates of the start rate."""
@@ -81,6 +84,8 @@ class Slots:
         self._limits = limits
         self._active_of: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
+        self._in_line = 0
+        """Requests that wait, of all tenants."""
         self._active = 0
         self._starting = 0
         self._starting_of: Counter[str] = Counter()
@@ -107,7 +112,7 @@ class Slots:
     @property
     def waiting(self) -> int:
         """Requests that wait for a slot."""
-        return sum(len(queue) for queue in self._waiting.values())
+        return self._in_line
 
     @property
     def is_crowded(self) -> bool:
@@ -160,6 +165,7 @@ class Slots:
         if not self._waiting:
             self._waiting_since_s = loop.time()
         self._waiting.setdefault(tenant, deque()).append(waiter)
+        self._in_line += 1
         if self._timer is None:
             self._started, self._updated_at_s, self._rate = 0, loop.time(), 0.0
             self._watched_since_s = self._updated_at_s
@@ -191,7 +197,8 @@ class Slots:
         self._start_waiting()
 
     def _is_full(self) -> bool:
-        return self._active >= self._limits.process or self._starting >= STARTING
+        most = STARTING if self._in_line <= STARTING_IN_A_CROWD else STARTING_IN_A_CROWD
+        return self._active >= self._limits.process or self._starting >= most
 
     def _may_start(self, tenant: str) -> bool:
         """Whether one more of this tenant's requests may start while the process is not full."""
@@ -214,6 +221,7 @@ class Slots:
                 return
             queue = self._waiting[tenant]
             waiter = queue.popleft()
+            self._in_line -= 1
             if queue:
                 self._waiting.move_to_end(tenant)
             else:
@@ -250,6 +258,7 @@ class Slots:
             for waiter in queue:
                 if waiter.until_s <= now_s and not waiter.slot.done():
                     waiter.slot.set_exception(_overloaded())
+            self._in_line -= len(queue) - len(staying)
             if staying:
                 self._waiting[tenant] = staying
             else:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from gateway.api.admission import patience_s
-from gateway.api.slots import STANDING_SHARE, STARTING, SlotLimits, Slots
+from gateway.api.slots import STANDING_SHARE, STARTING, STARTING_IN_A_CROWD, SlotLimits, Slots
 from gateway.errors import GatewayError, Overloaded, RateLimited
 from tests.harness.simulator import VirtualLoop
 
@@ -238,6 +238,25 @@ def test_only_some_are_started_at_a_time_and_the_next_when_a_call_has_left() -> 
         slots.give_back(taken[1])
         await later
         assert slots.active == STARTING + 1
+
+    simulated(play())
+
+
+def test_fewer_start_at_a_time_while_a_crowd_waits() -> None:
+    async def play() -> None:
+        slots = Slots(SlotLimits())
+        taken = [await slots.take("a") for _ in range(STARTING)]
+        waiting = [asyncio.create_task(slots.take("a")) for _ in range(STARTING_IN_A_CROWD + 1)]
+        await asyncio.sleep(0)
+        *freed, last = taken[: STARTING - STARTING_IN_A_CROWD + 1]
+        for slot in freed:
+            slots.started(slot)
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        slots.started(last)
+        await asyncio.sleep(0)
+        assert all(task.done() for task in waiting)
+        assert slots.waiting == 0
 
     simulated(play())
 
