@@ -85,8 +85,9 @@ class OutgoingCalls:
         elif lacking := NEEDED & formed.arguments.keys() - target.supported - call.allowed_params:
             self._refuse_lost(found, formed.arguments, lacking)
         left_out += formed.dropped
-        asked = {name: value for name, value in formed.arguments.items() if name in written}
-        left_out = (*left_out, *self._lost.names(found.model, found.provider, asked))
+        if written:
+            asked = {name: value for name, value in formed.arguments.items() if name in written}
+            left_out = (*left_out, *self._lost.names(found.model, found.provider, asked))
         if not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages):
             left_out = (*left_out, "messages[].content[].thinking")
         if loses_names(found.provider, call.messages):
