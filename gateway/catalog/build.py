@@ -46,6 +46,7 @@ from gateway.config.load import read_settings
 from gateway.config.model_entry import EFFORTS, MODES, WITHOUT_OUTPUT, ModelEntry
 from gateway.config.reader import SettingsError
 from gateway.config.settings import Settings
+from gateway.schema.fields import INPUT_FIELDS
 
 PRICE_MAP_FILE = "model_prices_and_context_window_backup.json"
 
@@ -164,6 +165,11 @@ def _groups(
             )
             continue
         findings.warnings += unstated_region(entry, known, environ)
+        findings.warnings += [
+            f"{entry.where}.litellm_params.{name}: not sent to a model of mode {mode}; it is ignored"
+            for name in entry.params.request_defaults
+            if (name in INPUT_FIELDS) != (mode == "embedding") and (name in INPUT_FIELDS or mode in WITHOUT_OUTPUT)
+        ]
         known = in_its_region(entry, known, environ)
         priced = known or prices_of_size(entry, listed, mode, findings.warnings)
         read = read_prices(entry, priced, at_ms, findings.problems)

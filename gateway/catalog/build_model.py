@@ -35,6 +35,7 @@ from gateway.config.model_entry import CAPABILITY_KEYS, MODES, WITHOUT_OUTPUT, M
 from gateway.config.prices import SEARCH_PRICE_KEYS, TOOL_PRICE_KEYS
 from gateway.config.settings import RateQuota, RouterSettings, Settings
 from gateway.config.values import Secret, shown
+from gateway.schema.fields import INPUT_FIELDS
 
 DEFAULT_QUALITY_PRIOR = 0.5
 _INVOKE_REGION = re.compile(r"bedrock/(?:invoke/[a-z-]+-\d/|[a-z-]+-\d/invoke/)")
@@ -241,6 +242,8 @@ def _request_defaults(entry: ModelEntry, known: Mapping[str, Any], mode: str, pr
     Without `service_tier` OpenAI takes the tier of the project's settings, which are not known here.
     """
     defaults = entry.params.request_defaults
+    if mode != "embedding":
+        defaults = {name: value for name, value in defaults.items() if name not in INPUT_FIELDS}
     if mode != "chat" or "service_tier" in defaults or not prices.tier_names:
         return defaults
     if provider_of(entry, known) != "openai" or not is_openai_address(entry.params.api_base):

@@ -10,7 +10,7 @@ from gateway.config import litellm_keys
 from gateway.config.reader import Section
 from gateway.config.values import shown
 from gateway.errors import InvalidRequest
-from gateway.schema.fields import KNOWN_FIELDS, OWN_FIELDS
+from gateway.schema.fields import INPUT_FIELDS, KNOWN_FIELDS, OWN_FIELDS
 from gateway.schema.reader import left_out, read_default
 
 LIMIT_KEYS = frozenset({"max_tokens", "max_completion_tokens"})
@@ -41,6 +41,10 @@ def read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]:
             defaults[key] = limit
     known = {*litellm_keys.IGNORED["litellm_params"], *litellm_keys.PROTECTIONS["litellm_params"]}
     of_info = {*litellm_keys.IGNORED["model_info"], *litellm_keys.PROTECTIONS["model_info"], *info.read()}
+    for key, kind in INPUT_FIELDS.items():
+        value = section.optional_integer(key, minimum=1) if kind is int else section.text(key)
+        if value is not None:
+            defaults[key] = value
     for key in section.unread():
         if key in known:
             if key in litellm_keys.PRICED_PARAMETERS and litellm_keys.costs_nothing(key, section.entries[key].raw):

@@ -19,7 +19,9 @@ from gateway.errors import UpstreamError
 
 MAX_INPUTS = 2_048
 MAX_DIMENSIONS = 65_536
-_KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user", "session_id"})
+MAX_WORD_CHARACTERS = 64
+_WORDS = ("input_type", "truncate")
+_KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user", "session_id", *_WORDS})
 
 
 def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> tuple[ChatRequest, EmbeddingsDialect]:
@@ -36,11 +38,14 @@ def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> tuple[ChatReques
     dimensions = read(fields, "dimensions", int)
     if dimensions is not None and not 1 <= dimensions <= MAX_DIMENSIONS:
         raise refused("dimensions", f"expected an integer from 1 to {MAX_DIMENSIONS}")
+    for name in _WORDS:
+        if len(read(fields, name, str) or "") > MAX_WORD_CHARACTERS:
+            raise refused(name, f"expected at most {MAX_WORD_CHARACTERS} characters")
     texts, token_ids = _inputs(fields.get("input"))
     read(fields, "user", str)
     inputs: list[Any] = [*texts] or [[*ids] for ids in token_ids]
     params: dict[str, Any] = {"input": inputs, "encoding_format": "float"} | copied(
-        fields, {"dimensions": "dimensions", "user": "user"}
+        fields, {name: name for name in ("dimensions", "user", *_WORDS)}
     )
     chat = ChatRequest(
         model=model,

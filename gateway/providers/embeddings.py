@@ -33,6 +33,11 @@ _TASK = {"input_type": "feature-extraction"}
 """Hugging Face's task that gives vectors; without one LiteLLM looks the model up at the hub."""
 _NEEDED = "dimensions"
 """A parameter that shapes the vectors is not left out."""
+_COHERE = frozenset({"cohere", "cohere_chat"})
+_KNOWN_BY: Mapping[str, frozenset[str]] = {
+    "input_type": _COHERE | {"nvidia_nim", "voyage"}, "truncate": _COHERE | {"nvidia_nim"},
+}  # fmt: skip
+"""Parameters that are not OpenAI's; Amazon has them for Cohere's models."""
 _TRIED: Mapping[str, Any] = {"encoding_format": "float", _NEEDED: 256, "user": "u"}
 
 
@@ -66,7 +71,8 @@ class EmbeddingParams:
         Raises CallRefused for one that shapes the vectors and would not.
         """
         named = embedding_names(found, in_body=in_body)
-        kept = dict(params)
+        behind = "cohere" if found.provider == "bedrock" and "cohere" in found.model else found.provider
+        kept = {name: value for name, value in params.items() if behind in _KNOWN_BY.get(name, (behind,))}
         for name in [name for name in _TRIED if name in params and not self._writes(named.model, named.provider, name)]:
             if name != _NEEDED:
                 del kept[name]

@@ -33,7 +33,7 @@ from gateway.providers.litellm_clients import spoken_as_openai
 from gateway.providers.lost_parameters import LostParameters
 from gateway.providers.parameters import at_responses, in_responses, shaped, takes_functions
 from gateway.providers.responses_route import ResponsesRoute
-from gateway.schema.fields import CHAT_FIELDS, VENDOR_FIELDS
+from gateway.schema.fields import CHAT_FIELDS, INPUT_FIELDS, VENDOR_FIELDS
 
 _MOST_KNOWN = 1024
 _log = logging.getLogger("seqroute.providers")
@@ -149,8 +149,9 @@ class OutgoingCalls:
         """Inputs to embed or to moderate, and the parameters that the provider takes with them."""
         if call.params.keys() == {"input"}:
             return Outgoing(call, found)
-        sent = self._embeddings.sent(found, call.params, in_body=self.target(call, found).in_body)
-        left_out = ("user",) if "user" in call.params.keys() - sent.keys() else ()
+        given = {name: call.defaults[name] for name in INPUT_FIELDS if name in call.defaults} | dict(call.params)
+        sent = self._embeddings.sent(found, given, in_body=self.target(call, found).in_body)
+        left_out = tuple(name for name in ("user", *INPUT_FIELDS) if name in call.params.keys() - sent.keys())
         return Outgoing(structs.replace(call, params=sent), found, left_out=left_out)
 
     def _with_tools(self, call: Call, found: ProviderNames, target: Target) -> Call:

@@ -10,6 +10,7 @@ to providers that know them (`gateway.providers.parameters`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
@@ -179,3 +180,5 @@ VENDOR_FIELDS = frozenset(ChatParams.__struct_fields__) - CHAT_FIELDS
 KNOWN_FIELDS = frozenset(ChatBody.__struct_encode_fields__)
 OWN_FIELDS = KNOWN_FIELDS - CHAT_FIELDS - VENDOR_FIELDS
 """Fields that the gateway reads, and sends in its own form or not at all."""
+INPUT_FIELDS: Mapping[str, type] = {"dimensions": int, "input_type": str, "truncate": str}
+"""Parameters of embeddings alone: the length of the vectors, what the texts are for, where long ones are cut."""

@@ -52,6 +52,7 @@ WRONG: Mapping[str, Mapping[str, Any]] = {
     },
     "embeddings": {
         "model": 5, "input": 5, "encoding_format": "hex", "dimensions": 0, "user": 5, "session_id": 5,
+        "input_type": 5, "truncate": 5,
     },
     "moderations": {"model": 5, "input": 5, "session_id": 5},
 }  # fmt: skip

@@ -140,6 +140,23 @@ def test_free_form_tools_are_for_providers_that_know_them(tmp_path: Path) -> Non
         assert ("custom_tools" in models["a"].capabilities) is knows
 
 
+def test_parameters_of_embeddings_are_defaults_of_embedding_models_alone(tmp_path: Path) -> None:
+    params = "input_type: query, dimensions: 256, temperature: 0.5"
+    info = "{mode: embedding, input_cost_per_token: 1e-6, output_cost_per_token: 0}"
+    text = (
+        f"model_list:\n  - {{model_name: e, litellm_params: {{model: openai/own, {params}}}, model_info: {info}}}\n"
+        f"  - {{model_name: c, litellm_params: {{model: openai/gpt-4o-mini, {params}}}}}\n"
+    )
+    catalog = catalog_of(tmp_path, text)
+    (chat,), (embedding,) = (catalog.models[name].deployments for name in ("c", "e"))
+    assert not {"input_type", "dimensions"} & chat.request_defaults.keys()
+    assert (embedding.request_defaults["input_type"], embedding.request_defaults["dimensions"]) == ("query", 256)
+    said = [warning.partition("model_list")[2] for warning in catalog.warnings if "not sent to a model" in warning]
+    assert [line.partition(":")[0] for line in said] == [
+        "[0].litellm_params.temperature", "[1].litellm_params.dimensions", "[1].litellm_params.input_type",
+    ]  # fmt: skip
+
+
 def test_prices_in_the_file_replace_the_map_s_whole_list(tmp_path: Path) -> None:
     text = "model_list:\n" + entry(
         "anthropic/claude", input_cost_per_token="1e-6", output_cost_per_token="2e-6", max_input_tokens=9,

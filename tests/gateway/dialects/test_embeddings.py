@@ -43,6 +43,8 @@ def test_every_shape_of_input(given: Any, inputs: list[Any]) -> None:
         ({"encoding_format": "hex"}, "encoding_format"),
         ({"dimensions": 0}, "dimensions"),
         ({"dimensions": True}, "dimensions"),
+        ({"input_type": 1}, "input_type"),
+        ({"truncate": "x" * 65}, "truncate"),
         ({"model": None}, "model"),
         ({"model": ""}, "model"),
     ],
@@ -86,4 +88,5 @@ def test_an_answer_without_a_vector_for_each_input_is_none(body: dict[str, Any])
 
 
 def test_what_is_not_passed_on_is_named() -> None:
-    assert request(input_type="query", user="u").dropped == ("input_type",)
+    told = request(mood="query", input_type="query", user="u")
+    assert (told.dropped, told.params["input_type"]) == (("mood",), "query")

@@ -114,6 +114,35 @@ async def test_a_length_of_vectors_that_would_not_be_sent_is_refused(upstream: U
     assert (refused.value.answer().status, refused.value.answer().param) == (400, "dimensions")
 
 
+async def test_what_the_texts_are_for_is_told_to_providers_that_ask_and_else_named(upstream: Upstream) -> None:
+    """NVIDIA's retrievers refuse a call without it; Cohere's model takes every text for a document."""
+    async with CannedProvider(json_answer(OPENAI)) as canned:
+        calls = [
+            outgoing(upstream, canned, model, input_type="query", truncate="END")
+            for model in ("nvidia_nim/nvidia/nv-embedqa-e5-v5", "voyage/voyage-3", "openai/own")
+        ]
+        for call in calls:
+            await upstream.embed(call)
+    assert [(body.get("input_type"), body.get("truncate")) for _, body in canned.received] == [
+        ("query", "END"), ("query", None), (None, None),
+    ]  # fmt: skip
+    assert [call.left_out for call in calls] == [(), ("truncate",), ("input_type", "truncate")]
+    async with CannedProvider(json_answer(COHERE)) as canned:
+        await upstream.embed(outgoing(upstream, canned, "cohere/embed-v4.0", input_type="search_query"))
+    assert [body["input_type"] for _, body in canned.received] == ["search_query"]
+
+
+async def test_an_operator_s_length_and_purpose_of_vectors_are_those_of_requests_without(upstream: Upstream) -> None:
+    async with CannedProvider(json_answer(OPENAI)) as canned:
+        call = Call(
+            "nvidia_nim/m", (), api_base=canned.address, api_key="k", params={"input": ["hi"], "input_type": "query"},
+            is_chat=False, defaults={"input_type": "passage", "dimensions": 3},
+        )  # fmt: skip
+        await upstream.embed(upstream.outgoing(call))
+    ((_, body),) = canned.received
+    assert (body["input_type"], body["dimensions"]) == ("query", 3)
+
+
 async def test_a_person_whom_the_provider_is_not_told_of_is_named_to_the_client(upstream: Upstream) -> None:
     async with CannedProvider(json_answer(OPENAI)) as canned:
         told, untold = (outgoing(upstream, canned, model, user="u") for model in ("openai/m", "voyage/m"))
