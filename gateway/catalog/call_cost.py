@@ -10,9 +10,10 @@ from gateway.catalog.cost import CostBounds
 from gateway.catalog.hosted_tools import NO_TOOLS, HostedCalls, HostedTools, fees_of
 from gateway.catalog.models import Deployment, Model
 from gateway.catalog.prices import Prices
-from gateway.catalog.service_tiers import AUTO, FAST_PARAMETER, PREMIUMS, US, is_priced, tier_named
+from gateway.catalog.service_tiers import AUTO, FAST_PARAMETER, is_priced, tier_named
 from gateway.catalog.tokens import IMAGE
 from gateway.catalog.web_search import SIZES, SearchTerms, search_terms
+from gateway.config.prices import PREMIUMS, US
 
 
 def call_bounds(

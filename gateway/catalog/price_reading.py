@@ -11,16 +11,18 @@ from urllib.parse import urlsplit
 
 from gateway.catalog.addresses import AWS_REGION, provider_of, stated_location
 from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
-from gateway.catalog.service_tiers import FAST, FAST_US, US
 from gateway.catalog.web_search import SIZES
 from gateway.config.model_entry import WITHOUT_OUTPUT, ModelEntry
 from gateway.config.prices import (
     CITATION_PRICE_KEY,
+    FAST,
+    FAST_US,
     MAPS_PRICE_KEY,
     PRICE_KEY,
     SEARCH_PRICE_KEYS,
     TOOL_PRICE_KEYS,
     UNIT_PRICE_KEYS,
+    US,
 )
 from gateway.money import femtousd_from_usd
 

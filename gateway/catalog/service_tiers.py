@@ -9,12 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-TIERS = ("priority", "flex", "balanced", "ultrafast", "batches")
-"""Suffixes of LiteLLM's price keys."""
-US, FAST = "us", "fast"
-FAST_US = f"{FAST}_{US}"
-PREMIUMS = (US, FAST, FAST_US)
-"""Tiers that a provider reports by other fields than `service_tier`, which cannot name them."""
+from gateway.config.prices import FAST, FAST_US, TIERS, US
+
 FAST_PARAMETER = "speed"
 AUTO = "auto"
 """The provider chooses, by the settings of the operator's account there."""

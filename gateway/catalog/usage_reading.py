@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from msgspec import structs
 
-from gateway.catalog.service_tiers import FAST, US
 from gateway.catalog.usage import InnerCall, PartialUsage, ReportedUsage, Usage
 from gateway.catalog.usage_names import (
     CACHED_DETAILS,
@@ -36,6 +35,7 @@ from gateway.catalog.usage_names import (
     WRITTEN_NAMES,
     ReportedCounts,
 )
+from gateway.config.prices import FAST, US
 
 
 def read_usage(reported: Mapping[str, Any] | None) -> ReportedUsage:

@@ -10,6 +10,15 @@ from decimal import Decimal
 from gateway.config import litellm_keys
 from gateway.config.reader import Section
 
+TIERS = ("priority", "flex", "balanced", "ultrafast", "batches")
+"""Suffixes of LiteLLM's price keys."""
+US, FAST = "us", "fast"
+FAST_US = f"{FAST}_{US}"
+PREMIUMS = (US, FAST, FAST_US)
+"""Anthropic's tiers, which LiteLLM's map has as factors.
+
+A provider reports them by other fields than `service_tier`, which cannot name them.
+"""
 MAX_PRICE_USD_PER_TOKEN = Decimal("0.01")
 """10,000 USD per million tokens: a higher price is per million tokens by mistake."""
 PRICE_NAMES = (
@@ -20,12 +29,9 @@ PRICE_NAMES = (
 )  # fmt: skip
 PRICE_KEY = re.compile(
     rf"(?P<name>{'|'.join(PRICE_NAMES)})(?:_above_(?P<above>\d{{1,6}})k_tokens)?"
-    r"(?:_(?P<tier>priority|flex|balanced|ultrafast|batches|us|fast|fast_us))?"
+    rf"(?:_(?P<tier>{'|'.join((*TIERS, *PREMIUMS))}))?"
 )
-"""Prices per token, by LiteLLM's names: above a threshold in thousand tokens, and of a service tier.
-
-The last three are Anthropic's premiums, which LiteLLM's map has as factors.
-"""
+"""Prices per token, by LiteLLM's names: above a threshold in thousand tokens, and of a service tier."""
 SEARCH_PRICE_KEYS = ("search_context_size_low", "search_context_size_medium", "search_context_size_high")
 """Fees of one web search, in LiteLLM's `search_context_cost_per_query`."""
 CITATION_PRICE_KEY = "citation_cost_per_token"

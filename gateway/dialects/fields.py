@@ -86,6 +86,11 @@ def kind_of_item(item: Mapping[str, Any]) -> Any:
     return "message" if kind is None else kind
 
 
+def names_of(schema: type) -> frozenset[str]:
+    """The names of a schema's fields."""
+    return frozenset(schema.__annotations__)
+
+
 def unknown(fields: Mapping[str, Any], known: frozenset[str], where: str) -> set[str]:
     """Paths of the fields that are neither known nor null."""
     if fields.keys() <= known:  # almost always

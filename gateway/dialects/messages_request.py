@@ -16,11 +16,11 @@ from typing import Any
 import orjson
 
 from gateway.catalog.hosted_tools import kind_of
-from gateway.dialects.fields import copied, need, refused, unknown, within
+from gateway.dialects.fields import copied, names_of, need, refused, unknown, within
 from gateway.dialects.forwarded import ForwardedRequest, HostedTool
 from gateway.dialects.messages_content import conversation, marked, marked_last, shown_kind, unbilled
 from gateway.dialects.messages_forwarded import forwarded_request
-from gateway.dialects.messages_schema import CountedBody, MessagesBody
+from gateway.dialects.messages_schema import CountedBody, MessagesBody, OfferedMessagesTool
 from gateway.dialects.messages_unsent import unsent_inside
 from gateway.dialects.session_names import SESSION_FIELDS, session_hint
 from gateway.errors import InvalidRequest
@@ -37,7 +37,7 @@ _KNOWN = frozenset(_PLAIN) | frozenset(SESSION_FIELDS) | frozenset(_SERVED) | {
     "cache_control",
 }  # fmt: skip
 _OWN_TOOL = (None, "custom")
-_TOOL_FIELDS = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
+_TOOL_FIELDS = names_of(OfferedMessagesTool)
 _LEGACY_SESSION = "_session_"
 # LiteLLM's and Anthropic's mapping from a thinking budget to an effort.
 _EFFORTS = ((2_048, "low"), (8_192, "medium"))

@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway.dialects.fields import unknown
+from gateway.dialects.fields import names_of, unknown
+from gateway.dialects.messages_schema import (
+    MessagesMetadata,
+    MessagesThinking,
+    MessagesToolChoice,
+    OutputConfig,
+    OutputFormat,
+)
 from gateway.dialects.session_names import SESSION_METADATA
 
 _TOP: Mapping[str, frozenset[str]] = {
-    "output_config": frozenset({"effort", "format"}), "thinking": frozenset({"type", "budget_tokens"}),
-    "metadata": frozenset({"user_id", *SESSION_METADATA}), "output_format": frozenset({"type", "schema"}),
-    "tool_choice": frozenset({"type", "name", "disable_parallel_tool_use"}),
+    "output_config": names_of(OutputConfig), "output_format": names_of(OutputFormat),
+    "thinking": names_of(MessagesThinking) - {"display"}, "tool_choice": names_of(MessagesToolChoice),
+    "metadata": names_of(MessagesMetadata) | frozenset(SESSION_METADATA),
 }  # fmt: skip
 _MESSAGE = frozenset({"role", "content"})
 _MARK = frozenset({"type", "ttl"})

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway.dialects.fields import kind_of_item, unknown
+from gateway.dialects.fields import kind_of_item, names_of, unknown
+from gateway.dialects.responses_schema import (
+    OfferedResponsesTool,
+    ResponsesReasoning,
+    ResponsesStreamOptions,
+    ResponsesToolChoice,
+    TextConfig,
+    TextFormat,
+)
 from gateway.dialects.responses_tools import CALLED
 from gateway.dialects.session_names import SESSION_FIELDS
 
@@ -17,12 +25,11 @@ _ELSEWHERE = frozenset(SESSION_FIELDS) | {
     "input", "include", "store", "stream_options", "client_metadata", "background", "prompt",
 }  # fmt: skip
 _TOP: Mapping[str, frozenset[str]] = {
-    "reasoning": frozenset({"effort", "summary", "generate_summary"}), "text": frozenset({"format", "verbosity"}),
-    "stream_options": frozenset({"include_obfuscation", "include_usage"}),
-    "tool_choice": frozenset({"type", "name", "namespace", "mode", "tools"}),
+    "reasoning": names_of(ResponsesReasoning), "text": names_of(TextConfig),
+    "stream_options": names_of(ResponsesStreamOptions), "tool_choice": names_of(ResponsesToolChoice),
 }  # fmt: skip
-_FORMAT = frozenset({"type", "name", "description", "schema", "strict"})
-_TOOL = frozenset({"type", "name", "description", "parameters", "strict", "format"})
+_FORMAT = names_of(TextFormat)
+_TOOL = names_of(OfferedResponsesTool) - {"tools"}
 _NAMESPACE = frozenset({"type", "name", "tools"})
 _HANDED_OUT = frozenset({"type", "id", "status", "object", "created_by"})
 _CALL = _HANDED_OUT | {"call_id", "name", "namespace", "arguments"}

@@ -96,11 +96,6 @@ class Ledger:
         """Number of settles and releases that wait for the database."""
         return len(self._unresolved)
 
-    @property
-    def undoing(self) -> int:
-        """Number of reservations being released because their caller left."""
-        return len(self._undoing)
-
     async def start(self) -> None:
         """Start the backend; call once, before the first operation."""
         await self._backend.start()

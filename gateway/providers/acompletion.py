@@ -270,7 +270,9 @@ class LitellmCall:
             if answer is not None and not answer.begun and self.is_native(exchange):
                 exchange.reports = None
                 return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
-            source = LitellmSource(response, self._call.idle_timeout_s, deadline, self.fault, exchange)
+            source = LitellmSource(
+                response, self._call.idle_timeout_s, deadline, self.fault, exchange, self._lane.recorded
+            )
             await source.open()
             answer = exchange.answer
             shows_form = exchange.shows_form or native_dialect(exchange.path) is not None
@@ -279,7 +281,7 @@ class LitellmCall:
                 if self.is_native(exchange):
                     exchange.reports = None
                     return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
-            return _RecordedSource(source, self._lane, exchange)
+            return source
 
     async def _answer(self) -> Any:
         return await self._function(**await self._lane.with_key(self._call, self._arguments))
@@ -329,19 +331,3 @@ async def _begin(answer: RecordedStream, exchange: Exchange, idle_timeout_s: flo
         with suppress(ValueError):
             begun = payloads_of(head)
     exchange.openai_instead = any(map(speaks_openai, begun))
-
-
-class _RecordedSource:
-    """Reads chunks within the recorded context: LiteLLM's code may make further requests."""
-
-    def __init__(self, inner: ChunkSource, lane: LitellmClient, exchange: Exchange) -> None:
-        self._inner = inner
-        self._lane = lane
-        self._exchange = exchange
-
-    async def next_chunk(self) -> dict[str, Any] | None:
-        with self._lane.recorded(self._exchange):
-            return await self._inner.next_chunk()
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import httpx
 import orjson
 
 from gateway.dialects.amazon_frames import Frame, exception_in, take_frames
 from gateway.dialects.sse import event_frame
-from gateway.providers.exchange import AnswerBody
+from gateway.providers.exchange import Pieces
 from gateway.unchecked import at
 
 _FRAMES = "application/vnd.amazon.eventstream"
@@ -21,32 +21,21 @@ def is_framed(content_type: str) -> bool:
     return content_type.startswith(_FRAMES)
 
 
-class UnframedEvents:
-    """A body whose frames hold the model's events; an exception's frame is an `error` event."""
-
-    def __init__(self, inner: AnswerBody) -> None:
-        self._inner = inner
-        self.begun = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self.begun = True
-        held = bytearray()
-        async for piece in self._inner:
-            held += piece
-            made, broken = bytearray(), False
-            try:
-                for frame in take_frames(held):
-                    made += _event(frame)
-            except ValueError:
-                broken = True
-            if made:
-                yield bytes(made)
-            if broken:
-                raise httpx.DecodingError("a frame of the stream cannot be read")
-
-    async def aclose(self) -> None:
-        """Release the connection."""
-        await self._inner.aclose()
+async def unframed(inner: Pieces) -> AsyncGenerator[bytes]:
+    """The model's events in a body of frames; an exception's frame is an `error` event."""
+    held = bytearray()
+    async for piece in inner:
+        held += piece
+        made, broken = bytearray(), False
+        try:
+            for frame in take_frames(held):
+                made += _event(frame)
+        except ValueError:
+            broken = True
+        if made:
+            yield bytes(made)
+        if broken:
+            raise httpx.DecodingError("a frame of the stream cannot be read")
 
 
 def _event(frame: Frame) -> bytes:

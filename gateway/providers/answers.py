@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 import httpx
@@ -208,13 +208,21 @@ class LitellmSource:
     """
 
     def __init__(
-        self, wrapper: Any, idle_timeout_s: float, deadline: float, fault: FaultOf, exchange: Exchange
+        self,
+        wrapper: Any,
+        idle_timeout_s: float,
+        deadline: float,
+        fault: FaultOf,
+        exchange: Exchange,
+        recorded: Callable[[Exchange], AbstractContextManager[None]],
     ) -> None:
+        """`recorded`: the context of a call; LiteLLM's code may make further requests."""
         self._wrapper = wrapper
         self._idle_timeout_s = idle_timeout_s
         self._deadline = deadline
         self._fault = fault
         self._exchange = exchange
+        self._recorded = recorded
         self._tap: _Tap | None = None
         self._chunks = aiter(wrapper)
         self._joiner = SurrogateJoiner()
@@ -225,7 +233,8 @@ class LitellmSource:
         loop = asyncio.get_running_loop()
         try:
             async with Patience(min(loop.time() + self._idle_timeout_s, self._deadline)):
-                chunk = await anext(self._chunks)
+                with self._recorded(self._exchange):
+                    chunk = await anext(self._chunks)
         except StopAsyncIteration as ended:
             if not self._really_finished():
                 fault = self._fault(self._exchange, ended)

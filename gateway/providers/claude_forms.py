@@ -17,11 +17,11 @@ from gateway.catalog.efforts import SCALE, nearest
 from gateway.dialects.claude_history import claude_messages, lacks_thinking
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.errors import InvalidRequest
+from gateway.providers.accepted_parameters import EFFORT
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.errors import CallRefused
 from gateway.providers.litellm_clients import key_for
 
-_EFFORT = "reasoning_effort"
 _EFFORT_FIELD = "output_config.effort"
 _SAMPLING = ("temperature", "top_p", "top_k")
 _USUAL_EFFORT = "high"
@@ -29,7 +29,7 @@ _USUAL_EFFORT = "high"
 _OWN_DEFAULTS = ("service_tier", *_SAMPLING, "thinking")
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     **{name: (name,) for name in (*_OWN_DEFAULTS, "tool_choice")},
-    "stop": ("stop_sequences",), _EFFORT: ("thinking", _EFFORT_FIELD), "user": ("metadata",),
+    "stop": ("stop_sequences",), EFFORT: ("thinking", _EFFORT_FIELD), "user": ("metadata",),
 }  # fmt: skip
 """The fields of a Messages body that are chat's parameters, which an operator blocks."""
 _WITHOUT_THINKING = _BEFORE_INTERLEAVING = "claude-3"
@@ -99,7 +99,7 @@ def claude_forms(litellm: Any, model: str) -> ClaudeForms:
 
     by_effort = {}
     for effort in SCALE[1:]:
-        asked = mapped(**{_EFFORT: effort})
+        asked = mapped(**{EFFORT: effort})
         by_effort[effort] = {name: asked[name] for name in ("thinking", "output_config") if name in asked}
     kind = (by_effort[_USUAL_EFFORT].get("thinking") or {}).get("type")
     if kind is None and _WITHOUT_THINKING not in model:  # newer than LiteLLM
@@ -187,10 +187,10 @@ def _fitted(call: Call, forwarded: ForwardedRequest, forms: ClaudeForms) -> tupl
     for name in _OWN_DEFAULTS:
         if name in allowed:
             body.setdefault(name, allowed[name])
-    effort = allowed.get(_EFFORT)
+    effort = allowed.get(EFFORT)
     if isinstance(effort, str) and "thinking" not in forwarded.body and not _effort_of(body):
         _ask(body, forms.by_effort.get(effort, {}))
-    refused = _fit_thinking(body, forms, str(call.params.get(_EFFORT) or _USUAL_EFFORT))
+    refused = _fit_thinking(body, forms, str(call.params.get(EFFORT) or _USUAL_EFFORT))
     if not forms.samples:
         refused += [name for name in _SAMPLING if body.get(name) != 1 and _remove(body, name)]
     refused = [name for name in refused if name.partition(".")[0] in forwarded.body]  # not the operator's

@@ -40,7 +40,7 @@ _log = logging.getLogger("seqroute.providers")
 
 TOKEN_WAIT_S = 20.0
 """How long a turn waits for a token of Google's; others get one in less than a second."""
-_BETA = "anthropic-beta"
+BETA = "anthropic-beta"
 _CLAUDE = re.compile(r"claude-[a-z0-9.@-]+")
 _VERSION = re.compile(r"-v\d+$|-default$")
 _MARKED_BY_CLIENTS = frozenset({"bedrock", "vertex_ai"})
@@ -121,7 +121,7 @@ class ClaudeHosts:
             messages=changed.pop("messages"),
             anthropic_messages_optional_request_params=changed,
             litellm_params=self._params(),
-            headers={_BETA: ",".join(forwarded.betas)},
+            headers={BETA: ",".join(forwarded.betas)},
         )
         for name in {"model", "max_tokens"} - body.keys():
             sent.pop(name, None)
@@ -132,7 +132,7 @@ class ClaudeHosts:
         if host == "bedrock" and interleaves and asked:  # which LiteLLM leaves out for every model
             sent["anthropic_beta"] = sorted({*(sent.get("anthropic_beta") or ()), *asked})
             kept += asked
-        names = [*_changes(body, sent, ""), *([_BETA] if len(kept) < len(forwarded.betas) else ())]
+        names = [*_changes(body, sent, ""), *([BETA] if len(kept) < len(forwarded.betas) else ())]
         names = [name for name in names if name not in _BECOME_BETAS]
         return replace(forwarded, body=sent, betas=tuple(kept)), tuple(dict.fromkeys(names))
 
@@ -231,23 +231,23 @@ class ClaudeHosts:
 
     def _with_betas(self, host: ClaudeHost, made: Mapping[str, Any], stated: Iterable[str]) -> dict[str, Any]:
         """The headers with the betas that the host knows, and the operator's."""
-        asked = [beta for beta in str(made.get(_BETA) or "").split(",") if beta]
+        asked = [beta for beta in str(made.get(BETA) or "").split(",") if beta]
         betas = dict.fromkeys([*stated, *self._kept_betas(asked, host)])
-        others = {name: value for name, value in made.items() if name != _BETA}
-        return others | ({_BETA: ",".join(betas)} if betas else {})
+        others = {name: value for name, value in made.items() if name != BETA}
+        return others | ({BETA: ",".join(betas)} if betas else {})
 
 
 def _split(headers: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """The operator's betas, and the other headers."""
     lowered = {name.lower(): value for name, value in headers.items()}
-    stated = lowered.pop(_BETA, "")
+    stated = lowered.pop(BETA, "")
     return [beta.strip() for beta in stated.split(",") if beta.strip()], lowered
 
 
 def _with_client_s(headers: Mapping[str, str], call: Call) -> dict[str, str]:
     """The headers with the client's betas."""
     betas = () if call.forwarded is None else call.forwarded.betas
-    return {**headers, **({_BETA: ",".join(betas)} if betas else {})}
+    return {**headers, **({BETA: ",".join(betas)} if betas else {})}
 
 
 def _moved(body: Mapping[str, Any], *, marked: bool) -> dict[str, Any]:

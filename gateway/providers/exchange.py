@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -36,10 +36,8 @@ USER_AGENT = "seqroute"
 KEY_HEADERS = frozenset({"api-key", "authorization", "x-api-key"})
 
 
-class AnswerBody(Protocol):
-    """A response body; iterating raises httpx.HTTPError when the connection breaks."""
-
-    begun: bool
+class Pieces(Protocol):
+    """The pieces of a response; iterating raises httpx.HTTPError when the connection breaks."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
@@ -47,19 +45,10 @@ class AnswerBody(Protocol):
         """Release the connection."""
 
 
-class ReadBody:
-    """A body that was read, in one piece."""
+class AnswerBody(Pieces, Protocol):
+    """A response body; `begun`: its reading has."""
 
-    begun = True
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._body
-
-    async def aclose(self) -> None:
-        """Do nothing: nothing is left to release."""
+    begun: bool
 
 
 class Exchange(Struct):
@@ -161,6 +150,11 @@ class Exchange(Struct):
 
 EXCHANGE: ContextVar[Exchange | None] = ContextVar("seqroute_exchange", default=None)
 """The exchange of the call that this task is making."""
+
+
+async def in_one_piece(body: bytes) -> AsyncGenerator[bytes]:
+    """A body that was read."""
+    yield body
 
 
 class AnswerTooLarge(httpx.ReadError):

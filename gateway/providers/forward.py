@@ -24,11 +24,11 @@ from gateway.dialects.repair import StreamRepair, repair_whole
 from gateway.dialects.sse import Event
 from gateway.dialects.usage_report import take_usage
 from gateway.dialects.wire_usage import WireUsage
-from gateway.providers.amazon_stream import UnframedEvents, is_framed
+from gateway.providers.amazon_stream import is_framed, unframed
 from gateway.providers.answers import ChunkSource
 from gateway.providers.call import Call, PreparedCall, ProviderNames
 from gateway.providers.claude_forms import anthropic_key
-from gateway.providers.claude_hosts import ClaudeHosts
+from gateway.providers.claude_hosts import BETA, ClaudeHosts
 from gateway.providers.direct import request_headers
 from gateway.providers.errors import (
     BrokenFault,
@@ -37,7 +37,7 @@ from gateway.providers.errors import (
     FailedFault,
     UpstreamFault,
 )
-from gateway.providers.exchange import AnswerBody, Exchange, ReadBody
+from gateway.providers.exchange import Exchange, Pieces, in_one_piece
 from gateway.providers.exchange_faults import exchange_fault
 from gateway.providers.inband import fault_in
 from gateway.providers.litellm_clients import OPENAI_ADDRESS, key_for
@@ -48,7 +48,6 @@ from gateway.providers.wire_source import WORDS, EventSource
 
 ANTHROPIC_ADDRESS = "https://api.anthropic.com"
 ANTHROPIC_VERSION = "2023-06-01"
-_BETA = "anthropic-beta"
 _NO_ROUTE = (404, 405, 501)
 """Statuses of servers without the dialect's route; a model that is not found has a code of its own."""
 
@@ -92,9 +91,9 @@ class ForwardedCall(PreparedCall):
             exchange.streaming = streaming
             self._check(exchange)
         # A body that was read holds events under a wrong label.
-        answer: AnswerBody = ReadBody(bytes(exchange.body)) if unlikely else sent
+        answer: Pieces = in_one_piece(bytes(exchange.body)) if unlikely else sent
         if is_framed(exchange.headers.get("content-type", "")):
-            answer = UnframedEvents(answer)
+            answer = unframed(answer)
         return ForwardedSource(answer, exchange, self._forwarded, self._call.idle_timeout_s, deadline)
 
     async def _sent(self, exchange: Exchange) -> PoolAnswer:
@@ -181,7 +180,7 @@ class ForwardedSource(EventSource):
 
     def __init__(
         self,
-        answer: AnswerBody,
+        answer: Pieces,
         exchange: Exchange,
         forwarded: ForwardedRequest,
         idle_timeout_s: float,
@@ -279,7 +278,7 @@ def _addressed(call: Call, found: ProviderNames) -> tuple[URL, Any]:
     path = "" if base.endswith("/messages") else "/messages" if base.endswith("/v1") else "/v1/messages"
     key = anthropic_key(call, found)
     stated = {name.lower(): value for name, value in call.extra_headers.items()}
-    betas = [*filter(None, [stated.pop(_BETA, "")]), *forwarded.betas]
+    betas = [*filter(None, [stated.pop(BETA, "")]), *forwarded.betas]
     made = {"x-api-key": key, "anthropic-version": ANTHROPIC_VERSION, **stated}
-    made |= {_BETA: ",".join(dict.fromkeys(betas))} if betas else {}
+    made |= {BETA: ",".join(dict.fromkeys(betas))} if betas else {}
     return URL(base + path), request_headers(made, None)

@@ -15,15 +15,13 @@ from gateway.providers import meanings
 from gateway.providers.errors import BrokenMidAnswer, FailedFault, TimeoutFault, UpstreamFault, fault_from_status
 from gateway.providers.exchange import AnswerTooLarge, EncodingUnread, Exchange
 from gateway.providers.exchange_faults import retry_after_s, wire_fault
-from gateway.providers.reported_error import ReportedError, report_of
+from gateway.providers.reported_error import WORDS, ReportedError, report_of
 
 # MiniMax always answers with 200 and its own number.
 _MINIMAX = {
     1002: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 1039: 429, 1041: 429, 2013: 400, 2049: 401, 2056: 429,
 }  # fmt: skip
 _MINIMAX_FILTERED = (1026, 1027)
-_WORDS = ("message", "msg", "detail", "error_message", "errorMessage", "error_msg", "Message", "faultstring")
-"""Fields with an error's message."""
 _NAMES = ("code", "type", "status", "status_code", "statusCode", "http_code", "name", "Code", "__type")
 """Fields with an error's number or name."""
 _PLACES = frozenset({"error", "Error", "fault", "errors", "type"})
@@ -90,7 +88,7 @@ def _errors(payload: Mapping[str, Any], named_error: bool, alone: bool) -> Itera
     yield from _of_choices(payload)
     if named_error or payload.get("object") == "error" or payload.get("type") == "error":
         yield payload
-    says = "choices" not in payload and any(isinstance(payload.get(name), str) and payload[name] for name in _WORDS)
+    says = "choices" not in payload and any(isinstance(payload.get(name), str) and payload[name] for name in WORDS)
     if says and (payload.get("code") not in _FINE or (alone and payload.keys().isdisjoint(_ANSWERS))):
         yield payload
     if alone and not payload.get("choices"):
@@ -109,7 +107,7 @@ def _within(payload: Mapping[str, Any]) -> Iterator[object]:
     for inner in payload.values():
         if isinstance(inner, Mapping):
             yield inner.get("Error") or inner.get("error")
-            if any(isinstance(inner.get(name), str) for name in _WORDS) and inner.get("code", "?") not in _FINE:
+            if any(isinstance(inner.get(name), str) for name in WORDS) and inner.get("code", "?") not in _FINE:
                 yield inner
 
 
@@ -127,7 +125,7 @@ def _meaning(error: object) -> meanings.Meaning:
     if not isinstance(error, Mapping):
         return meanings.of_words(str(error)) or (502, "")
     values = [error.get(name) for name in _NAMES]
-    words = next((error[name] for name in _WORDS if isinstance(error.get(name), str)), "")
+    words = next((error[name] for name in WORDS if isinstance(error.get(name), str)), "")
     known = next((found for value in values if isinstance(value, str) and (found := meanings.of_name(value))), None)
     status = next((number for value in values if 400 <= (number := _number(value)) < 600), 0)
     # A generic type such as "BadRequestError" is less specific than a message about the length.

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from gateway.providers.accepted_parameters import EFFORT
+
 _PROBED = (
     "response_format", "tool_choice", "parallel_tool_calls", "frequency_penalty", "presence_penalty", "temperature",
     "top_p", "stop", "seed", "thinking", "logprobs", "top_logprobs",
@@ -27,7 +29,6 @@ _TOOLS = [
 """Two, because Gemini's form has no `parallel_tool_calls`, and LiteLLM leaves it out only beside several tools."""
 _ANY: Mapping[str, Any] = {"top_p": 0.5, "stop": ["x"], "seed": 1, "top_logprobs": 1, "tools": _TOOLS}
 """Parameters that are lost whatever their value is, with the value that is tried for all."""
-_EFFORT = "reasoning_effort"
 _EXCLUDED_BY_EFFORT = frozenset({"openai", "azure"})
 """Providers whose reasoning models (gpt-5.1 and later) take no sampling beside an effort."""
 _INTERNAL = frozenset({"json_mode"})
@@ -48,7 +49,7 @@ class LostParameters:
     def of(self, model: str, provider: str, arguments: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
         """The parameters among `names` that the provider is not sent."""
         wanted = [name for name in names if name in arguments and arguments[name] not in _NEUTRAL.get(name, ())]
-        effort = arguments.get(_EFFORT) if provider in _EXCLUDED_BY_EFFORT else None
+        effort = arguments.get(EFFORT) if provider in _EXCLUDED_BY_EFFORT else None
         return tuple(name for name in wanted if self._is_lost(model, provider, name, arguments[name], effort))
 
     def _is_lost(self, model: str, provider: str, name: str, value: Any, effort: str | None) -> bool:
@@ -62,8 +63,8 @@ class LostParameters:
 
     def _probe(self, model: str, provider: str, name: str, value: bytes, effort: str | None) -> bool:
         beside: dict[str, Any] = {"tools": _TOOLS} if name in _OF_TOOLS else {}
-        if effort is not None and name != _EFFORT:
-            beside[_EFFORT] = effort
+        if effort is not None and name != EFFORT:
+            beside[EFFORT] = effort
         given = {**beside, name: orjson.loads(value)}
         try:
             without, made = (self._mapped(model, provider, params) for params in (beside, given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import orjson
@@ -9,7 +10,7 @@ from msgspec import Struct, structs
 
 from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, beside_words, with_facts
 from gateway.catalog.usage_reading import read_usage
-from gateway.dialects.assembly import Assembly
+from gateway.dialects.assembly import Assembly, chunks_of
 from gateway.dialects.documents import document_payloads, form_of, is_chunk
 from gateway.dialects.loose_json import strict_value
 from gateway.dialects.native_forms import native_dialect
@@ -26,7 +27,7 @@ from gateway.dialects.usage_report import (
 )
 from gateway.providers.answers import UpstreamStream, finish_schema_answers
 from gateway.providers.errors import BrokenFault
-from gateway.providers.exchange import Exchange, ReadBody
+from gateway.providers.exchange import Exchange, in_one_piece
 from gateway.providers.inband import fault_in
 from gateway.providers.wire_source import WireSource
 
@@ -128,7 +129,7 @@ def moderation_reply(exchange: Exchange) -> Reply:
 
 async def _assembled(exchange: Exchange) -> Reply:
     """The response of a provider that streamed although a complete response was requested."""
-    source = WireSource(ReadBody(bytes(exchange.body)), exchange, idle_timeout_s=_NO_WAIT_S, deadline=float("inf"))
+    source = WireSource(in_one_piece(bytes(exchange.body)), exchange, idle_timeout_s=_NO_WAIT_S, deadline=float("inf"))
     stream = UpstreamStream(source, exchange)
     assembly = Assembly()
     async for chunk in stream:
@@ -161,33 +162,19 @@ _NO_WAIT_S = 60.0
 
 
 class WholeSource:
-    """A complete response as a `ChunkSource`: one chunk per choice, then the reported usage."""
+    """A complete response as a `ChunkSource`: its choices, then the reported usage."""
 
     def __init__(self, reply: Reply) -> None:
-        usage = reply.body.get("usage")
-        self._chunks: list[dict[str, Any]] = [
-            _chunk(reply.body, [_as_delta(index, choice)])
-            for index, choice in enumerate(reply.body.get("choices") or ())
-        ]
+        body = dict(reply.body)
+        usage = body.pop("usage", None)
+        self._chunks = deque(chunks_of(body))
         if usage:
-            self._chunks.append(_chunk(reply.body, []) | {"usage": usage})
+            self._chunks.append({**self._chunks[-1], "choices": [], "usage": usage})
 
     async def next_chunk(self) -> dict[str, Any] | None:
         """The next chunk, or None at the end."""
-        return self._chunks.pop(0) if self._chunks else None
+        return self._chunks.popleft() if self._chunks else None
 
     async def aclose(self) -> None:
         """Drop the remaining chunks."""
         self._chunks.clear()
-
-
-def _chunk(body: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any]:
-    known: dict[str, Any] = {name: body[name] for name in ("id", "created", "model") if name in body}
-    return {**known, "object": "chat.completion.chunk", "choices": choices}
-
-
-def _as_delta(index: int, choice: dict[str, Any]) -> dict[str, Any]:
-    delta = dict(choice.get("message") or {})
-    if delta.get("tool_calls"):
-        delta["tool_calls"] = [{**call, "index": place} for place, call in enumerate(delta["tool_calls"])]
-    return {"index": choice.get("index", index), "delta": delta, "finish_reason": choice.get("finish_reason")}

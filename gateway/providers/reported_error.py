@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from gateway.providers import meanings
+from gateway.unchecked import objects_in
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_.\[\]-]{0,63}")
 _KEY_LIKE = re.compile(r"^(sk|pk|key|gsk|xai|AKIA|AIza|ya29)[-_.A-Za-z0-9]*\d", re.IGNORECASE)
@@ -20,6 +21,8 @@ _NUMBERED = re.compile(r"[1-9]\d{2,5}")
 _VAGUE = (400, 404, 413, 422, 500)
 """Statuses of names that only say that something is wrong: "BadRequestError", "server_error"."""
 
+WORDS = ("message", "msg", "detail", "error_message", "errorMessage", "error_msg", "Message", "faultstring")
+"""Fields with an error's message."""
 OVERLOADED = 503
 
 _FORBIDDEN = (meanings.FILTER, meanings.MODEL)
@@ -75,8 +78,6 @@ _DURATION = r"(?:\d+(?:\.\d+)? ?(?:milliseconds?|ms|minutes?|min|m|hours?|h|seco
 _WAIT = re.compile(rf"\b(?:try again|retry)\b[a-z ]{{0,20}} (?:in|after) ({_DURATION})", re.IGNORECASE)
 _STEP = re.compile(r"(\d+(?:\.\d+)?) ?(milli|ms|m|h|s)", re.IGNORECASE)
 _UNITS_S = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_COUNTS = (("n_ctx", "n_prompt_tokens"),)
-"""llama.cpp's own fields: what the model reads, what the prompt came to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +169,8 @@ def duration_s(text: str) -> float:
 def _wait_s(objects: Iterable[Mapping[str, Any]], text: str) -> float | None:
     """What Google states in a RetryInfo, else what the words say."""
     for error in objects:
-        details = error.get("details")
-        for detail in details if isinstance(details, list) else ():
-            delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        for detail in objects_in(error.get("details")):
+            delay = detail.get("retryDelay")
             if isinstance(delay, str) and re.fullmatch(_DURATION, delay[:64]) is not None:
                 return duration_s(delay[:64])
     said = _WAIT.search(text)
@@ -197,8 +197,7 @@ def _known(names: list[object], text: str) -> str:
 def _names(error: Mapping[str, Any]) -> Iterator[object]:
     """What an error calls itself: its own names, and Google's reasons."""
     yield from (error.get(name) for name in ("code", "type", "status", "Code"))
-    details = error.get("details")
-    yield from (each.get("reason") for each in (details if isinstance(details, list) else ()) if isinstance(each, dict))
+    yield from (each.get("reason") for each in objects_in(error.get("details")))
 
 
 def _means(names: Iterable[object], sentences: Iterable[str]) -> int:
@@ -214,7 +213,7 @@ def _means(names: Iterable[object], sentences: Iterable[str]) -> int:
 
 
 def _sentences(error: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("message", "msg", "detail", "error_message", "errorMessage", "error_msg", "Message", "faultstring"):
+    for name in WORDS:
         value = error.get(name)
         if isinstance(value, str) and value:
             yield value
@@ -223,8 +222,7 @@ def _sentences(error: Mapping[str, Any]) -> Iterator[str]:
             yield from _sentences(value)
             return
         if isinstance(value, list):
-            said = [_of_a_field(each) for each in value if isinstance(each, dict)]
-            yield "; ".join(filter(None, said))
+            yield "; ".join(filter(None, map(_of_a_field, objects_in(value))))
             return
 
 
@@ -291,10 +289,9 @@ def _code(value: object) -> str:
 def _numbers(objects: list[Mapping[str, Any]], text: str) -> tuple[int | None, int | None]:
     """The context limit and the size of the request, in tokens, from an error message."""
     for error in objects:
-        for limit_name, asked_name in _COUNTS:
-            limit, asked = error.get(limit_name), error.get(asked_name)
-            if type(limit) is int and type(asked) is int:
-                return limit, asked
+        limit, asked = error.get("n_ctx"), error.get("n_prompt_tokens")  # llama.cpp's
+        if type(limit) is int and type(asked) is int:
+            return limit, asked
     limit, asked = _first(_LIMIT, text), _first(_ASKED, text)
     if (both := _SUM.search(text)) is not None:
         asked = sum(int(number.replace(",", "")) for number in both.groups())

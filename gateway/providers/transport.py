@@ -117,9 +117,7 @@ def _session(connector: aiohttp.TCPConnector, connect_timeout_s: float) -> aioht
     )
 
 
-async def send(
-    connections: Connections, request: DirectRequest, exchange: Exchange, max_bytes: int = MAX_ANSWER_BYTES
-) -> PoolAnswer:
+async def send(connections: Connections, request: DirectRequest, exchange: Exchange) -> PoolAnswer:
     """Send and wait for the response head, recording in `exchange`. Raises httpx.HTTPError."""
     exchange.attempts += 1
     exchange.path, exchange.host = request.url.path, request.url.authority.rpartition("@")[2].encode("ascii", "replace")
@@ -151,7 +149,7 @@ async def send(
         exchange.failure = EncodingUnread
         response.close()
         raise EncodingUnread(str(error)) from None
-    answer = PoolAnswer(response, exchange, max_bytes, decoder)
+    answer = PoolAnswer(response, exchange, decoder)
     exchange.answer = answer
     return answer
 
@@ -163,13 +161,11 @@ async def _posted(session: aiohttp.ClientSession, request: DirectRequest) -> aio
 class PoolAnswer:
     """A response body in pieces; the exchange keeps a copy (only the tail of a stream)."""
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, exchange: Exchange, max_bytes: int, decoder: Decoder | None
-    ) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, exchange: Exchange, decoder: Decoder | None) -> None:
         self.begun = False
         self._response = response
         self._exchange = exchange
-        self._left = max_bytes
+        self._left = MAX_ANSWER_BYTES
         self._decoder = decoder
 
     def __aiter__(self) -> PoolAnswer:

@@ -16,7 +16,7 @@ class Patience:
     So an expired limit is postponed for a moment in which the loop reads.
     """
 
-    def __init__(self, until: float | None) -> None:
+    def __init__(self, until: float) -> None:
         self._until = until
         self._limit = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
@@ -28,9 +28,9 @@ class Patience:
     async def __aenter__(self) -> Patience:
         await self._limit.__aenter__()
         loop = asyncio.get_running_loop()
-        if self._until is not None and self._until <= loop.time():
+        if self._until <= loop.time():
             self._limit.reschedule(self._until)  # no grace period: only data that is ready is read
-        elif self._until is not None:
+        else:
             self._timer = loop.call_at(self._until, self._last_look)
         return self
 

@@ -30,7 +30,7 @@ from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.usage_report import has_usage, take_usage
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
-from gateway.providers.exchange import AnswerBody, Exchange
+from gateway.providers.exchange import Exchange, Pieces
 from gateway.providers.inband import broken_off, fault_in
 from gateway.providers.waiting import Patience
 
@@ -44,7 +44,7 @@ WORDS = re.compile(rb"[\s\[<|/]*[A-Za-z][\w .:-]{0,99}[\s\]>|/]*")
 class EventSource(ABC):
     """Reads the events of a response, or what it has in their place."""
 
-    def __init__(self, answer: AnswerBody, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
+    def __init__(self, answer: Pieces, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
         self._pieces = aiter(answer)
         self._answer = answer
         self._exchange = exchange
@@ -105,7 +105,7 @@ class EventSource(ABC):
 class WireSource(EventSource):
     """Reads chunks as dicts; raises errors inside the response as faults."""
 
-    def __init__(self, answer: AnswerBody, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
+    def __init__(self, answer: Pieces, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
         super().__init__(answer, exchange, idle_timeout_s, deadline)
         self._events: deque[Event] = deque()
         self._chunks: deque[dict[str, Any]] = deque()

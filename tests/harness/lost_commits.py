@@ -67,7 +67,7 @@ async def ambiguous_commits(url: str, *, seed: int, wanted: int, at_once: int = 
         await asyncio.gather(*(turns(random.Random(draw.random())) for _ in range(at_once)))
         proxy.heal()
         async with asyncio.timeout(60):
-            while bench.ledger.unresolved or bench.ledger.undoing:  # noqa: ASYNC110 - the ledger's own repeating
+            while bench.ledger.unresolved or bench.ledger._undoing:  # noqa: ASYNC110 - the ledger's own repeating
                 await asyncio.sleep(0.05)
         await stop_bench(bench)
     assert_url_sound(url)

@@ -280,7 +280,7 @@ class Simulation:
         await asyncio.gather(*loops, *self.background, return_exceptions=True)
         for one in self.replicas:
             assert one.ledger.unresolved == 0, "a bill is still waiting though the database is back"
-            assert one.ledger.undoing == 0
+            assert not one.ledger._undoing
             await one.ledger.close()
         self._compare_books()
 

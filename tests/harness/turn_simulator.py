@@ -253,7 +253,7 @@ class TurnSimulation:
         kept = [balancer for balancer in self.balancers if balancer.with_room(idle, Demand("sim", 0)) != idle]
         assert not kept, "a deployment's place is kept for a call that ended"
         assert self.leases.count == 0, "a lease is kept for a call that ended"
-        assert (self.ledger.unresolved, self.ledger.undoing) == (0, 0)
+        assert (self.ledger.unresolved, self.ledger._undoing) == (0, set())
         await self.ledger.close()
         self._compare_books()
 

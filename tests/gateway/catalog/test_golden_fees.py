@@ -20,11 +20,10 @@ from gateway.catalog.call_cost import billable_tiers, call_bounds, deployment_te
 from gateway.catalog.cost import CostBounds, bill_nanousd, settlement
 from gateway.catalog.models import Catalog, Model
 from gateway.catalog.prices import Prices
-from gateway.catalog.service_tiers import PREMIUMS, TIERS
 from gateway.catalog.usage import PartialUsage, Usage, with_facts
 from gateway.catalog.usage_reading import read_usage
 from gateway.catalog.web_search import SearchTerms
-from gateway.config.prices import PRICE_KEY, PRICE_NAMES
+from gateway.config.prices import PREMIUMS, PRICE_KEY, PRICE_NAMES, TIERS
 from gateway.config.reader import SettingsError
 
 NAMES = (

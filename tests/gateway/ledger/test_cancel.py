@@ -31,7 +31,7 @@ async def cancelled_after(steps: int, turn: Coroutine[Any, Any, None]) -> bool:
 
 async def nothing_held(bench: Bench, *, but_nanousd: int = 0) -> None:
     """The releases run in the background; wait for them."""
-    await until(lambda: bench.ledger.undoing == 0, seconds=10)
+    await until(lambda: not bench.ledger._undoing, seconds=10)
     assert (await bench.show()).balance.reserved_nanousd == but_nanousd
 
 

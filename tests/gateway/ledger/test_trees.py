@@ -263,7 +263,7 @@ async def test_a_cancelled_reservation_of_a_child_is_undone_everywhere(database_
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         for _ in range(500):
-            if bench.ledger.undoing == 0:
+            if not bench.ledger._undoing:
                 break
             await asyncio.sleep(0.01)
         assert await balance(bench, "root") == Balance(100, 0, 0)

@@ -19,7 +19,7 @@ from gateway.dialects import amazon_frames, messages_request
 from gateway.dialects.forwarded import FORWARDED
 from gateway.errors import InvalidRequest, http_status
 from gateway.providers import claude_hosts
-from gateway.providers.amazon_stream import UnframedEvents
+from gateway.providers.amazon_stream import unframed
 from gateway.providers.aws_access import AwsEnvironment, aws_access
 from gateway.providers.call import ProviderNames
 from gateway.providers.claude_hosts import ClaudeHosts
@@ -637,7 +637,7 @@ async def test_a_large_frame_is_joined_once(monkeypatch: pytest.MonkeyPatch) -> 
     events = [{"type": "ping"}, {"type": "text", "text": "x" * 2**20}, {"type": "ping"}]
     frames = invoked(events)[1]
     sent = [frames[at : at + 1_000] for at in range(0, len(frames), 1_000)]
-    made = b"".join([piece async for piece in UnframedEvents(Pieces(sent))])
+    made = b"".join([piece async for piece in unframed(Pieces(sent))])
     assert [json.loads(line.removeprefix(b"data: ")) for line in made.split(b"\n\n")[:-1]] == events
     assert given == [len(invoked([event])[1]) for event in events]
 

@@ -52,9 +52,3 @@ async def test_a_limit_that_has_passed_already_gets_no_second_look() -> None:
         async with Patience(begun - 1.0) as limit:
             await asyncio.Event().wait()
     assert limit.expired()
-
-
-async def test_without_a_limit_nothing_expires() -> None:
-    async with Patience(None) as limit:
-        await asyncio.sleep(0)
-    assert not limit.expired()
