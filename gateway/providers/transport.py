@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 import httpx
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.payload import BytesPayload
+from aiohttp.hdrs import CONTENT_LENGTH
 from aiohttp.tracing import Trace
 from yarl import URL
 
@@ -63,18 +64,31 @@ class _NotingConnector(aiohttp.TCPConnector):
 
 
 class _Request(aiohttp.ClientRequest):
-    """A request whose body is written after its head at once; aiohttp starts a task for it on Python 3.11."""
+    """A request whose short body is written after its head.
+
+    aiohttp wraps it and, on Python 3.11, starts a task.
+    """
+
+    _short = b""
+
+    def update_body_from_data(self, body: Any, _stacklevel: int = 3) -> None:
+        """Keep a short body as it is."""
+        if isinstance(body, bytes) and len(body) <= AT_ONCE_BYTES and not self.chunked and not self.compress:
+            self._short = body
+            self.headers[CONTENT_LENGTH] = str(len(body))
+        else:
+            super().update_body_from_data(body, _stacklevel + 1)
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        body, protocol = self._body, conn.protocol
-        if not isinstance(body, BytesPayload) or (body.size or 0) > AT_ONCE_BYTES:
-            return await super().send(conn)  # which waits while the buffers are full
-        if protocol is None or protocol.writing_paused:
-            return await super().send(conn)
-        self._body = None
+        """Write the head and a short body."""
+        assert conn.protocol is not None
+        if self._short and (conn.protocol.writing_paused or self._continue is not None):
+            super().update_body_from_data(self._short)
+            self._short = b""
         response = await super().send(conn)
-        assert protocol.transport is not None
-        protocol.transport.write(await body.as_bytes())
+        if self._short:
+            assert conn.protocol.transport is not None
+            conn.protocol.transport.write(self._short)
         return response
 
 
