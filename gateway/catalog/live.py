@@ -98,7 +98,7 @@ class LiveConfiguration:
         while files:
             folders = {file.parent for file in files}
             watch = awatch(
-                *folders, watch_filter=None, recursive=False, debounce=300, rust_timeout=POLL_S * 1000,
+                *folders, watch_filter=None, recursive=False, debounce=1000, rust_timeout=POLL_S * 1000,
                 yield_on_timeout=True,
             )  # fmt: skip
             async with contextlib.aclosing(watch) as looks:
