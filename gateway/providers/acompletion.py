@@ -320,7 +320,7 @@ class LitellmCall:
 async def _begin(answer: RecordedStream, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
     """Wait for the first event of a stream, which shows the dialect that it is in."""
     try:
-        async with Patience(min(asyncio.get_running_loop().time() + idle_timeout_s, deadline)):
+        with Patience(min(asyncio.get_running_loop().time() + idle_timeout_s, deadline)):
             head = await answer.head()
     except TimeoutError:
         raise TimeoutFault("the provider stopped sending for too long") from None

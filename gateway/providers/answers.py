@@ -232,9 +232,8 @@ class LitellmSource:
         """The next chunk with content, or None at the end. Raises UpstreamFault."""
         loop = asyncio.get_running_loop()
         try:
-            async with Patience(min(loop.time() + self._idle_timeout_s, self._deadline)):
-                with self._recorded(self._exchange):
-                    chunk = await anext(self._chunks)
+            with Patience(min(loop.time() + self._idle_timeout_s, self._deadline)), self._recorded(self._exchange):
+                chunk = await anext(self._chunks)
         except StopAsyncIteration as ended:
             if not self._really_finished():
                 fault = self._fault(self._exchange, ended)
@@ -287,10 +286,10 @@ class LitellmSource:
         reports, answer = self._exchange.reports, self._exchange.answer
         if reports is None or self._exchange.whole or answer is None or not isinstance(answer, RecordedStream):
             return
-        with suppress(TimeoutError, httpx.HTTPError, httpx.StreamError):
-            async with Patience(min(asyncio.get_running_loop().time() + _LATE_S, self._deadline)):
-                async for _ in answer:
-                    pass
+        until = min(asyncio.get_running_loop().time() + _LATE_S, self._deadline)
+        with suppress(TimeoutError, httpx.HTTPError, httpx.StreamError), Patience(until):
+            async for _ in answer:
+                pass
         reports.finish()
 
 

@@ -173,7 +173,7 @@ class Upstream:
         exchange = self._exchange(call)
         response, fault = None, None
         try:
-            async with Patience(asyncio.get_running_loop().time() + call.timeout_s) as limit:
+            with Patience(asyncio.get_running_loop().time() + call.timeout_s) as limit:
                 response = await prepared.whole(exchange)
         except TimeoutError:
             fault = timeout_fault(exchange, limit.expired())
@@ -195,7 +195,7 @@ class Upstream:
         fault: UpstreamFault | None = None
         started = False
         try:
-            async with Patience(deadline) as limit:
+            with Patience(deadline) as limit:
                 source = await prepared.opened(exchange, deadline)
                 stream = UpstreamStream(
                     source, exchange, older_functions=call.older_functions, schema_alone=_asks_for_schema_alone(call)

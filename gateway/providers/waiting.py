@@ -10,36 +10,42 @@ GRACE_S = 0.25
 
 
 class Patience:
-    """A timeout with a grace period: `async with Patience(until) as limit:`.
+    """A timeout with a grace period: `with Patience(until) as limit:`, around what the current task awaits.
 
     After the process (or the loop) was suspended, every timer is overdue while responses already wait in their sockets.
-    So an expired limit is postponed for a moment in which the loop reads.
+    So an expired limit is postponed for a moment in which the loop reads. Otherwise like `asyncio.timeout_at`, whose
+    two coroutines every call and every event of a stream would pay for.
     """
 
     def __init__(self, until: float) -> None:
         self._until = until
-        self._limit = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
 
     def expired(self) -> bool:
         """True if this limit, and not an outer cancellation, ended the block."""
-        return self._limit.expired()
+        return self._expired
 
-    async def __aenter__(self) -> Patience:
-        await self._limit.__aenter__()
-        loop = asyncio.get_running_loop()
+    def __enter__(self) -> Patience:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        self._task, self._cancelling = task, task.cancelling()
+        self._timer: asyncio.Handle
         if self._until <= loop.time():
-            self._limit.reschedule(self._until)  # no grace period: only data that is ready is read
+            self._timer = loop.call_soon(self._expire)  # no grace period: only data that is ready is read
         else:
-            self._timer = loop.call_at(self._until, self._last_look)
+            self._timer = loop.call_at(self._until, self._last_look, loop)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._limit.__aexit__(kind, error, trace)
+        self._timer.cancel()
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
-    def _last_look(self) -> None:
-        self._limit.reschedule(asyncio.get_running_loop().time() + GRACE_S)
+    def _last_look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_at(loop.time() + GRACE_S, self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()

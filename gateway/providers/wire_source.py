@@ -75,7 +75,7 @@ class EventSource(ABC):
         lines = self._reader.lines
         quiet_until = min(loop.time() + self._idle_timeout_s, self._deadline)
         try:
-            async with Patience(quiet_until):
+            with Patience(quiet_until):
                 while self._reader.lines == lines and not self._ended:
                     try:
                         piece = await anext(self._pieces)

@@ -28,7 +28,7 @@ async def read_after_a_stop(data_waits: bool) -> bytes:
         if data_waits:
             loop.call_soon(theirs.send, b"said long ago")
         loop.call_soon(setattr, loop, "jumped_s", 3600.0)
-        async with Patience(loop.time() + 5.0):
+        with Patience(loop.time() + 5.0):
             return await reader.read(100)
     finally:
         writer.close()
@@ -48,7 +48,6 @@ def test_a_silence_is_one_also_after_a_stop() -> None:
 async def test_a_limit_that_has_passed_already_gets_no_second_look() -> None:
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    with pytest.raises(TimeoutError):
-        async with Patience(begun - 1.0) as limit:
-            await asyncio.Event().wait()
+    with pytest.raises(TimeoutError), Patience(begun - 1.0) as limit:
+        await asyncio.Event().wait()
     assert limit.expired()
