@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -100,15 +100,20 @@ class Horizon:
     """
 
     hazard: tuple[float, ...] = (1.0 / 6.0,)
+    _table: tuple[float, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        *before, last = self.hazard or (1.0,)  # an empty one is refused by the manifest
+        left = 1.0 / max(last, 1e-3)
+        values = [left]
+        for end in reversed(before):
+            left = 1.0 + (1.0 - end) * left
+            values.append(left)
+        object.__setattr__(self, "_table", tuple(np.array(values[::-1], np.float32).tolist()))
 
     def table(self) -> F32:
         """Expected turns left, this one included, at every turn of `hazard`; shape (len(hazard),)."""
-        left = 1.0 / max(self.hazard[-1], 1e-3)
-        values = [left]
-        for end in reversed(self.hazard[:-1]):
-            left = 1.0 + (1.0 - end) * left
-            values.append(left)
-        return np.array(values[::-1], np.float32)
+        return np.array(self._table, np.float32)
 
     def turns_left(self, turn: int, expected_turns: int | None) -> float:
         """Expected turns left, this one included.
@@ -117,7 +122,7 @@ class Horizon:
         """
         if expected_turns is not None and turn < expected_turns:
             return float(expected_turns - turn)
-        undeclared = float(self.table()[min(turn, len(self.hazard) - 1)])
+        undeclared = self._table[min(turn, len(self._table) - 1)]
         return min(undeclared, 2.0) if expected_turns is not None else undeclared
 
 
