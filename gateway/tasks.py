@@ -30,7 +30,11 @@ class Background:
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run detached work and wait for it; a cancelled waiter leaves it running."""
-        return await asyncio.shield(self.spawn(work))
+        task = self.spawn(work)
+        waiter: asyncio.Future[None] = task.get_loop().create_future()
+        task.add_done_callback(partial(_wake, waiter))
+        await waiter
+        return task.result()
 
     async def drain(self, timeout_s: float) -> int:
         """Wait for all detached work; return the number of tasks still running at the timeout."""
