@@ -10,11 +10,12 @@ GRACE_S = 0.25
 
 
 class Patience:
-    """A timeout with a grace period: `with Patience(until) as limit:`, around what the current task awaits.
+    """A timeout with a grace period: `with Patience(until) as limit:`.
 
-    After the process (or the loop) was suspended, every timer is overdue while responses already wait in their sockets.
-    So an expired limit is postponed for a moment in which the loop reads. Otherwise like `asyncio.timeout_at`, whose
-    two coroutines every call and every event of a stream would pay for.
+    It ends what the current task awaits in its block. After the process (or the loop) was suspended, every timer is
+    overdue while responses already wait in their sockets. So an expired limit is postponed for a moment in which the
+    loop reads. Otherwise like `asyncio.timeout_at`, whose two coroutines every call and every event of a stream would
+    pay for.
     """
 
     def __init__(self, until: float) -> None:
