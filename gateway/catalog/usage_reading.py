@@ -36,6 +36,7 @@ from gateway.catalog.usage_names import (
     ReportedCounts,
 )
 from gateway.config.prices import FAST, US
+from gateway.unchecked import objects_in
 
 
 def read_usage(reported: Mapping[str, Any] | None) -> ReportedUsage:
@@ -287,10 +288,9 @@ def _searches(reported: ReportedCounts, prompt_details: ReportedCounts) -> int:
 
 def _parts_of(reported: ReportedCounts) -> tuple[InnerCall, ...]:
     """Anthropic's `iterations`: the calls of one answer (compaction, an advisor, a fallback model)."""
-    listed = reported.value("iterations")
     found = []
-    for item in listed if isinstance(listed, list) else ():
-        usage = _read(ReportedCounts.of(item)) if isinstance(item, Mapping) else None
+    for item in objects_in(reported.value("iterations")):
+        usage = _read(ReportedCounts.of(item))
         if isinstance(usage, PartialUsage):
             usage = usage.known
         if usage is not None:
@@ -305,7 +305,7 @@ def _calls_by_kind(reported: ReportedCounts, name: str) -> tuple[tuple[str, int]
     return tuple((calls.values[folded][0], count) for folded in calls.values if (count := calls.count(folded)))
 
 
-def _written_for(listed: object, ttl: str) -> int:
+def _written_for(details: object, ttl: str) -> int:
     """Bedrock's tokens that were written to the cache for a time."""
-    items = map(ReportedCounts.of, listed if isinstance(listed, list) else ())
+    items = map(ReportedCounts.of, objects_in(details))
     return sum(item.detail("inputtokens") for item in items if item.value("ttl") == ttl)

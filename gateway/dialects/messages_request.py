@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from gateway.catalog.hosted_tools import kind_of
 from gateway.dialects.fields import copied, names_of, need, refused, unknown, within
 from gateway.dialects.forwarded import ForwardedRequest, HostedTool
@@ -22,7 +20,7 @@ from gateway.dialects.messages_content import conversation, marked, marked_last,
 from gateway.dialects.messages_forwarded import forwarded_request
 from gateway.dialects.messages_schema import CountedBody, MessagesBody, OfferedMessagesTool
 from gateway.dialects.messages_unsent import unsent_inside
-from gateway.dialects.session_names import SESSION_FIELDS, session_hint
+from gateway.dialects.session_names import SESSION_FIELDS, session_hint, session_in_user_id
 from gateway.errors import InvalidRequest
 from gateway.schema.reader import check_body
 
@@ -186,16 +184,10 @@ def _output(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _person(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The session that Claude Code packs into `user_id` (JSON, or after `_session_`), else the user."""
-    user_id = metadata.get("user_id")
-    if not user_id:
-        return {}
-    if user_id.startswith("{"):
-        try:
-            packed = orjson.loads(user_id)
-        except orjson.JSONDecodeError:
-            packed = None
-        session = packed.get("session_id") if isinstance(packed, dict) else None
-        return {"session_id": session} if isinstance(session, str) and session else {}
+    """The session that Claude Code packs into `user_id`, in one of two forms, else the user."""
+    user_id = metadata.get("user_id") or ""
     _, found, session = user_id.rpartition(_LEGACY_SESSION)
-    return {"session_id": session} if found and session else {"user": user_id}
+    session = session_in_user_id(user_id) or (session if found else None)
+    if isinstance(session, str) and session:
+        return {"session_id": session}
+    return {"user": user_id} if user_id and not user_id.startswith("{") else {}

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from gateway.unchecked import at, mapping
+
 _SESSION_NAMES = ("conversation_id", "thread_id", "chat_id")
 SESSION_METADATA = ("session_id", *_SESSION_NAMES, "langfuse_session_id")
 """Names of the session in a body's `metadata`."""
@@ -22,14 +24,13 @@ def session_hint(fields: Mapping[str, Any]) -> str | None:
     """The session id in a body. A cache key, a user and an earlier response are not sessions."""
     if _MAY_NAME.isdisjoint(fields):
         return None
-    metadata = fields.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
+    metadata = mapping(fields.get("metadata"))
     conversation = fields.get("conversation")
     candidates = [
         fields.get("session_id"),
         fields.get("litellm_session_id"),
         *(metadata.get(name) for name in SESSION_METADATA),
-        _session_inside(metadata.get("user_id")),
+        session_in_user_id(metadata.get("user_id")),
         fields.get("tensorzero::episode_id"),
         conversation.get("id") if isinstance(conversation, dict) else conversation,
         *(fields.get(name) for name in _SESSION_NAMES),
@@ -37,15 +38,14 @@ def session_hint(fields: Mapping[str, Any]) -> str | None:
     return next((value for value in candidates if isinstance(value, str) and value), None)
 
 
-def _session_inside(user_id: object) -> object:
+def session_in_user_id(user_id: object) -> object:
     """Claude Code's session in `metadata.user_id`: JSON, or text that ends with it."""
     if not isinstance(user_id, str) or len(user_id) > 4096:
         return None
     if user_id.startswith("{"):
         try:
-            named = orjson.loads(user_id)
+            return at(orjson.loads(user_id), "session_id")
         except orjson.JSONDecodeError:
             return None
-        return named.get("session_id") if isinstance(named, dict) else None
     found = _CLAUDE_CODE_SESSION.search(user_id)
     return found[1] if found else None

@@ -53,7 +53,14 @@ _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assist
 class LitellmClient:
     """Calls LiteLLM. Create it in the event loop that uses it, after importing LiteLLM."""
 
-    def __init__(self, litellm: Any, connect_timeout_s: float, aws: AwsEnvironment, route: ResponsesRoute) -> None:
+    def __init__(
+        self,
+        litellm: Any,
+        connect_timeout_s: float,
+        aws: AwsEnvironment,
+        route: ResponsesRoute,
+        connections: Connections,
+    ) -> None:
         self._litellm = litellm
         self._aws = aws
         self._route = route
@@ -61,13 +68,6 @@ class LitellmClient:
         self._openai: Any = importlib.import_module("openai")
         self._internal_call: Any = importlib.import_module("litellm._internal_context").is_internal_call
         self._timeout = httpx.Timeout(SDK_TIMEOUT_S, connect=connect_timeout_s)
-        self._sdk: SdkClients | None = None
-        self._handlers: Handlers | None = None
-        self._http: httpx.AsyncClient | None = None
-        self._blocking: httpx.Client | None = None
-
-    async def start(self, connections: Connections) -> None:
-        """Install our transport in LiteLLM and make dummy calls, which import the rest of it."""
         transports = importlib.import_module("litellm.llms.custom_httpx.aiohttp_transport")
         handlers = importlib.import_module("litellm.llms.custom_httpx.http_handler")
         inner = transports.LiteLLMAiohttpTransport(client=lambda: connections.kept)
@@ -76,21 +76,17 @@ class LitellmClient:
         self._http = httpx.AsyncClient(transport=transport, timeout=self._timeout, follow_redirects=False)
         self._blocking = httpx.Client(transport=BlockingTransport(), timeout=self._timeout, follow_redirects=False)
         waiting = handlers.AsyncHTTPHandler(timeout=self._timeout)
-        await waiting.client.aclose()
-        waiting.client = self._http
+        self._replaced, waiting.client = waiting.client, self._http
         # After a lost connection LiteLLM's handler would make a second, uncounted call with a second client.
         waiting.create_client = lambda **_: httpx.AsyncClient(transport=NoSecondTransport())
         self._handlers = Handlers(waiting, handlers.HTTPHandler(client=self._blocking))
-        self._sdk = SdkClients(self._litellm, self._http)
-        await self._warm_up()
+        self._sdk = SdkClients(litellm, self._http)
 
     async def close(self) -> None:
         """Close the HTTP clients."""
-        if self._http is not None:
-            await self._http.aclose()
-        if self._blocking is not None:
-            self._blocking.close()
-        self._http, self._blocking, self._handlers, self._sdk = None, None, None, None
+        await self._replaced.aclose()
+        await self._http.aclose()
+        self._blocking.close()
 
     def prepare(
         self, call: Call, found: ProviderNames, params: dict[str, Any], messages: list[dict[str, Any]]
@@ -106,8 +102,6 @@ class LitellmClient:
         for name in chat_only:
             arguments.pop(name, None)
         by_sdk = embeds_by_sdk(found.provider)
-        assert self._sdk is not None
-        assert self._handlers is not None
         arguments["client"] = self._sdk.client(call, found) if by_sdk else self._handlers.waiting
         arguments["timeout"] = self._timeout if by_sdk else SDK_TIMEOUT_S
         if not by_sdk and call.api_base is not None:
@@ -161,8 +155,6 @@ class LitellmClient:
         self, call: Call, found: ProviderNames, params: dict[str, Any], messages: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Keyword arguments for LiteLLM."""
-        assert self._sdk is not None
-        assert self._handlers is not None
         model, provider = found.model, found.provider
         by_sdk = self._sdk.kind(provider) != "http"
         access = aws_access(call) if provider == "bedrock" else None
@@ -207,7 +199,6 @@ class LitellmClient:
         known = self._known_params(call, model, provider)
         needed = {name for name in NEEDED if name in call.params}
         limit = {call.max_tokens_param} if call.max_tokens is not None and provider not in UNLIMITED else set()
-        assert self._sdk is not None
         return needed | (set() if self._sdk.kind(provider) != "http" else limit) <= known
 
     def _known_params(self, call: Call, model: str, provider: str) -> frozenset[str]:
@@ -216,8 +207,8 @@ class LitellmClient:
         known = self._litellm.get_supported_openai_params(model=named, custom_llm_provider=provider)
         return frozenset(known or ())
 
-    async def _warm_up(self) -> None:
-        """Make one call of each kind against a mock transport."""
+    async def warm_up(self) -> None:
+        """Make one call of each kind against a mock transport, which imports the rest of LiteLLM."""
         answer = {"id": "w", "object": "chat.completion", "created": 1, "model": "w", "choices": [_WARM_CHOICE]}
 
         def answered(request: httpx.Request) -> httpx.Response:

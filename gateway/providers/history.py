@@ -9,6 +9,7 @@ import orjson
 
 from gateway.catalog.addresses import fetched_addresses
 from gateway.dialects.arguments import THINKING_PARTS, outgoing_messages
+from gateway.unchecked import at, listed
 
 CLAUDE = frozenset({"anthropic", "bedrock", "bedrock_converse", "vertex_ai", "vertex_ai_beta"})
 """Providers of Claude in Anthropic's dialect or one like it."""
@@ -76,8 +77,7 @@ def loses_names(provider: str, messages: Sequence[Mapping[str, Any]]) -> bool:
 def _write_transcripts(messages: Sequence[dict[str, Any]]) -> None:
     """Write what an assistant said aloud as its text, where the history has its words."""
     for message in messages:
-        audio = message.get("audio")
-        words = audio.get("transcript") if isinstance(audio, Mapping) else None
+        words = at(message, "audio", "transcript")
         if isinstance(words, str) and words:
             message["content"] = message.get("content") or words
             del message["audio"]
@@ -86,9 +86,7 @@ def _write_transcripts(messages: Sequence[dict[str, Any]]) -> None:
 def _write_videos(messages: Sequence[dict[str, Any]]) -> None:
     """Write videos as files, which LiteLLM translates for the providers that take them."""
     for message in messages:
-        content = message.get("content")
-        if not isinstance(content, list):
-            continue
+        content = listed(message.get("content"))
         for position, part in enumerate(content):
             if part.get("type") == "video_url":
                 video = part["video_url"]
@@ -99,11 +97,10 @@ def _write_videos(messages: Sequence[dict[str, Any]]) -> None:
 def _write_refusals(messages: Sequence[dict[str, Any]]) -> None:
     """Write what an assistant refused with as its text."""
     for message in messages:
-        content = message.get("content")
-        if isinstance(content, list):
-            for position, part in enumerate(content):
-                if part.get("type") == "refusal":
-                    content[position] = {"type": "text", "text": part["refusal"]}
+        content: Any = message.get("content")
+        for position, part in enumerate(listed(content)):
+            if part.get("type") == "refusal":
+                content[position] = {"type": "text", "text": part["refusal"]}
         if refusal := message.pop("refusal", None):
             message["content"] = content or refusal
 
@@ -112,9 +109,7 @@ def _move_signatures(messages: Sequence[Mapping[str, Any]]) -> None:
     """Move thought signatures of Gemini's OpenAI-like API to where LiteLLM expects them."""
     for message in messages:
         for call in message.get("tool_calls") or ():
-            extra = call.get("extra_content")
-            google = extra.get("google") if isinstance(extra, Mapping) else None
-            signature = google.get("thought_signature") if isinstance(google, Mapping) else None
+            signature = at(call, "extra_content", "google", "thought_signature")
             if isinstance(signature, str) and not call.get("provider_specific_fields"):
                 call["provider_specific_fields"] = {"thought_signature": signature}
 

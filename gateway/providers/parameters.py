@@ -26,6 +26,7 @@ from gateway.providers.errors import CallRefused
 from gateway.providers.history import CLAUDE, has_thinking_parts
 from gateway.providers.tool_schemas import arguments_schema, plain_schema
 from gateway.schema.fields import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
+from gateway.unchecked import at, mapping
 
 _AZURE_V1 = frozenset({"v1", "preview", "latest"})
 """Values of `api_version` for Azure's current API; dated ones may refuse `prompt_cache_key`."""
@@ -173,8 +174,7 @@ def in_responses(call: Call, steering: frozenset[str]) -> Shaped:
 
 def _fixed(call: Call, steering: frozenset[str]) -> dict[str, Any]:
     """The operator's `extra_body`."""
-    fixed = call.defaults.get("extra_body")
-    fixed = fixed if isinstance(fixed, Mapping) else {}
+    fixed = mapping(call.defaults.get("extra_body"))
     return {name: value for name, value in fixed.items() if name not in _BARRED and name not in steering}
 
 
@@ -237,8 +237,7 @@ def takes_effort(deployment: Deployment, chat: ChatRequest) -> bool:
     if chat.forwarded is not None and chat.forwarded.api == "messages_api" and chat.forwarded.required:
         return False  # it goes out as the client wrote it
     defaults = deployment.request_defaults
-    fixed = defaults.get("extra_body")
-    fixed = fixed if isinstance(fixed, Mapping) else {}
+    fixed = mapping(defaults.get("extra_body"))
     if EFFORT in deployment.dropped_params or EFFORT in fixed:
         return False
     asked = {name: value for name, value in (*chat.params.items(), *chat.extras.items()) if value is not None}
@@ -312,7 +311,7 @@ def _takes_labels(target: Target, call: Call) -> bool:
 def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Target, dropped: list[str]) -> None:
     """Convert parameters that single providers expect in another form."""
     choice = plain.get("tool_choice")
-    kind = choice.get("type") if isinstance(choice, Mapping) else None
+    kind = at(choice, "type")
     if kind == "custom" and target.in_body:
         beside["tool_choice"] = plain.pop("tool_choice")  # LiteLLM refuses it among its arguments
     if kind == "function" and target.kind in _NAMES_TOOLS:
@@ -353,9 +352,8 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
 
 def _fitted_tool(tool: Mapping[str, Any], target: Target) -> Mapping[str, Any]:
     """A tool with the schema of its arguments in a form that the provider's dialect has."""
-    function = tool.get("function")
-    schema = function.get("parameters") if isinstance(function, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(schema, Mapping):
+    function, schema = mapping(tool.get("function")), at(tool, "function", "parameters")
+    if not isinstance(schema, Mapping):
         return tool
     schema = arguments_schema(schema)
     return {**tool, "function": {**function, "parameters": plain_schema(schema) if target.kind in GEMINI else schema}}
@@ -385,5 +383,5 @@ def _cannot_think(sent: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
 
 
 def _name_of(tool: Mapping[str, Any]) -> str | None:
-    named = tool.get(str(tool.get("type")))
-    return named.get("name") if isinstance(named, Mapping) else None
+    name: str | None = at(tool, str(tool.get("type")), "name")
+    return name

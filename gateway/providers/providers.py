@@ -95,9 +95,9 @@ class Upstream:
         if direct is None:
             direct = self._direct = await asyncio.to_thread(DirectClient, loaded.litellm, loaded.route)
         connections = Connections.open(*self._connections)
-        client = LitellmClient(loaded.litellm, self._connections[2], loaded.aws, loaded.route)
+        client = LitellmClient(loaded.litellm, self._connections[2], loaded.aws, loaded.route, connections)
         self._clients = _Clients(direct, client, connections)
-        await client.start(connections)
+        await client.warm_up()
 
     def _load(self) -> _Loaded:
         litellm, aws, route = import_litellm(), AwsEnvironment(), ResponsesRoute()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from gateway.unchecked import at, listed, mapping
+
 _UNIONS = ("allOf", "anyOf", "oneOf")
 _SAYS_WHAT = frozenset({"type", "properties", "items", "prefixItems", "enum", "const", "$ref", "not", *_UNIONS})
 _MAX_REFERENCES = 8
@@ -54,17 +56,14 @@ def _is_object(schema: Mapping[str, Any]) -> bool:
 
 
 def _at(root: Mapping[str, Any], path: str) -> object:
-    found: object = root if path.startswith("#") else None
-    for step in path.split("/")[1:]:
-        found = found.get(step) if isinstance(found, Mapping) else None
-    return found
+    return at(root if path.startswith("#") else None, *path.split("/")[1:])
 
 
 def _merged(made: dict[str, Any], branches: Sequence[Mapping[str, Any]], union: str) -> dict[str, Any]:
     """The object with the fields of all branches; required are those of each, or of any with `allOf`."""
-    fields: dict[str, list[Any]] = {name: [value] for name, value in _fields(made).items()}
+    fields: dict[str, list[Any]] = {name: [value] for name, value in mapping(made.get("properties")).items()}
     for branch in branches:
-        for name, value in _fields(branch).items():
+        for name, value in mapping(branch.get("properties")).items():
             known = fields.setdefault(name, [])
             if value not in known:
                 known.append(value)
@@ -76,11 +75,6 @@ def _merged(made: dict[str, Any], branches: Sequence[Mapping[str, Any]], union: 
     required = list(dict.fromkeys([*(made.get("required") or ()), *wanted]))
     rest = {name: value for branch in branches for name, value in branch.items() if union == "allOf"}
     return rest | made | {"type": "object", "properties": properties} | ({"required": required} if required else {})
-
-
-def _fields(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    properties = schema.get("properties")
-    return properties if isinstance(properties, Mapping) else {}
 
 
 def _plain(schema: object) -> dict[str, Any] | None:
@@ -99,12 +93,12 @@ def _plain(schema: object) -> dict[str, Any] | None:
     if isinstance(required := made.get("required"), list) and isinstance(made.get("properties"), Mapping):
         made["required"] = [name for name in required if name in made["properties"]]
     _take_items(made)
-    options = [each for name in ("anyOf", "oneOf") for each in _listed(made.pop(name, None))]
+    options = [each for name in ("anyOf", "oneOf") for each in listed(made.pop(name, None))]
     if options:
         options = [plain for each in options if (plain := _plain(each)) is not None]
         made |= _NULL if all(each == _NULL for each in options) else {"anyOf": options}
     if "type" not in made and ("const" in made or "enum" in made):
-        values = [made.pop("const")] if "const" in made else _listed(made.get("enum"))
+        values = [made.pop("const")] if "const" in made else listed(made.get("enum"))
         made.pop("enum", None)
         kinds = list(_kinds(values))
         made |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
@@ -132,10 +126,6 @@ def _take_items(made: dict[str, Any]) -> None:
     if "items" in made:
         items = _plain(made.pop("items"))
         made |= {"maxItems": 0, "items": {"type": "string"}} if items is None else {"items": items}
-
-
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _kinds(values: Iterable[object]) -> Iterator[dict[str, Any]]:

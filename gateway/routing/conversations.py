@@ -24,6 +24,7 @@ from gateway.database.database import Database
 from gateway.database.tables import conversation_beginnings as beginnings
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Beginning, KnownBeginning, SessionTerms, SoughtBeginning
+from gateway.unchecked import objects_in
 
 MAX_SOUGHT = 16
 """Beginnings that are looked up: a turn adds one answer, the results of its tools and a new message."""
@@ -150,8 +151,7 @@ def answer_digest(message: Mapping[str, Any]) -> str:
 
     It is made of the ids of its tool calls, else its text without the white space around it.
     """
-    calls = message.get("tool_calls")
-    ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+    ids = [call.get("id") for call in objects_in(message.get("tool_calls"))]
     named = [name for name in ids if isinstance(name, str) and name]
     return _digest(orjson.dumps(named) if named else _text(message.get("content")).strip().encode("utf-8", "replace"))
 
@@ -276,8 +276,7 @@ def _text(content: object) -> str:
     """The text of a message's content, a string or parts."""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    texts = [part.get("text") for part in objects_in(content)]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 

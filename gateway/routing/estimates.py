@@ -30,6 +30,7 @@ from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD, nanousd_from_femtou
 from gateway.providers.cooldown import Breaker
 from gateway.routing.guard import Eligibility
 from gateway.routing.session import SessionMemory, matching_prefix
+from gateway.unchecked import objects_in
 from policy.mdp import COST_LEVELS, NOT_AFFORDABLE, CandidateView
 
 LeastAnswer = Literal["any", "short", "whole"]
@@ -340,8 +341,7 @@ def cache_mark(chat: ChatRequest) -> CacheMark:
     """The longest `cache_control` among the messages; "" if the client marks nothing."""
     found: CacheMark = ""
     for message in chat.messages:
-        content = message.get("content")
-        parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+        parts = objects_in(message.get("content"))
         for mark in (part["cache_control"] for part in (message, *parts) if "cache_control" in part):
             if isinstance(mark, dict) and mark.get("ttl") == HOUR:
                 return HOUR

@@ -25,11 +25,13 @@ from gateway.clock import Clock, NewId, now_ms
 from gateway.config.settings import JudgeSettings
 from gateway.database.database import Database
 from gateway.decisions import feedback
+from gateway.dialects.chat import first_message
 from gateway.dialects.chat_messages import message_text
 from gateway.errors import GatewayError, InvalidRequest, NotFound
 from gateway.metrics import Metrics
 from gateway.routing.router import share
 from gateway.turn.context import Attempt
+from gateway.unchecked import mapping
 
 _log = logging.getLogger("seqroute.judge")
 Ask = Callable[[Caller, bytes, str], Coroutine[Any, Any, bytes]]
@@ -174,10 +176,7 @@ def question(case: Case, settings: JudgeSettings) -> bytes:
 
 def read_score(reply: bytes) -> float | None:
     """The last `{"score": x}` of the reply with x in [0, 1], or None."""
-    body = orjson.loads(reply)
-    choices = body.get("choices") if isinstance(body, dict) else None
-    message = choices[0].get("message") if isinstance(choices, list) and choices else None
-    content = message.get("content") if isinstance(message, dict) else None
+    content = first_message(mapping(orjson.loads(reply))).get("content")
     found = _SCORE.findall(content) if isinstance(content, str) else []
     score = float(found[-1]) if found else -1.0
     return score if 0.0 <= score <= 1.0 else None

@@ -15,6 +15,7 @@ from gateway.dialects.older_functions import calls_in, offered_functions
 from gateway.dialects.request import ChatRequest
 from gateway.routing.session import Answered, SessionMemory
 from gateway.turn.stall import stall_signals
+from gateway.unchecked import at, listed, mapping
 
 KEPT_ARGUMENTS = 256 * 1024
 """Limit of collected tool arguments in characters; longer calls are not checked."""
@@ -91,11 +92,10 @@ def valid_call(call: object, tools: Mapping[str, Mapping[str, Any]]) -> bool:
     schema = tools.get(str(function.get("name")))
     if schema is None:
         return not tools
-    properties = schema.get("properties")
-    required = [name for name in _listed(schema.get("required")) if isinstance(name, str)]
+    required = [name for name in listed(schema.get("required")) if isinstance(name, str)]
     if any(name not in arguments for name in required):
         return False
-    known = properties if isinstance(properties, Mapping) else {}
+    known = mapping(schema.get("properties"))
     return all(_has_type(value, known.get(name)) for name, value in arguments.items())
 
 
@@ -151,19 +151,15 @@ class StreamedAnswer:
 
 def _schemas(functions: Sequence[object]) -> dict[str, Mapping[str, Any]]:
     """The parameters of each offered function, by name."""
-    found = {}
-    for function in functions:
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            parameters = function.get("parameters")
-            found[function["name"]] = parameters if isinstance(parameters, Mapping) else {}
-    return found
+    named = [function for function in functions if isinstance(at(function, "name"), str)]
+    return {function["name"]: mapping(function.get("parameters")) for function in map(mapping, named)}
 
 
 def _has_type(value: object, schema: object) -> bool:
     if not isinstance(schema, Mapping):
         return True
     wanted = schema.get("type")
-    names = [wanted] if isinstance(wanted, str) else [name for name in _listed(wanted) if isinstance(name, str)]
+    names = [wanted] if isinstance(wanted, str) else [name for name in listed(wanted) if isinstance(name, str)]
     if not names or any(name not in _JSON_TYPES for name in names):
         return True
     if isinstance(value, bool):
@@ -186,8 +182,3 @@ def _object(arguments: object) -> dict[str, Any] | None:
 def _index(item: Mapping[str, Any]) -> int:
     index = item.get("index")
     return index if isinstance(index, int) else 0
-
-
-def _listed(value: object) -> list[Any]:
-    """The value if it is a list, else an empty list."""
-    return value if isinstance(value, list) else []
