@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.catalog.usage import Usage
-from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
+from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect, StreamRenderer
 from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
 from gateway.errors import GatewayError
 from gateway.unchecked import at, listed, mapping, objects_in
@@ -28,11 +28,10 @@ class ChatDialect(Dialect):
         return made | {"usage": billed.told_in(usage)}
 
     def stream(self, answer: AnswerIdentity) -> ChatStream:
-        """A renderer of one stream."""
         return ChatStream(answer, self._include_usage)
 
 
-class ChatStream:
+class ChatStream(StreamRenderer):
     """Chunks with our id, and a last usage chunk with the bill if the client asked for usage."""
 
     def __init__(self, answer: AnswerIdentity, include_usage: bool) -> None:
@@ -53,7 +52,6 @@ class ChatStream:
         return data_frame(shown)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
-        """The usage chunk, if wanted, then the bill and `[DONE]`, or the error."""
         last = DONE_FRAME if error is None else data_frame(error.as_body())
         frames = []
         if error is None and self._include_usage:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.dialects.chat import estimated_usage
-from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
+from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect, StreamRenderer
 from gateway.dialects.fields import need, read, refused
 from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
 from gateway.dialects.usage_report import shown
@@ -120,17 +120,15 @@ class CompletionsDialect(Dialect):
         self._include_usage = include_usage
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
-        """A complete chat response as a text completion."""
         made = text_completion(body, identity_of(answer), self._prefix)
         usage = estimated_usage(billed.usage) if billed.estimated else body.get("usage") or {}
         return made | {"usage": billed.told_in(usage)}
 
     def stream(self, answer: AnswerIdentity) -> CompletionsStream:
-        """A renderer of one stream."""
         return CompletionsStream(answer, self._prefix, self._include_usage)
 
 
-class CompletionsStream:
+class CompletionsStream(StreamRenderer):
     """Chat chunks in, chunks of a text completion out."""
 
     def __init__(self, answer: AnswerIdentity, prefix: str, include_usage: bool) -> None:
@@ -147,7 +145,6 @@ class CompletionsStream:
         return data_frame(made)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
-        """The usage chunk, if wanted, then the bill and `[DONE]`, or the error."""
         if error is not None:
             return billed_frame(billed.report, data_frame(error.as_body()))
         frames = []

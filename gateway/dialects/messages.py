@@ -26,7 +26,6 @@ class MessagesDialect(Dialect):
         self._forwarded = forwarded
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
-        """A complete chat response as Anthropic's message."""
         forwarded = body.get(FORWARDED)
         if isinstance(forwarded, Mapping):
             named = {"id": message_id(answer.decision_id), "model": answer.model}
@@ -36,7 +35,6 @@ class MessagesDialect(Dialect):
         return made | {"usage": billed.told_in(made["usage"]), "seqroute": billed.report}
 
     def stream(self, answer: AnswerIdentity) -> StreamRenderer:
-        """A renderer of Anthropic's events."""
         made = MessagesStream(answer.decision_id, answer.model, answer.prompt_tokens, self._stop_sequences)
         return ForwardedMessagesStream(answer, made) if self._forwarded else made
 
@@ -46,7 +44,7 @@ class MessagesDialect(Dialect):
         return ErrorAnswer(status, error_body(error))
 
 
-class ForwardedMessagesStream:
+class ForwardedMessagesStream(StreamRenderer):
     """Events of Anthropic's own servers, passed on; the last two wait for the bill.
 
     A server that answers in OpenAI's dialect is translated.
@@ -59,7 +57,6 @@ class ForwardedMessagesStream:
         self._delta: Mapping[str, Any] = {}
 
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
-        """The event of one chunk."""
         event = chunk.get(FORWARDED)
         if self._passing is None:
             self._passing = event is not None
@@ -80,7 +77,6 @@ class ForwardedMessagesStream:
         return event_frame(str(kind), event)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
-        """The last events; may be called again with a newer report."""
         if not self._passing or error is not None:
             return self._translated.end(billed, error)
         usage = _counted(self._delta) or usage_object(billed.usage)

@@ -11,7 +11,7 @@ from gateway.catalog.usage import Usage
 from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent, first_choice, whole_parts
 from gateway.dialects.citations import as_claude_s
-from gateway.dialects.dialect import Billed
+from gateway.dialects.dialect import Billed, StreamRenderer
 from gateway.dialects.sse import billed_frame, event_frame
 from gateway.errors import GatewayError, http_status
 
@@ -80,7 +80,7 @@ def error_body(error: GatewayError) -> dict[str, Any]:
     return {"type": "error", "error": fields | error.details}
 
 
-class MessagesStream:
+class MessagesStream(StreamRenderer):
     """Chat chunks to Anthropic's events. `prompt_tokens` is our estimate for the first event."""
 
     def __init__(self, decision_id: str, model: str, prompt_tokens: int, stop_sequences: Sequence[str]) -> None:
@@ -95,7 +95,6 @@ class MessagesStream:
         self._last: bytes | None = None
 
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
-        """The events of one chunk."""
         frames = [] if self._started else [self._start()]
         self._parts.listed(chunk)
         for choice in first_choice(chunk):
@@ -107,7 +106,6 @@ class MessagesStream:
         return b"".join(frames)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
-        """The last events; may be called again with a newer report."""
         if error is not None:
             return billed_frame(billed.report, event_frame("error", error_body(error)))
         if self._last is None:

@@ -17,6 +17,7 @@ from gateway.dialects.fields import objects, read, refused, unknown
 from gateway.dialects.forwarded import (
     FORWARDED,
     BesideMessages,
+    ForwardedReader,
     ForwardedRequest,
     HostedTool,
     call_fragment,
@@ -79,7 +80,6 @@ class ForwardedMessages(ForwardedRequest):
     def outgoing(
         self, model: str, max_tokens: int | None, tool_calls: int, *, stream: bool, notes: Sequence[str]
     ) -> dict[str, Any]:
-        """The body for Anthropic."""
         body = {**self.body, "model": model}
         asked = body.get("max_tokens")
         if stream:
@@ -95,7 +95,6 @@ class ForwardedMessages(ForwardedRequest):
         return body
 
     def chat_body(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """A complete message in chat format."""
         if isinstance(answer.get("content"), str):
             answer = {**answer, "content": [{"type": "text", "text": answer["content"]}]}
         texts, thoughts, calls = [], [], []
@@ -113,12 +112,11 @@ class ForwardedMessages(ForwardedRequest):
         return body | {name: answer[name] for name in ("model", "usage") if answer.get(name)}
 
     def reader(self) -> MessagesReader:
-        """A reader of one stream."""
         return MessagesReader()
 
 
 @dataclass(slots=True)
-class MessagesReader:
+class MessagesReader(ForwardedReader):
     """Reads the events of one stream."""
 
     _calls: dict[str, int] = field(default_factory=dict)
@@ -136,7 +134,6 @@ class MessagesReader:
         return made
 
     def failure(self, payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The error object of an event that reports one."""
         if payload.get("type") != "error":
             return None
         error = payload.get("error")

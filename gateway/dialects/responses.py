@@ -34,7 +34,6 @@ class ResponsesDialect(Dialect):
         self._ended: dict[str, Any] | None = None
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
-        """A complete chat response as a response object."""
         forwarded = body.get(FORWARDED)
         if isinstance(forwarded, Mapping):
             self._ended = _renamed(forwarded, answer, self._request)
@@ -43,7 +42,6 @@ class ResponsesDialect(Dialect):
         return self._ended | {"usage": billed.told_in(self._ended.get("usage")), "seqroute": billed.report}
 
     def stream(self, answer: AnswerIdentity) -> StreamRenderer:
-        """A renderer of Responses events."""
         self._stream = translated = ResponsesStream(self._object(answer))
         if self._request.forwarded is not None:
             self._stream = ForwardedStream(answer, self._request, translated)
@@ -71,7 +69,7 @@ class ResponsesDialect(Dialect):
         )
 
 
-class ForwardedStream:
+class ForwardedStream(StreamRenderer):
     """Events of OpenAI's own servers, passed on; a translated answer goes to `translated`."""
 
     def __init__(self, answer: AnswerIdentity, request: ResponsesRequest, translated: ResponsesStream) -> None:
@@ -110,7 +108,6 @@ class ForwardedStream:
         return event_frame(str(event.get("type")), event)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
-        """The last event; may be called again with a newer report."""
         if not self._passing:
             return self._translated.end(billed, error)
         if error is not None or self._last is None:

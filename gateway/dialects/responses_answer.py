@@ -13,7 +13,7 @@ from gateway.catalog.usage import Usage
 from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent, first_choice, whole_parts
 from gateway.dialects.citations import as_annotation
-from gateway.dialects.dialect import Billed
+from gateway.dialects.dialect import Billed, StreamRenderer
 from gateway.dialects.pictures import picture_id, picture_item
 from gateway.dialects.responses_tools import OfferedTool, free_form_input
 from gateway.dialects.sse import billed_frame, event_frame
@@ -160,7 +160,7 @@ def whole_response(response: ResponseObject, body: Mapping[str, Any], usage: Usa
     return response.ended(finish, items, usage)
 
 
-class ResponsesStream:
+class ResponsesStream(StreamRenderer):
     """Chat chunks to Responses events."""
 
     def __init__(self, response: ResponseObject) -> None:
@@ -177,7 +177,6 @@ class ResponsesStream:
         """The response object of the last event, once sent."""
 
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
-        """The events of one chunk."""
         frames = [] if self._started else self._start()
         self._parts.listed(chunk)
         for choice in first_choice(chunk):
@@ -190,7 +189,6 @@ class ResponsesStream:
         return b"".join(frames)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
-        """The last events; may be called again with a newer report."""
         if self._last is None:
             frames = [] if self._started else self._start()
             if error is None:

@@ -28,6 +28,7 @@ from gateway.dialects.fields import kind_of_item, read, refused
 from gateway.dialects.forwarded import (
     FORWARDED,
     BesideMessages,
+    ForwardedReader,
     ForwardedRequest,
     HostedTool,
     call_fragment,
@@ -79,7 +80,6 @@ class ForwardedResponses(ForwardedRequest):
     def outgoing(
         self, model: str, max_tokens: int | None, tool_calls: int, *, stream: bool, notes: Sequence[str]
     ) -> dict[str, Any]:
-        """The body for OpenAI."""
         body = {**self.body, "model": model, "store": False}
         if stream:
             body["stream"] = True
@@ -94,7 +94,6 @@ class ForwardedResponses(ForwardedRequest):
         return body
 
     def chat_body(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """A complete response in chat format."""
         texts, thoughts, refusals, calls = [], [], [], []
         for item in _items(answer):
             kind = str(item.get("type"))
@@ -112,11 +111,10 @@ class ForwardedResponses(ForwardedRequest):
         return body | _reported(answer)
 
     def reader(self) -> ResponsesReader:
-        """A reader of one stream."""
         return ResponsesReader()
 
 
-class ResponsesReader:
+class ResponsesReader(ForwardedReader):
     """Reads the events of one stream."""
 
     def __init__(self) -> None:
@@ -133,7 +131,6 @@ class ResponsesReader:
         return made
 
     def failure(self, payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The error object of an event that reports one."""
         kind = payload.get("type")
         if kind == "error":
             inner = payload.get("error")

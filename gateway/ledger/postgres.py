@@ -185,7 +185,6 @@ class PostgresLedger(LedgerBackend):
         return self._groups.submit(UNLOCKED, sent, lambda rows: [known_beginning(row) for row in rows], locking=False)
 
     async def open_leases(self, limit: int, *, ahead_ms: int, beyond_ms: int) -> list[OpenLease]:
-        """Leases with at most `ahead_ms` or more than `beyond_ms` left, the earliest first."""
 
         def find(connection: Connection) -> list[OpenLease]:
             now_ms = database_now_ms(connection)
@@ -206,7 +205,6 @@ class PostgresLedger(LedgerBackend):
         return await self._database.read(find)
 
     async def due_windows(self, limit: int) -> list[ResetWindow]:
-        """Budget windows that ended."""
 
         def find(connection: Connection) -> list[ResetWindow]:
             now_ms = database_now_ms(connection)
@@ -221,7 +219,6 @@ class PostgresLedger(LedgerBackend):
         return await self._database.read(find)
 
     async def tidy(self, abandoned_after_ms: int) -> tuple[int, int]:
-        """Close abandoned decisions and delete expired idempotency rows; the number of each."""
 
         def clean(connection: Connection) -> tuple[int, int]:
             now_ms = database_now_ms(connection)

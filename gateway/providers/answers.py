@@ -200,7 +200,7 @@ class ChunkSource(Protocol):
         """Release the connection."""
 
 
-class LitellmSource:
+class LitellmSource(ChunkSource):
     """LiteLLM's chunks for other dialects, with the provider's own finish.
 
     LiteLLM's wrapper invents a final `stop` and a usage when the provider sent none; `_Tap` records the real end, and
@@ -229,7 +229,6 @@ class LitellmSource:
         self._spoken = False
 
     async def next_chunk(self) -> dict[str, Any] | None:
-        """The next chunk with content, or None at the end. Raises UpstreamFault."""
         loop = asyncio.get_running_loop()
         try:
             with Patience(min(loop.time() + self._idle_timeout_s, self._deadline)), self._recorded(self._exchange):
@@ -258,7 +257,6 @@ class LitellmSource:
         return payload
 
     async def aclose(self) -> None:
-        """Release the connection."""
         await self._wrapper.aclose()
 
     def _placed(self, fault: UpstreamFault) -> UpstreamFault:

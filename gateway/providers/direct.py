@@ -245,12 +245,10 @@ class DirectCall(PreparedCall):
         self._connections = connections
 
     async def whole(self, exchange: Exchange) -> None:
-        """Receive the complete response into the exchange."""
         await (await send(self._connections, self._request, exchange)).read()
         self._check(exchange)
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
-        """Start the call as a stream."""
         answer = await send(self._connections, self._request, exchange)
         if not exchange.speaks_openai:
             await answer.read()

@@ -77,12 +77,10 @@ class ForwardedCall(PreparedCall):
         self._host = None if self._forwarded.api == "responses_api" else claude.host_of(call, found)
 
     async def whole(self, exchange: Exchange) -> None:
-        """Receive the complete response into the exchange."""
         await (await self._sent(exchange)).read()
         self._check(exchange)
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
-        """Start a stream."""
         sent = await self._sent(exchange)
         unlikely = not self._call.api_stated and exchange.headers.get("content-type", "").startswith("text/html")
         if unlikely or not 200 <= exchange.status < 300:

@@ -30,7 +30,6 @@ class ModerationCall(PreparedCall):
         self._connections = connections
 
     async def whole(self, exchange: Exchange) -> None:
-        """Receive the complete response into the exchange."""
         await (await send(self._connections, self._request, exchange)).read()
         seen = exchange_fault(exchange)
         if seen is not None:

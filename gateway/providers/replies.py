@@ -25,7 +25,7 @@ from gateway.dialects.usage_report import (
     speaks,
     take_usage,
 )
-from gateway.providers.answers import UpstreamStream, finish_schema_answers
+from gateway.providers.answers import ChunkSource, UpstreamStream, finish_schema_answers
 from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import Exchange, in_one_piece
 from gateway.providers.inband import fault_in
@@ -161,7 +161,7 @@ _NO_WAIT_S = 60.0
 """Never reached: the response has already arrived."""
 
 
-class WholeSource:
+class WholeSource(ChunkSource):
     """A complete response as a `ChunkSource`: its choices, then the reported usage."""
 
     def __init__(self, reply: Reply) -> None:
@@ -172,9 +172,7 @@ class WholeSource:
             self._chunks.append({**self._chunks[-1], "choices": [], "usage": usage})
 
     async def next_chunk(self) -> dict[str, Any] | None:
-        """The next chunk, or None at the end."""
         return self._chunks.popleft() if self._chunks else None
 
     async def aclose(self) -> None:
-        """Drop the remaining chunks."""
         self._chunks.clear()

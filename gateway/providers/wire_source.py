@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +29,7 @@ from gateway.dialects.loose_json import (
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.usage_report import has_usage, take_usage
+from gateway.providers.answers import ChunkSource
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
 from gateway.providers.exchange import Exchange, Pieces
 from gateway.providers.inband import broken_off, fault_in
@@ -41,7 +42,7 @@ WORDS = re.compile(rb"[\s\[<|/]*[A-Za-z][\w .:-]{0,99}[\s\]>|/]*")
 """A sign of life or an end in words: "keep-alive", "[END]"."""
 
 
-class EventSource(ABC):
+class EventSource(ChunkSource):
     """Reads the events of a response, or what it has in their place."""
 
     def __init__(self, answer: Pieces, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
@@ -58,7 +59,6 @@ class EventSource(ABC):
         self._answered = False
 
     async def aclose(self) -> None:
-        """Release the connection."""
         await self._answer.aclose()
 
     @abstractmethod
