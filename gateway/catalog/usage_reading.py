@@ -174,7 +174,9 @@ def _cache(reported: ReportedCounts, prompt_details: ReportedCounts) -> _Cache:
     written_5m, written_1h = _written_by_lifetime(reported, prompt_details)
     written = reported.detail(*WRITTEN_NAMES) or prompt_details.detail(*WRITTEN_IN_DETAILS)
     unsummed = 0 if written else written_5m + written_1h
-    return _Cache(cached, _cached_audio(prompt_details, reported) if cached else 0, written, written_1h, unsummed)
+    parts = [details.part(*CACHED_DETAILS) for details in (prompt_details, reported)] if cached else []
+    audio = max((part.detail("audiotokens") for part in parts), default=0)
+    return _Cache(cached, audio, written, written_1h, unsummed)
 
 
 def _written_by_lifetime(reported: ReportedCounts, prompt_details: ReportedCounts) -> tuple[int, int]:
@@ -212,10 +214,6 @@ def _with_hosted(usage: Usage, reported: ReportedCounts, prompt_details: Reporte
         hosted_calls=_calls_by_kind(reported, "hostedcalls"),
         heard_calls=_calls_by_kind(reported, "heardcalls"),
     )
-
-
-def _cached_audio(prompt_details: ReportedCounts, reported: ReportedCounts) -> int:
-    return max(details.part(*CACHED_DETAILS).detail("audiotokens") for details in (prompt_details, reported))
 
 
 def _with_cache(reported: ReportedCounts, prompt: int, output: int, cache: int, total: int | None) -> int:

@@ -143,7 +143,7 @@ def target_of(litellm: Any, model: str, provider: str, api_base: str | None, nam
     # In OpenAI's dialect and Gemini's the limit is optional; Azure serves Claude in Anthropic's, where it is not.
     needs_limit = provider not in wire | {"gemini"} or (provider == "azure_ai" and "claude" in model.lower())
     efforts = _other_efforts(litellm, model, provider, kind) if EFFORT in supported else {}
-    renames_limit = kind == "openai" and _renames_limit(litellm, model, provider)
+    renames_limit = kind == "openai" and "max_tokens" not in mapped(litellm, model, provider, max_tokens=1)
     searches = limits_searches(f"{provider}/{model}")
     target = Target(kind, provider in wire, supported, needs_limit, searches, renames_limit, efforts)
     if named is None or named == model:
@@ -152,19 +152,26 @@ def target_of(litellm: Any, model: str, provider: str, api_base: str | None, nam
     return replace(target, unnamed=unnamed, unnamed_efforts=frozenset(_other_efforts(litellm, named, provider, kind)))
 
 
+def mapped(litellm: Any, model: str, provider: str, **params: Any) -> dict[str, Any]:
+    """The parameters as LiteLLM would send them; raises errors of every kind.
+
+    Those that it drops are left out.
+    """
+    made: dict[str, Any] = litellm.utils.get_optional_params(
+        model=model, custom_llm_provider=provider, drop_params=True, **params
+    )
+    return made
+
+
 def _supported(litellm: Any, model: str, provider: str, kind: str) -> frozenset[str]:
     supported = frozenset(litellm.get_supported_openai_params(model=model, custom_llm_provider=provider) or ())
     if supported >= _FOR_OPENAI and kind not in _TAKES_ALL:
         # LiteLLM copied OpenAI's own list for a provider with the same path; no other provider has these.
         return supported - _FOR_OPENAI
-    if kind in ("openai", "azure") and "temperature" in supported and _only_default(litellm, model, provider):
-        return supported - {"temperature"}
+    if kind in ("openai", "azure") and "temperature" in supported:
+        # LiteLLM lists it for models of which it drops all values but the default (gpt-5).
+        return supported - ({"temperature"} - mapped(litellm, model, provider, temperature=0.5).keys())
     return supported
-
-
-def _renames_limit(litellm: Any, model: str, provider: str) -> bool:
-    mapped = litellm.utils.get_optional_params(model=model, custom_llm_provider=provider, max_tokens=1)
-    return "max_tokens" not in mapped
 
 
 def _other_efforts(litellm: Any, model: str, provider: str, kind: str) -> Mapping[str, str]:
@@ -174,25 +181,15 @@ def _other_efforts(litellm: Any, model: str, provider: str, kind: str) -> Mappin
         if effort == "max" and kind in ("openai", "azure"):
             return False  # no word of OpenAI's, though LiteLLM passes it on
         try:
-            mapped = litellm.utils.get_optional_params(
-                model=model, custom_llm_provider=provider, drop_params=True, reasoning_effort=effort
-            )
+            made = mapped(litellm, model, provider, reasoning_effort=effort)
         except Exception:  # noqa: BLE001 - each provider's code has errors of its own
             return False
-        return mapped != without and mapped.get("think") is not False
+        return made != without and made.get("think") is not False
 
-    without = litellm.utils.get_optional_params(model=model, custom_llm_provider=provider, drop_params=True)
+    without = mapped(litellm, model, provider)
     levels = [effort for effort in SCALE if effort != "none" or kind == "azure"]
     taken = [effort for effort in levels if takes(effort)]
     return {effort: nearest(effort, taken) for effort in levels if taken and effort not in taken}
-
-
-def _only_default(litellm: Any, model: str, provider: str) -> bool:
-    """Whether LiteLLM lists `temperature` for a model but drops all except its default (gpt-5)."""
-    mapped = litellm.utils.get_optional_params(
-        model=model, custom_llm_provider=provider, drop_params=True, temperature=0.5
-    )
-    return "temperature" not in mapped
 
 
 def _is_openai(litellm: Any, model: str, api_base: str | None) -> bool:

@@ -17,7 +17,7 @@ import httpx
 
 from gateway.dialects.native_forms import begun_payload, native_dialect, payloads_of, speaks_openai
 from gateway.dialects.wire_usage import WireUsage
-from gateway.providers.accepted_parameters import NEEDED
+from gateway.providers.accepted_parameters import NEEDED, mapped
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.attachments import attached
 from gateway.providers.aws_access import AwsEnvironment, aws_access
@@ -138,9 +138,7 @@ class LitellmClient:
     def translates(self, model: str, provider: str, tool: Mapping[str, Any]) -> bool:
         """True if LiteLLM can write a tool in the provider's form."""
         try:
-            self._litellm.utils.get_optional_params(
-                model=model, custom_llm_provider=provider, drop_params=True, tools=[deepcopy(tool)]
-            )
+            mapped(self._litellm, model, provider, tools=[deepcopy(tool)])
         except Exception:  # noqa: BLE001 - each provider's code has errors of its own
             return False
         return True

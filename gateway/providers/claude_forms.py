@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from gateway.catalog.efforts import SCALE, nearest
 from gateway.dialects.claude_history import claude_messages, lacks_thinking
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.errors import InvalidRequest
-from gateway.providers.accepted_parameters import EFFORT
+from gateway.providers.accepted_parameters import EFFORT, mapped
 from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.errors import CallRefused
 from gateway.providers.litellm_clients import key_for
@@ -90,31 +91,25 @@ def claude_forms(litellm: Any, model: str) -> ClaudeForms:
     if "claude" not in name:
         return next((forms for family, forms in _FAMILIES if family in name), _OTHER)
     provider, config = "anthropic", litellm.AnthropicConfig
-
-    def mapped(**asked: Any) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = litellm.utils.get_optional_params(
-            model=model, custom_llm_provider=provider, drop_params=True, **asked
-        )
-        return found
-
-    by_effort = {}
+    asking = partial(mapped, litellm, model, provider)
+    by_effort: dict[str, Mapping[str, Any]] = {}
     for effort in SCALE[1:]:
-        asked = mapped(**{EFFORT: effort})
+        asked = asking(**{EFFORT: effort})
         by_effort[effort] = {name: asked[name] for name in ("thinking", "output_config") if name in asked}
     kind = (by_effort[_USUAL_EFFORT].get("thinking") or {}).get("type")
     if kind is None and _WITHOUT_THINKING not in model:  # newer than LiteLLM
         return ClaudeForms(by_effort={level: _adaptive(level) for level in SCALE[2:]})
     budget = {"type": "enabled", "budget_tokens": 8_192}
-    kept = mapped(thinking=budget, max_tokens=16_384).get("thinking") if kind else None
+    kept = asking(thinking=budget, max_tokens=16_384).get("thinking") if kind else None
     levels = [level for level in SCALE[2:] if config.validate_effort_for_model(model, level, provider) is None]
     schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
     return ClaudeForms(
         adaptive=kind == "adaptive",
         budgets=kept == budget,
         efforts=tuple(levels) if config.model_supports_effort_param(model, provider) else (),
-        samples="temperature" in mapped(temperature=0.5),
+        samples="temperature" in asking(temperature=0.5),
         interleaves=kept == budget and kind != "adaptive" and _BEFORE_INTERLEAVING not in model,
-        schemas="tool_choice" not in mapped(response_format=schema),
+        schemas="tool_choice" not in asking(response_format=schema),
         by_effort=by_effort,
     )
 

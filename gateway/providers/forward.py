@@ -143,7 +143,8 @@ class ForwardedCall(PreparedCall):
         likely = self._forwarded.required and not self._call.api_stated
         only_likely = self._forwarded.api == "responses_api" and likely
         missing = exchange.status in _NO_ROUTE and seen is not None and not seen.code
-        if only_likely and (missing or _is_page(exchange)):
+        page = exchange.body.lstrip()[:1] == b"<"  # as servers show it at every address that they do not know
+        if only_likely and (missing or page):
             reported = NO_REPORT if seen is None else seen.reported
             raise DialectFault(exchange.status, self._forwarded.refusal(), reported)
         if seen is not None:
@@ -166,11 +167,6 @@ def _read_loosely(data: bytes) -> Any:
         return read_loosely(data)
     except ValueError:
         return None
-
-
-def _is_page(exchange: Exchange) -> bool:
-    """True for a whole page, as servers show it at every address that they do not know."""
-    return exchange.body.lstrip()[:1] == b"<"
 
 
 class ForwardedSource(EventSource):

@@ -42,10 +42,6 @@ LITELLM_ENVIRONMENT: Mapping[str, str] = {
 _MCP_GATEWAY = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 
 
-def _no_price(*_: Any, **__: Any) -> None:
-    return None
-
-
 def _without_null(message: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in message.items() if value is not None or name == "content"}
 
@@ -105,7 +101,9 @@ def import_litellm() -> Any:
     litellm.module_level_aclient = CurrentHandler("waiting")
     litellm.module_level_client = CurrentHandler("blocking")
     # The ledger computes costs. LiteLLM's own computation takes a quarter of its time and is not used.
-    importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging.response_cost_calculator = _no_price
+    importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging.response_cost_calculator = (
+        lambda *_, **__: None
+    )
     # With tool calls or reasoning the content may be null, and some servers require the field.
     messages: Any = importlib.import_module("litellm.utils")
     messages.cleanup_none_field_in_message = _without_null

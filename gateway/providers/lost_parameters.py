@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gateway.providers.accepted_parameters import EFFORT
+from gateway.providers.accepted_parameters import EFFORT, mapped
 
 _PROBED = (
     "response_format", "tool_choice", "parallel_tool_calls", "frequency_penalty", "presence_penalty", "temperature",
@@ -73,7 +73,5 @@ class LostParameters:
         return bool(made == without)
 
     def _mapped(self, model: str, provider: str, params: dict[str, Any]) -> Any:
-        made = self._litellm.utils.get_optional_params(
-            model=model, custom_llm_provider=provider, drop_params=True, **orjson.loads(orjson.dumps(params))
-        )
+        made = mapped(self._litellm, model, provider, **orjson.loads(orjson.dumps(params)))
         return {name: value for name, value in made.items() if name not in _INTERNAL}

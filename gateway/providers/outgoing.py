@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from inspect import signature
@@ -83,7 +83,9 @@ class OutgoingCalls:
         if self._route.takes(call, found, formed.arguments):
             formed = at_responses(formed, call)
         elif lacking := NEEDED & formed.arguments.keys() - target.supported - call.allowed_params:
-            self._refuse_lost(found, formed.arguments, lacking)
+            # One that shapes the answer, and that LiteLLM would leave out in silence.
+            for name in self._lost.of(found.model, found.provider, formed.arguments, lacking):
+                raise CallRefused.of(name)
         left_out += formed.dropped
         if written:
             asked = {name: value for name, value in formed.arguments.items() if name in written}
@@ -114,11 +116,6 @@ class OutgoingCalls:
         messages, plain = without_marks(call.messages, tools)
         params = {**call.params, "tools": plain} if plain else call.params
         return structs.replace(call, messages=messages, params=params), (MARK,)
-
-    def _refuse_lost(self, found: ProviderNames, arguments: Mapping[str, Any], names: Iterable[str]) -> None:
-        """Raise CallRefused for a parameter that shapes the answer and that LiteLLM would leave out in silence."""
-        for name in self._lost.of(found.model, found.provider, arguments, names):
-            raise CallRefused.of(name)
 
     def _as_written(self, call: Call, found: ProviderNames) -> Outgoing | None:
         """A Messages request in its own dialect; None for one that is translated."""
