@@ -55,6 +55,7 @@ class Batch:
     usd_out: F64  # (N, K)
     input_tokens: F64  # (N, K)
     warm_tokens: F64  # (N, K)
+    served_last: Bools  # (N, K)
     cost_quantiles_usd: F32  # (N, K, L)
     mask: Bools  # (N, K)
     able: Bools  # (N, K) excluded by nothing but money, if at all
@@ -71,6 +72,11 @@ class Batch:
         """Some of the turns."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return Batch(**{name: value if name == "models" else value[rows] for name, value in values.items()})
+
+    @property
+    def paused_long(self) -> Bools:
+        """Sessions that last paused for longer than a cache is kept, (N,): `features.paused_long`."""
+        return np.asarray((self.column("log_seconds_since_last") > 0.0) & (self.column("cache_window_open") == 0.0))
 
     @property
     def stats(self) -> F32:
@@ -96,7 +102,12 @@ class Batch:
         cold = (self.cost_quantiles_usd + saved[..., None]).astype(np.float32)
         return Batch(
             **values
-            | {"cost_quantiles_usd": cold, "usd_cached": self.usd_in, "warm_tokens": np.zeros_like(self.warm_tokens)}
+            | {
+                "cost_quantiles_usd": cold,
+                "usd_cached": self.usd_in,
+                "warm_tokens": np.zeros_like(self.warm_tokens),
+                "served_last": np.zeros_like(self.served_last),
+            }
         )
 
 
@@ -226,13 +237,16 @@ def _score_resolving(policy: ReSolving, batch: Batch) -> Scored:
     """`ReSolving.decide` up to the draw."""
     quantiles, mask, left = batch.cost_quantiles_usd, batch.mask, batch.available_usd
     turns = batch.turns_left(policy.horizon)
-    allowed = budgeting.shield(quantiles, mask, left, turns, policy.reserve) if policy.reserve > 0.0 else mask
     costs = np.asarray(expected_cost_usd(quantiles), np.float32)
+    kept = budgeting.kept_tokens(batch.input_tokens, batch.warm_tokens, batch.served_last, batch.paused_long)
     cold, warm = (
-        budgeting.cache_costs(costs, batch.input_tokens, batch.warm_tokens, batch.usd_in, batch.usd_cached)
+        budgeting.cache_costs(costs, batch.warm_tokens, kept, batch.usd_in, batch.usd_cached)
         if policy.cache_aware
         else (costs, costs)
     )
+    alike, allowed = _sharing_caches(batch), mask
+    if policy.reserve > 0.0:
+        allowed = budgeting.shield(quantiles, mask, left, turns, policy.reserve, (cold, warm), alike)
     found = budgeting.resolve(
         predict_quality(policy.quality, batch),
         average_quality(policy.quality, batch),
@@ -244,7 +258,7 @@ def _score_resolving(policy: ReSolving, batch: Batch) -> Scored:
         turns,
         batch.lambda_per_usd,
         policy.spread,
-        _sharing_caches(batch),
+        alike,
     )
     return Scored(np.asarray(found.scores, np.float64), allowed)
 

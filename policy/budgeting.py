@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from policy.arrays import Bools, Floats
-from policy.features import reserve_usd
+from policy.features import expected_cost_usd
 from policy.mdp import COST_LEVELS
 
 CACHE_MIN_TOKENS = 1024
 """Providers cache prompts of about a thousand tokens or more."""
 
-_Q99 = COST_LEVELS.index(0.99)
+_Q95, _Q99 = COST_LEVELS.index(0.95), COST_LEVELS.index(0.99)
 PLAN_STEPS = 6
 """A plan's gain per turn has converged by then; later turns add the gain of the model it converged on."""
 PRICE_STEPS = np.concatenate([[0.0], np.geomspace(0.03, 1e3, 36)])
-"""Prices of money tried by `resolve`, in quality per cost range of the candidates."""
+"""Prices of money tried by `resolve`, in quality per range of the candidates' costs, cold to warm."""
 
 
 class Plan(NamedTuple):
@@ -75,40 +75,85 @@ def cheapness(mean_cost_usd: Floats, mask: Bools) -> Floats:
 
 
 def shield(
-    cost_quantiles_usd: Floats, mask: Bools, remaining_usd: ArrayLike, turns_left: ArrayLike, reserve: float
+    cost_quantiles_usd: Floats,
+    mask: Bools,
+    remaining_usd: ArrayLike,
+    turns_left: ArrayLike,
+    reserve: float,
+    cached: tuple[Floats, Floats] | None = None,
+    alike: Floats | None = None,
 ) -> Bools:
     """Mask of the candidates after which the remaining turns can still be paid; never empty.
 
-    Allowed when  q99(this call) + reserve * R(turns left - 1)  fits into what is left, R being
-    `features.reserve_usd`; `reserve` is calibrated (1: all of R; 0: only this call must fit). When nothing fits, only
-    the cheapest is allowed. cost_quantiles_usd is (..., K, 15).
+    Allowed when  q99(this call) + reserve * R(turns left - 1)  fits into what is left, R being `reserve_usd`; `reserve`
+    is calibrated (1: all of R; 0: only this call must fit). When nothing fits, only the candidate that lacks least is
+    allowed. cost_quantiles_usd is (..., K, 15); `cached` are the costs of `cache_costs`.
     """
-    q99 = cost_quantiles_usd[..., _Q99]
-    later_usd: Floats = reserve * reserve_usd(cost_quantiles_usd, mask, np.asarray(turns_left, float) - 1.0)
-    fits = mask & (q99 + later_usd[..., None] <= np.asarray(remaining_usd, float)[..., None])
-    order = np.where(mask, q99, np.inf)
-    cheapest = mask & (np.arange(mask.shape[-1]) == np.argmin(order, axis=-1)[..., None])
-    allowed: Bools = np.where(fits.any(axis=-1, keepdims=True), fits, cheapest)
+    kept_usd = reserve * reserve_usd(cost_quantiles_usd, mask, np.asarray(turns_left, float) - 1.0, cached, alike)
+    needed_usd = np.where(mask, cost_quantiles_usd[..., _Q99] + kept_usd, np.inf)
+    fits = needed_usd <= np.asarray(remaining_usd, float)[..., None]
+    nearest = mask & (np.arange(mask.shape[-1]) == np.argmin(needed_usd, axis=-1)[..., None])
+    allowed: Bools = np.where(fits.any(axis=-1, keepdims=True), fits, nearest)
     return allowed
+
+
+def reserve_usd(
+    cost_quantiles_usd: Floats,
+    mask: Bools,
+    later_turns: ArrayLike,
+    cached: tuple[Floats, Floats] | None = None,
+    alike: Floats | None = None,
+) -> Floats:
+    """Bound the cost of n later turns on the cheapest candidate after each one, (..., K).
+
+    With 95 % confidence; 0 without any candidate.
+
+        R(n) = n * warm + sqrt(n) * (q95 - mean) + min(n, 1) * (cold - warm),   the last where the model changes
+
+    Without a cache cold, warm and mean are one. For one turn q95, and for many far less than n * q95: bills that are
+    not all high together average out. Shapes: (..., K, 15), (..., K), (...); `cached` and `alike` as for `later_plan`.
+    """
+    mean, q95 = expected_cost_usd(cost_quantiles_usd), cost_quantiles_usd[..., _Q95]
+    cold, warm = (mean, mean) if cached is None else cached
+    later = np.maximum(np.asarray(later_turns, float), 0.0)[..., None]
+    stay = np.where(mask, later * warm + np.sqrt(later) * np.maximum(q95 - mean, 0.0), np.inf)
+    change = stay + np.minimum(later, 1.0) * (cold - warm)
+    if alike is not None:  # another effort of the model stays too
+        stay = np.min(np.where(alike > 0.0, stay[..., None, :], np.inf), axis=-1)
+    least = np.minimum(stay, change.min(axis=-1, keepdims=True))
+    return np.where(mask.any(axis=-1, keepdims=True), least, 0.0)
+
+
+def kept_tokens(
+    input_tokens: ArrayLike, warm_tokens: ArrayLike, served_last: ArrayLike, paused: ArrayLike
+) -> NDArray[np.floating]:
+    """Tokens that a later turn is expected to read from each model's cache, (..., K).
+
+    If that model serves this turn. What its cache holds now is what was learned of it: as much is expected again, and
+    nothing of one that served the last turn and holds nothing. Of others it is the whole prompt, unless it is too short
+    or the session paused for longer than caches live, `paused` (...).
+    """
+    tokens, warm = np.asarray(input_tokens, float), np.asarray(warm_tokens, float)
+    unknown = (warm <= 0.0) & ~np.asarray(served_last, np.bool_)
+    hoped = (tokens >= CACHE_MIN_TOKENS) & ~np.asarray(paused, np.bool_)[..., None]
+    return np.where(unknown, np.where(hoped, tokens, 0.0), warm)
 
 
 def cache_costs(
     mean_cost_usd: ArrayLike,
-    input_tokens: ArrayLike,
     warm_tokens: ArrayLike,
+    kept: ArrayLike,
     input_usd_per_mtok: ArrayLike,
     cached_input_usd_per_mtok: ArrayLike,
-    min_tokens: int = CACHE_MIN_TOKENS,
 ) -> tuple[Floats, Floats]:
     """Expected cost of a turn like this one on a cold and on a warm cache, each (..., K).
 
-    The next prompt begins with all of this one, which the model that serves this turn reads at the cached price.
+    The warm one holds `kept` tokens. The input price is that of a token which is not cached: of writing it, where that
+    costs more.
     """
-    tokens = np.asarray(input_tokens, float)
     discount = np.maximum(np.asarray(input_usd_per_mtok) - np.asarray(cached_input_usd_per_mtok), 0.0) * 1e-6
     cold = np.asarray(mean_cost_usd) + np.asarray(warm_tokens) * discount
-    warm = cold - np.where(tokens >= min_tokens, tokens, 0.0) * discount
-    return cold, np.maximum(warm, 0.0)
+    return cold, np.maximum(cold - np.asarray(kept) * discount, 0.0)
 
 
 def sharing_caches(caches: NDArray[np.integer]) -> Floats | None:
@@ -187,8 +232,9 @@ def resolve(
     """
     floor = np.asarray(lambda_floor_per_usd, float)
     mask = mask | ~mask.any(axis=-1, keepdims=True)  # avoids warnings for rows that are all masked
-    costliest = np.max(np.where(mask, mean_cost_usd, -np.inf), axis=-1)
-    cheapest = np.min(np.where(mask, mean_cost_usd, np.inf), axis=-1)
+    # Of cold and warm costs: the candidates' own may lie close together where one of them alone is warm.
+    costliest = np.max(np.where(mask, cold_usd, -np.inf), axis=-1)
+    cheapest = np.min(np.where(mask, warm_usd, np.inf), axis=-1)
     unit = 1.0 / np.maximum(costliest - cheapest, 1e-9)
     prices = floor[..., None] + PRICE_STEPS * unit[..., None]  # (..., L)
     later_turns = np.broadcast_to(np.asarray(turns_left, float)[..., None] - 1.0, prices.shape)

@@ -40,35 +40,48 @@ class ScalarResolvedPrice(NamedTuple):
 def shield(
     quantiles_usd: Sequence[Numbers],
     means_usd: Numbers,
+    cached: Sequence[tuple[float, float]],
     mask: Mask,
     remaining_usd: float,
     turns_left: float,
     reserve: float,
+    caches: Sequence[int] | None = None,
 ) -> list[bool]:
-    """The candidates that leave enough for later turns, or the cheapest alone."""
+    """The candidates that leave enough for later turns, or the one that lacks least."""
     later = max(turns_left - 1.0, 0.0)
-    root = math.sqrt(later)
+    root, first = math.sqrt(later), min(later, 1.0)
+    stay, change = [], math.inf
+    for usd, mean, (cold, warm), allowed in zip(quantiles_usd, means_usd, cached, mask, strict=True):
+        kept = later * warm + root * max(usd[_Q95] - mean, 0.0) if allowed else math.inf
+        stay.append(kept)
+        change = min(change, kept + first * (cold - warm))
+    if caches is not None:
+        stay = [min(kept for kept, other in zip(stay, caches, strict=True) if other == cache) for cache in caches]
     needed = [
-        later * mean + root * max(usd[_Q95] - mean, 0.0)
-        for usd, mean, allowed in zip(quantiles_usd, means_usd, mask, strict=True)
-        if allowed
+        usd[_Q99] + reserve * min(kept, change) if allowed else math.inf
+        for usd, kept, allowed in zip(quantiles_usd, stay, mask, strict=True)
     ]
-    kept_usd = reserve * min(needed)
-    fits = [allowed and usd[_Q99] + kept_usd <= remaining_usd for usd, allowed in zip(quantiles_usd, mask, strict=True)]
+    fits = [usd <= remaining_usd for usd in needed]
     if any(fits):
         return fits
-    least = min(usd[_Q99] for usd, allowed in zip(quantiles_usd, mask, strict=True) if allowed)
-    cheapest = next(k for k, usd in enumerate(quantiles_usd) if mask[k] and usd[_Q99] == least)
-    return [k == cheapest for k in range(len(mask))]
+    nearest = needed.index(min(needed))
+    return [k == nearest for k in range(len(mask))]
+
+
+def kept_tokens(input_tokens: float, warm_tokens: float, served_last: bool, paused: bool) -> float:
+    """Tokens that a later turn is expected to read from a model's cache (`budgeting`)."""
+    if warm_tokens > 0.0 or served_last:
+        return warm_tokens
+    return 0.0 if paused or input_tokens < CACHE_MIN_TOKENS else input_tokens
 
 
 def cache_costs(
-    mean: float, input_tokens: float, warm_tokens: float, usd_per_mtok: float, cached_usd_per_mtok: float
+    mean: float, warm_tokens: float, kept: float, usd_per_mtok: float, cached_usd_per_mtok: float
 ) -> tuple[float, float]:
-    """The costs of one candidate on a cold and on a warm cache."""
+    """The costs of one candidate on a cold cache and on one that holds `kept` tokens."""
     discount = max(usd_per_mtok - cached_usd_per_mtok, 0.0) * 1e-6
     cold = mean + warm_tokens * discount
-    return cold, max(cold - (input_tokens * discount if input_tokens >= CACHE_MIN_TOKENS else 0.0), 0.0)
+    return cold, max(cold - kept * discount, 0.0)
 
 
 class Session(NamedTuple):
@@ -152,8 +165,9 @@ def _raised_price(
     session: Session, remaining_usd: float, floor: float, floor_later: ScalarPlan, floor_usd: float
 ) -> tuple[float, ScalarPlan]:
     """Interpolate between the last price that overspends and the first that does not."""
-    means = [mean for mean, allowed in zip(session.mean_usd, session.mask, strict=True) if allowed]
-    unit = 1.0 / max(max(means) - min(means), 1e-9)
+    costliest = max(cold for cold, allowed in zip(session.cold_usd, session.mask, strict=True) if allowed)
+    cheapest = min(warm for warm, allowed in zip(session.warm_usd, session.mask, strict=True) if allowed)
+    unit = 1.0 / max(costliest - cheapest, 1e-9)
     low, high = 0, len(_STEPS) - 1
     tried: dict[int, tuple[float, ScalarPlan, float]] = {0: (floor, floor_later, floor_usd)}
 

@@ -73,7 +73,6 @@ TEXT_SCALE = np.float32(8.0)
 
 _TINY_USD = 1e-9
 _SPREAD = tuple(COST_LEVELS.index(level) for level in (0.05, 0.5, 0.95, 0.99))
-_Q95, _Q99 = _SPREAD[2:]
 _LOG_1000 = math.log(1000.0)
 _LEAST, _MOST = np.float32(-5.0), np.float32(5.0)
 
@@ -246,24 +245,14 @@ def available_usd(session: SessionView) -> float:
     return max(min(session.remaining_usd, session.tenant_remaining_usd), 0.0)
 
 
+def paused_long(session: SessionView) -> bool:
+    """Tell whether the session last paused for longer than providers keep a prompt cache."""
+    return session.seconds_since_last is not None and session.seconds_since_last >= CACHE_WINDOW_S
+
+
 def expected_cost_usd(cost_quantiles_usd: Any, xp: Any = np) -> Any:
     """Mean of a cost known by its quantiles at COST_LEVELS: (..., K, 15) -> (..., K)."""
     return xp.sum(cost_quantiles_usd * COST_MASSES, axis=-1)
-
-
-def reserve_usd(cost_quantiles_usd: Any, mask: Any, later_turns: Any, xp: Any = np) -> Any:
-    """95 % bound of the cost of n later turns on the cheapest candidate: (...,), 0 without any.
-
-        R(n) = n * mean + sqrt(n) * (q95 - mean)
-
-    q95 for one turn, and for many far less than n * q95: bills that are not all high together average out.
-    Shapes: (..., K, 15), (..., K), (...).
-    """
-    mean, q95 = expected_cost_usd(cost_quantiles_usd, xp), cost_quantiles_usd[..., _Q95]
-    later = xp.maximum(later_turns, 0.0)[..., None]
-    needed = later * mean + xp.sqrt(later) * xp.maximum(q95 - mean, 0.0)
-    least = xp.min(xp.where(mask, needed, 1e9), axis=-1)
-    return xp.where(xp.any(mask, axis=-1), least, 0.0)
 
 
 def _session_row(s: SessionView, input_tokens: int, candidates: int) -> F32:

@@ -19,7 +19,7 @@ from policy import budgeting_scalar as scalar
 from policy.arrays import F32
 from policy.decision import checked_means_usd, cost_quantiles_usd, feasible, make_decision, mean_costs_usd, turns_left
 from policy.exploration import GREEDY, Exploration
-from policy.features import DEFAULT_HORIZON, Horizon, available_usd
+from policy.features import DEFAULT_HORIZON, Horizon, available_usd, paused_long
 from policy.mdp import Decision, Observation, Policy, caches_of
 from policy.quality import PriorQuality, QualityModel
 
@@ -251,16 +251,24 @@ class ReSolving:
         turns = turns_left(observation, self.horizon)
         left_usd = available_usd(observation.session)
         allowed: list[bool] = feasible(observation).tolist()
-        mask = allowed
-        if self.reserve > 0.0:
-            quantiles = [c.cost_quantiles_usd for c in observation.candidates]
-            mask = scalar.shield(quantiles, costs, allowed, left_usd, turns, self.reserve)
+        caches = caches_of([c.name for c in observation.candidates], [c.effort for c in observation.candidates])
+        paused = paused_long(observation.session)
         cached = [
-            scalar.cache_costs(cost, c.input_tokens, c.warm_tokens, c.input_usd_per_mtok, c.cached_input_usd_per_mtok)
+            scalar.cache_costs(
+                cost,
+                c.warm_tokens,
+                scalar.kept_tokens(c.input_tokens, c.warm_tokens, c.served_last, paused),
+                c.input_usd_per_mtok,
+                c.cached_input_usd_per_mtok,
+            )
             if self.cache_aware
             else (cost, cost)
             for cost, c in zip(costs, observation.candidates, strict=True)
         ]
+        mask = allowed
+        if self.reserve > 0.0:
+            quantiles = [c.cost_quantiles_usd for c in observation.candidates]
+            mask = scalar.shield(quantiles, costs, cached, allowed, left_usd, turns, self.reserve, caches)
         session = scalar.Session(
             quality=self.quality.average(observation).tolist(),
             mean_usd=costs,
@@ -269,7 +277,7 @@ class ReSolving:
             mask=allowed,
             later_turns=max(turns - 1.0, 0.0),
             spread=self.spread,
-            caches=caches_of([c.name for c in observation.candidates], [c.effort for c in observation.candidates]),
+            caches=caches,
         )
         now: list[float] = quality.tolist()
         price, scores, later = scalar.resolve(session, now, self.margin * left_usd, observation.lambda_per_usd)

@@ -69,7 +69,7 @@ def random_observation(rng: np.random.Generator, most_candidates: int = 12) -> O
                 cached_input_usd_per_mtok=price_in * discount,
                 output_usd_per_mtok=price_in * 4,
                 input_tokens=tokens,
-                warm_tokens=int(tokens * rng.random()),
+                warm_tokens=int(tokens * max(rng.random() - 0.3, 0.0)),
                 cost_quantiles_usd=tuple(float(q) for q in quantiles),
                 served_last=bool(rng.random() < 0.3),
                 feasible=bool(mask[k]),
@@ -88,6 +88,7 @@ def random_observation(rng: np.random.Generator, most_candidates: int = 12) -> O
         tokens_so_far=int(rng.integers(0, 10_000)),
         failures=int(rng.integers(0, 3)),
         last_quality=None if rng.random() < 0.5 else float(rng.random()),
+        seconds_since_last=[None, 0.0, 30.0, 900.0][int(rng.integers(4))],
     )
 
 
@@ -100,7 +101,7 @@ def stack_observations(observations: Sequence[Observation]) -> Batch:
     names = sorted({c.name for seen in observations for c in seen.candidates})
     index = {name: k for k, name in enumerate(names)}
     most = max(len(seen.candidates) for seen in observations)
-    number = np.zeros((8, len(observations), most))
+    number = np.zeros((9, len(observations), most))
     model = np.full((len(observations), most), -1, np.int64)
     quantiles = np.zeros((len(observations), most, len(COST_LEVELS)), np.float32)
     for n, seen in enumerate(observations):
@@ -115,8 +116,9 @@ def stack_observations(observations: Sequence[Observation]) -> Batch:
                 c.warm_tokens,
                 c.feasible,
                 able_later(c),
+                c.served_last,
             )
-    prior, usd_in, usd_cached, usd_out, input_tokens, warm_tokens, feasible, able = number
+    prior, usd_in, usd_cached, usd_out, input_tokens, warm_tokens, feasible, able, served_last = number
     return Batch(
         models=tuple(names),
         model=model,
@@ -127,6 +129,7 @@ def stack_observations(observations: Sequence[Observation]) -> Batch:
         usd_out=usd_out,
         input_tokens=input_tokens,
         warm_tokens=warm_tokens,
+        served_last=served_last > 0,
         cost_quantiles_usd=quantiles,
         mask=feasible > 0,
         able=able > 0,

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policy import budgeting, features
+from policy import budgeting
+from policy import budgeting_scalar as scalar
 from policy.mdp import caches_of
 
 TWO = np.array([True, True])
@@ -59,9 +60,45 @@ def test_the_shield_keeps_enough_for_the_turns_to_come(
 def test_the_reserve_for_later_turns_averages_their_bills_by_hand() -> None:
     # one candidate: 1 USD but for the top 7.5 % at 9 (levels .95 and up), mean 1.6; q95 is 9
     tail = np.array([[1.0] * 11 + [9.0] * 4])
-    one, four, none = (float(features.reserve_usd(tail, np.array([True]), np.array(n))) for n in (1.0, 4.0, 0.0))
+    one, four, none = (float(budgeting.reserve_usd(tail, np.array([True]), n)[0]) for n in (1.0, 4.0, 0.0))
     assert (one, four, none) == pytest.approx((9.0, 4 * 1.6 + 2 * 7.4, 0.0), abs=1e-5)
-    assert float(features.reserve_usd(tail, np.array([False]), np.array(3.0))) == 0.0
+    assert float(budgeting.reserve_usd(tail, np.array([False]), 3.0)[0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("later", "after_small", "after_large"),
+    [
+        (0.0, 0.0, 0.0),
+        (0.5, 0.05, 0.25),
+        (1.0, 0.1, 0.5),  # staying with the large one costs .5, filling the small one's cache 1
+        (3.0, 0.3, 1.2),  # 3 * .1; 1 + 2 * .1 for the move, less than 3 * .5
+    ],
+)
+def test_the_reserve_reads_the_conversation_from_the_cache_that_this_turn_fills(
+    later: float, after_small: float, after_large: float
+) -> None:
+    """A small and a large model: 1 and 4 USD with a cold cache, .1 and .5 with a warm one."""
+    cached = np.array([1.0, 4.0]), np.array([0.1, 0.5])
+    found = budgeting.reserve_usd(quantiles(1.0, 4.0), TWO, later, cached)
+    assert found == pytest.approx([after_small, after_large])
+    efforts = budgeting.reserve_usd(quantiles(1.0, 4.0), TWO, later, cached, np.ones((2, 2)))
+    assert efforts == pytest.approx([0.1 * later] * 2)  # of one model, whose cache they share
+
+
+def test_the_shield_allows_the_model_whose_cache_pays_for_its_later_turns() -> None:
+    """Of 5.3 USD the large model takes 4 now; moving to the small one then takes 1.2 for three turns, not 3."""
+    cached = np.array([1.0, 4.0]), np.array([0.1, 0.5])
+    for remaining, expected in ((5.3, [True, True]), (5.1, [True, False])):
+        assert budgeting.shield(quantiles(1.0, 4.0), TWO, remaining, 4.0, 1.0, cached).tolist() == expected
+    assert budgeting.shield(quantiles(1.0, 4.0), TWO, 5.3, 4.0, 1.0).tolist() == [True, False]
+
+
+def test_where_no_candidate_leaves_enough_the_one_that_lacks_least_stays() -> None:
+    """The large model, warm, is cheaper now (.5 for 1), but seven turns of the small one cost less: 1.6 for 3.5."""
+    cached = np.array([1.0, 4.0]), np.array([0.1, 0.5])
+    assert budgeting.shield(quantiles(1.0, 0.5), TWO, 1.5, 7.0, 1.0, cached).tolist() == [True, False]
+    # At the last turn nothing comes later: the cheapest of now.
+    assert budgeting.shield(quantiles(1.0, 0.5), TWO, 0.4, 1.0, 1.0, cached).tolist() == [False, True]
 
 
 def test_the_shield_reads_the_tail_and_never_widens_the_mask() -> None:
@@ -80,11 +117,33 @@ def test_the_shield_reads_the_tail_and_never_widens_the_mask() -> None:
 
 def test_cache_costs_by_hand() -> None:
     # 10k tokens at 1 USD/Mtok, cached at .1, 4k of them warm; the turn is expected to cost .02 so.
-    cold, warm = budgeting.cache_costs([0.02], [10_000], [4_000], [1.0], [0.1])
+    cold, warm = budgeting.cache_costs([0.02], [4_000], [10_000], [1.0], [0.1])
     assert cold == pytest.approx([0.02 + 0.0036])
     assert warm == pytest.approx([0.02 + 0.0036 - 0.009])
-    small_cold, small_warm = budgeting.cache_costs([0.02], [500], [0], [1.0], [0.1])
-    assert small_cold == small_warm == pytest.approx([0.02])  # too short for any provider's cache
+    # Writing costs 1.25: the 4k saved 1.15 a million, and so will 10k.
+    cold, warm = budgeting.cache_costs([0.02], [4_000], [10_000], [1.25], [0.1])
+    assert (cold[0], warm[0]) == pytest.approx((0.02 + 0.0046, 0.02 + 0.0046 - 0.0115))
+    none = budgeting.cache_costs([0.02], [0], [10_000], [1.0], [1.0])  # without a cached price
+    assert none[0] == none[1] == pytest.approx([0.02])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "warm", "served_last", "paused", "kept"),
+    [
+        (9_000, 0, False, False, 9_000.0),  # nothing is known of this model: all of a prompt that it reads
+        (900, 0, False, False, 0.0),  # too short for any provider's cache
+        (9_000, 0, False, True, 0.0),  # the session pauses for longer than caches live
+        (9_000, 8_000, True, False, 8_000.0),  # as much as it reads now
+        (9_000, 8_000, True, True, 8_000.0),  # of a cache that outlived the pause
+        (9_000, 8_000, False, False, 8_000.0),
+        (9_000, 0, True, False, 0.0),  # it served the last turn, and nothing is cached
+    ],
+)
+def test_a_later_turn_is_expected_to_read_what_was_learned_of_the_cache(
+    tokens: int, warm: int, served_last: bool, paused: bool, kept: float
+) -> None:
+    found = budgeting.kept_tokens([tokens], [warm], [served_last], paused)
+    assert found.tolist() == [kept] == [scalar.kept_tokens(tokens, warm, served_last, paused)]
 
 
 def test_one_later_turn_is_a_softmax_over_the_candidates() -> None:
@@ -215,6 +274,19 @@ def test_a_warm_cache_is_worth_staying_for_and_a_blind_plan_does_not_see_it() ->
     assert int(np.argmax(stays.scores)) == 0
     rich = budgeting.resolve(quality, quality, now, cold, warm, TWO, 50.0, 4.0, 0.0, 0.05)
     assert int(np.argmax(rich.scores)) == 1
+
+
+def test_the_prices_tried_tell_staying_on_a_warm_model_from_leaving_it() -> None:
+    """The large model, warm, costs .12 now and the small one .11; both would cost 1 and .11 cold, .1 and .01 warm.
+
+    Seven turns of the large one cost .72 of the .75 that are left. Steps of a range of .01 would go from a price of 0
+    to one of 3, at which even a model of no cost would be left.
+    """
+    quality, now = np.array([0.5, 0.6]), np.array([0.11, 0.12])
+    cold, warm = np.array([0.11, 1.0]), np.array([0.01, 0.1])
+    found = budgeting.resolve(quality, quality, now, cold, warm, TWO, 0.75, 7.0, 0.0, 0.1)
+    assert int(np.argmax(found.scores)) == 1
+    assert float(found.lambda_per_usd) < 1.0
 
 
 def test_resolving_many_sessions_at_once_is_resolving_each() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from policy import budgeting
 from policy import budgeting_scalar as scalar
-from policy.features import expected_cost_usd
+from policy.features import expected_cost_usd, paused_long
 from policy.mdp import Observation, mean_cost_usd
 from tests.policy.observations import random_observation
 
@@ -31,15 +31,35 @@ def test_a_mean_is_that_of_the_arrays() -> None:
         assert mean_cost_usd(tuple(quantiles[0])) == pytest.approx(means[0], rel=1e-6)
 
 
-def test_the_shield_keeps_the_same_candidates() -> None:
+def cached_costs(view: Observation) -> tuple[list[tuple[float, float]], tuple[np.ndarray, np.ndarray]]:
+    """Cold and warm costs by numbers and by arrays."""
+    paused = paused_long(view.session)
+    rows = [(c.input_tokens, c.warm_tokens, c.served_last) for c in view.candidates]
+    prices = [(c.input_usd_per_mtok, c.cached_input_usd_per_mtok) for c in view.candidates]
+    kept = [scalar.kept_tokens(*row, paused) for row in rows]
+    found = [
+        scalar.cache_costs(mean, row[1], held, *price)
+        for mean, row, held, price in zip(view.means_usd, rows, kept, prices, strict=True)
+    ]
+    tokens, warm, served = np.array(rows).T
+    expected_kept = budgeting.kept_tokens(tokens, warm, served > 0, paused)
+    assert expected_kept.tolist() == kept
+    return found, budgeting.cache_costs(view.means_usd, warm, expected_kept, *np.array(prices).T)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_shield_keeps_the_same_candidates(shared: bool) -> None:
     rng = np.random.default_rng(1)
     kept = set()
     for view in observations():
         quantiles, _ = arrays(view)
+        caches = (np.arange(len(quantiles)) // 2).tolist() if shared else None
+        alike = budgeting.sharing_caches(np.array(caches)) if shared else None
+        pairs, both = cached_costs(view)
         left, turns = view.session.remaining_usd, float(rng.uniform(1.0, 9.0))
-        expected = budgeting.shield(quantiles, view.mask, left, turns, 0.8)
+        expected = budgeting.shield(quantiles, view.mask, left, turns, 0.8, both, alike)
         told = [c.cost_quantiles_usd for c in view.candidates]
-        found = scalar.shield(told, view.means_usd, view.mask.tolist(), left, turns, 0.8)
+        found = scalar.shield(told, view.means_usd, pairs, view.mask.tolist(), left, turns, 0.8, caches)
         assert found == expected.tolist()
         kept.add((sum(found) == 1, sum(found) == view.mask.sum()))
     assert len(kept) > 2  # all of the guard's, some of them, one
@@ -52,12 +72,9 @@ def test_the_price_of_money_the_plan_and_the_scores_are_the_same(cache: bool, sh
     at_floor = at_most = 0
     for view in observations():
         _, means = arrays(view)
-        numbers = [
-            (c.input_tokens, c.warm_tokens, c.input_usd_per_mtok, c.cached_input_usd_per_mtok) for c in view.candidates
-        ]
-        cold, warm = budgeting.cache_costs(means, *np.array(numbers).T) if cache else (means, means)
+        cold, warm = means, means
         if cache:
-            pairs = [scalar.cache_costs(mean, *row) for mean, row in zip(means, numbers, strict=True)]
+            pairs, (cold, warm) = cached_costs(view)
             assert np.array(pairs) == pytest.approx(np.stack([cold, warm], axis=1))
         now, usual = rng.random((2, len(means)))
         turns, left = float(rng.uniform(1.0, 12.0)), float(10 ** rng.uniform(-5, 1))

@@ -112,6 +112,34 @@ def test_resolving_keeps_enough_for_every_later_turn() -> None:
         assert left >= -1e-12
 
 
+def test_resolving_keeps_enough_to_read_the_conversation_from_the_cache_that_it_filled() -> None:
+    """With 10k tokens of conversation: the bills of the cheapest plan are what the session needs, and enough."""
+    rng, policy = np.random.default_rng(12), baselines.ReSolving()
+    warm_usd, cold_usd = {"small": 0.001, "large": 0.004}, {"small": 0.01, "large": 0.04}
+    served_by = set()
+    for _ in range(40):
+        turns, last = int(rng.integers(2, 10)), ""
+        left = 0.01 + 0.001 * (turns - 1) + float(rng.uniform(0.0, 0.06))
+        for turn in range(turns):
+            offered = []
+            for name, prior in (("small", 0.6), ("large", 0.9)):
+                usd = warm_usd[name] if name == last else cold_usd[name]
+                price = (cold_usd[name] - warm_usd[name]) / 0.01  # of 10k tokens
+                offered.append(
+                    candidate(
+                        name, usd, prior, input_tokens=10_000, warm_tokens=10_000 * (name == last),
+                        served_last=name == last, input_usd_per_mtok=price, cached_input_usd_per_mtok=0.0,
+                        feasible=usd <= left + 1e-12,
+                    )
+                )  # fmt: skip
+            view = observation(offered, turn=turn, expected_turns=turns, budget_usd=1.0, remaining_usd=left)
+            chosen_now = view.candidates[policy.decide(view, 0.5).action]
+            left, last = left - chosen_now.cost_quantiles_usd[0], chosen_now.name
+            served_by.add(last)
+        assert left >= -1e-9
+    assert served_by == {"small", "large"}
+
+
 def test_the_tenants_budget_binds_as_the_sessions_does() -> None:
     view = observation([SMALL, LARGE], expected_turns=4, remaining_usd=10.0, tenant_remaining_usd=0.01)
     assert chosen(baselines.ReSolving(), view) == "small"

@@ -63,6 +63,7 @@ def recorded_batch(episodes: Episodes, i: I64, j: I64, remaining_usd: F64, *, as
         usd_out=of_candidate("output_usd_per_mtok"),
         input_tokens=of_candidate("input_tokens"),
         warm_tokens=of_candidate("warm_tokens"),
+        served_last=of_candidate("served_last") > 0.5,
         cost_quantiles_usd=episodes.cost_quantiles_usd[i, j],
         mask=episodes.offered[i, j] if as_logged else affordable(episodes, i, j, remaining_usd),
         able=episodes.mask[i, j],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from msgspec.structs import replace
+from msgspec import structs
 
+from policy.arrays import I64
 from policy.mdp import CandidateView, Decision, Observation, Policy
+from train.replay.simulator import Rule, Turn
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Blind:
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Decide on the observation with cold caches."""
         cold = tuple(_cold(candidate) for candidate in observation.candidates)
-        return self.policy.decide(replace(observation, candidates=cold), uniform)
+        return self.policy.decide(structs.replace(observation, candidates=cold), uniform)
 
 
 def _cold(candidate: CandidateView) -> CandidateView:
     saved_usd = candidate.warm_tokens * (candidate.input_usd_per_mtok - candidate.cached_input_usd_per_mtok) * 1e-6
-    return replace(
+    return structs.replace(
         candidate,
         cached_input_usd_per_mtok=candidate.input_usd_per_mtok,
         warm_tokens=0,
@@ -38,31 +40,19 @@ def _cold(candidate: CandidateView) -> CandidateView:
     )
 
 
-@dataclass(frozen=True)
-class ListPrice:
-    """A policy that sees the list price where a token that is not cached costs more."""
+def at_list_price(rule: Rule) -> Rule:
+    """The rule as one that is told that writing to a cache costs the list price, now and later."""
 
-    policy: Policy
-    write_price: float
+    def told(turn: Turn) -> I64:
+        board = turn.board.within(replace(turn.board.context, write_price=1.0))
+        surcharge_usd = turn.board.context_usd(turn.index, turn.last) - board.context_usd(turn.index, turn.last)
+        return rule(
+            replace(
+                turn,
+                board=board,
+                cost_quantiles_usd=turn.cost_quantiles_usd - surcharge_usd[..., None],
+                mean_usd=turn.mean_usd - surcharge_usd,
+            )
+        )
 
-    @property
-    def policy_id(self) -> str:
-        """The policy's id with the suffix `-list-price`."""
-        return f"{self.policy.policy_id}-list-price"
-
-    def decide(self, observation: Observation, uniform: float) -> Decision:
-        """Decide as if what is not cached cost the list price, at this turn and later."""
-        listed = tuple(_listed(candidate, self.write_price) for candidate in observation.candidates)
-        return self.policy.decide(replace(observation, candidates=listed), uniform)
-
-
-def _listed(candidate: CandidateView, write_price: float) -> CandidateView:
-    list_usd_per_mtok = candidate.input_usd_per_mtok / write_price
-    written_tokens = candidate.input_tokens - candidate.warm_tokens
-    surcharge_usd = written_tokens * (candidate.input_usd_per_mtok - list_usd_per_mtok) * 1e-6
-    return replace(
-        candidate,
-        input_usd_per_mtok=list_usd_per_mtok,
-        cost_quantiles_usd=tuple(quantile - surcharge_usd for quantile in candidate.cost_quantiles_usd),
-        cost_max_usd=candidate.cost_max_usd - surcharge_usd,
-    )
+    return told

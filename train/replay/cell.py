@@ -18,7 +18,7 @@ from train.fit.tune import Dial, bisect_penalty, laplace
 from train.replay import baselines_learned as cited
 from train.replay import bounds
 from train.replay.baselines import TunedRule, families, quality_per_turn, safest, tune
-from train.replay.blind import Blind, ListPrice
+from train.replay.blind import Blind, at_list_price
 from train.replay.catalogue import CatalogueSetup, Environment, re_boarded, with_newcomer, without_model
 from train.replay.gate import Gate, Trial, trial, verdict
 from train.replay.grid import RANDOM, Cell, phi_of, session_cost_usd
@@ -185,15 +185,14 @@ def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[CellEntr
     if contest.cell.context.cached_price < 1.0:
         yield _planned(contest, "ours-blind", Blind(planners.blind[best_at][1]), contest.test)
     if contest.cell.context.write_price != 1.0:
-        write_price = contest.cell.context.write_price
-        rule_alone = ReSolving(horizon=contest.learned.horizon)
-        installed = as_installed(contest, contest.test)
         free = contest.context_without_writes
         planner = contest.learned.planners[free].curve[best_at][1]
-        yield _planned(contest, "ours-ungated-list-price", ListPrice(planner, write_price), contest.test)
         network = contest.learned.networks[free].at(boldest).serving
-        yield _planned(contest, "ours-network-list-price", ListPrice(network, write_price), contest.test)
-        yield _planned(contest, f"{DEFAULT_RULE}-list-price", ListPrice(rule_alone, write_price), installed)
+        rule_alone = ReSolving(horizon=contest.learned.horizon)
+        yield _planned(contest, "ours-ungated-list-price", planner, contest.test, list_price=True)
+        yield _planned(contest, "ours-network-list-price", network, contest.test, list_price=True)
+        installed = as_installed(contest, contest.test)
+        yield _planned(contest, f"{DEFAULT_RULE}-list-price", rule_alone, installed, list_price=True)
 
 
 def as_installed(contest: CellRun, stage: Environment) -> Environment:
@@ -278,8 +277,9 @@ def bound_entries(contest: CellRun) -> Iterator[CellEntry]:
     yield CellEntry("knapsack", bounds.knapsack(test.board, test.budget_usd))
 
 
-def _planned(contest: CellRun, name: str, policy: Policy, test: Environment) -> CellEntry:
-    played = test.play(as_rule(policy, contest.study.seen))
+def _planned(contest: CellRun, name: str, policy: Policy, test: Environment, *, list_price: bool = False) -> CellEntry:
+    rule = as_rule(policy, contest.study.seen)
+    played = test.play(at_list_price(rule) if list_price else rule)
     served = policy_kind(policy.policy_id)
     return CellEntry(name, played, 0.0, numbers={"policy_id": policy.policy_id}, served=served)
 

@@ -5,8 +5,6 @@ Policies with a batched form (`policy.batch`) decide all sessions of a turn at o
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +13,7 @@ from policy import batch
 from policy.arrays import I64
 from policy.features import encode_turns
 from policy.mdp import NOT_AFFORDABLE, CandidateView, Observation, Policy, SessionView, effort_of
-from train.replay.blind import Blind, ListPrice
+from train.replay.blind import Blind
 from train.replay.simulator import Rule, Turn
 from train.replay.vectors import Vectors
 
@@ -26,15 +24,13 @@ SECONDS_BETWEEN_TURNS = 30.0
 
 def as_rule(policy: Policy, seen: Vectors, lambda_per_usd: float = 0.0) -> Rule:
     """A rule for `simulator.play`; the models' averages are its quality priors."""
-    asked = policy.policy if isinstance(policy, Blind | ListPrice) else policy
+    asked = policy.policy if isinstance(policy, Blind) else policy
 
     def rule(turn: Turn) -> I64:
         if batch.has_batched_form(asked):
             shown = turn_batch(turn, seen, lambda_per_usd)
             if isinstance(policy, Blind):
                 shown = shown.without_cache()
-            elif isinstance(policy, ListPrice):
-                shown = replace(shown, usd_in=shown.usd_in / policy.write_price)
             return batch.draw_rows(batch.probabilities(asked, shown), turn.uniform)
         return np.array(
             [
@@ -78,6 +74,7 @@ def turn_batch(turn: Turn, seen: Vectors, lambda_per_usd: float = 0.0) -> batch.
         usd_out=each(board.usd_out_per_m),
         input_tokens=each(tokens[:, None]),
         warm_tokens=turn.warm_tokens(),
+        served_last=board.served_last(turn.last),
         cost_quantiles_usd=turn.cost_quantiles_usd.astype(np.float32),
         mask=turn.mask,
         able=np.ones(shape, np.bool_),

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
-from msgspec.structs import replace
 
-from policy.mdp import Decision, Observation
-from policy.rules import Cheapest
-from tests.policy.observations import candidate, observation
-from train.replay.blind import ListPrice
+from policy.arrays import I64
+from policy.mdp import COST_LEVELS
+from train.replay.blind import at_list_price
 from train.replay.grid import full, narrow, quick
-from train.replay.simulator import Context, SessionBatch
+from train.replay.simulator import Context, SessionBatch, Turn
 
 EMPTY = np.zeros((1, 2, 2))
 
@@ -39,29 +35,29 @@ def test_a_switch_writes_the_whole_conversation_and_staying_only_what_is_new() -
     assert board(Context(8_000, 250, 0.1)).context_usd(1, last[:1]) == pytest.approx(np.array([[8_250e-6, 33_000e-6]]))
 
 
-@dataclass
-class Listening:
-    """A policy that keeps what it was shown."""
+def test_a_rule_without_writes_is_told_list_prices_now_and_later() -> None:
+    written = board(Context(8_000, 250, 0.1, 1.25))
+    last, two = np.array([0, 1]), np.ones(2)
+    bills = 0.003 + written.context_usd(1, last)[..., None] + np.zeros(len(COST_LEVELS))
+    turn = Turn(
+        board=written, index=1, at=np.array([0, 1]), quality=EMPTY[0], cost_quantiles_usd=bills, mean_usd=bills[..., 0],
+        mask=EMPTY[0] == 0.0, remaining_usd=two, budget_usd=two, turns_left=two, declared=last, last=last,
+        tokens_so_far=two, uniform=two,
+    )  # fmt: skip
+    seen: list[Turn] = []
 
-    policy_id: str = "listening"
-    seen: list[Observation] = field(default_factory=list)
+    def listening(shown: Turn) -> I64:
+        seen.append(shown)
+        return last
 
-    def decide(self, observation: Observation, uniform: float) -> Decision:
-        self.seen.append(observation)
-        return Cheapest().decide(observation, uniform)
-
-
-def test_a_policy_without_writes_sees_the_list_price_in_prices_and_forecasts() -> None:
-    listening = Listening()
-    one = candidate("small", input_usd_per_mtok=1.25, cost_usd=0.01)
-    one = replace(one, input_tokens=9_000, warm_tokens=1_000, cost_max_usd=0.05)
-    ListPrice(listening, 1.25).decide(observation([one]), 0.0)
-    (shown,) = listening.seen[0].candidates
-    assert ListPrice(listening, 1.25).policy_id == "listening-list-price"
-    assert shown.input_usd_per_mtok == pytest.approx(1.0)
-    # 8,000 tokens are written, each for .25 USD per million over the list price: .002 USD.
-    assert shown.cost_quantiles_usd == pytest.approx([quantile - 0.002 for quantile in one.cost_quantiles_usd])
-    assert shown.cost_max_usd == pytest.approx(0.048)
+    assert at_list_price(listening)(turn) is last
+    (shown,) = seen
+    # 8,250 tokens, of which the model that served last reads 8,000 at a tenth and the other none.
+    staying, moving = (800 + 250) * 1e-6, 8_250e-6
+    expected = 0.003 + np.array([[staying, 4 * moving], [moving, 4 * staying]])
+    assert shown.mean_usd == pytest.approx(expected)
+    assert shown.cost_quantiles_usd[..., -1] == pytest.approx(expected)
+    assert (shown.board.context.write_price, turn.board.context.write_price) == (1.0, 1.25)
 
 
 def test_both_presets_have_cells_with_and_without_writes() -> None:
