@@ -111,7 +111,14 @@ def _read_entry(
         name = _checked_name(section, name)
     if name is None or params is None or not _is_one_model(section, name, params):
         return ()
-    return tuple(ModelEntry(located.where, name, replace(params, organization=o), info) for o in organizations)
+    stated = info.deployment_id
+    return tuple(
+        ModelEntry(
+            located.where, name, replace(params, organization=organization),
+            info if stated is None or not number else replace(info, deployment_id=f"{stated}-{number + 1}"),
+        )
+        for number, organization in enumerate(organizations)
+    )  # fmt: skip
 
 
 def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:

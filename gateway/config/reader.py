@@ -116,7 +116,8 @@ class Section:
         if value is None:
             return None
         if not isinstance(value, str) or not value.strip():
-            self.problem(key, f"expected a text, got {kind_of(value)}")
+            found = "an empty one; leave the key out" if isinstance(value, str) else kind_of(value)
+            self.problem(key, f"expected a text, got {found}")
             return None
         return Secret(value)
 

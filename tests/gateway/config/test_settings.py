@@ -383,6 +383,18 @@ def test_defaults_never_join_a_deployment_s_key_to_their_host_or_its_host_to_the
     )
 
 
+def test_each_organization_of_an_entry_with_an_id_has_an_id_of_its_own(write: Write) -> None:
+    entry = "litellm_params: {model: openai/x, organization: [one, two]}, model_info: {id: main}"
+    models = settings_of(write(f"model_list: [{{model_name: a, {entry}}}]\n")).models
+    assert [(each.params.organization, each.info.deployment_id) for each in models] == [
+        ("one", "main"), ("two", "main-2"),
+    ]  # fmt: skip
+    empty = write('model_list: [{model_name: a, litellm_params: {model: openai/x, api_key: ""}}]\n')
+    assert problems_of(empty) == (
+        "gateway.yaml: model_list[0].litellm_params.api_key: expected a text, got an empty one; leave the key out",
+    )
+
+
 def test_a_default_is_stated_by_any_of_its_names(write: Write) -> None:
     settings = settings_of(
         write(
