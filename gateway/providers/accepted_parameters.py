@@ -31,7 +31,7 @@ HOSTS = _SERVERS | {
 GEMINI = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
 OLLAMA = frozenset({"ollama", "ollama_chat"})
 _OPENROUTER = frozenset({"openrouter"})
-_TEMPLATED = _SERVERS | {"deepinfra", "friendliai", "novita", "nvidia_nim", "together_ai"}
+_TEMPLATED = _SERVERS | {"deepinfra", "friendliai", "novita", "nvidia_nim", "sambanova", "together_ai"}
 _SWITCHED = _SERVERS | {"dashscope", "modelscope", "novita", "qwencloud"}
 _KNOWN_BY: Mapping[str, frozenset[str]] = {
     "top_k": HOSTS | CLAUDE | GEMINI | OLLAMA | {"dashscope", "huggingface", "perplexity", "qwencloud", "watsonx"},
@@ -43,8 +43,14 @@ _KNOWN_BY: Mapping[str, frozenset[str]] = {
     "enable_thinking": _SWITCHED,
     "reasoning": _SERVERS | {"openrouter", "synthetic", "together_ai", "vercel_ai_gateway"},
     "include_reasoning": _SERVERS | {"groq", "openrouter"},
-    "reasoning_format": _SERVERS | {"groq"},
+    "reasoning_format": _SERVERS | {"cerebras", "groq"},
     "reasoning_split": _SERVERS | {"minimax"},
+    "disable_reasoning": frozenset({"cerebras"}),
+    "clear_thinking": frozenset({"cerebras"}),
+    "prompt_mode": frozenset({"mistral"}),
+    "disable_tool_validation": frozenset({"groq"}),
+    "context_length_exceeded_behavior": frozenset({"fireworks_ai", "together_ai"}),
+    "prompt_truncate_len": frozenset({"fireworks_ai"}),
     "chat_template_kwargs": _TEMPLATED,
     "safe_prompt": frozenset({"mistral"}),
     "provider": _OPENROUTER,
@@ -70,6 +76,10 @@ _KNOWN_BY: Mapping[str, frozenset[str]] = {
             "last_updated_after_filter",
             "last_updated_before_filter",
             "return_images",
+            "return_related_questions",
+            "disable_search",
+            "enable_search_classifier",
+            "language_preference",
         ),
         frozenset({"perplexity"}),
     ),
@@ -84,6 +94,8 @@ _ALSO_KNOWN_BY: Mapping[str, frozenset[str]] = {
     "user": HOSTS | {"groq", "dashscope"},
     "metadata": _SERVERS,
     "verbosity": _SERVERS | _OPENROUTER,
+    "prompt_cache_key": frozenset({"moonshot"}),
+    "safety_identifier": frozenset({"moonshot"}),
 }
 _FOR_OPENAI = frozenset(
     {"store", "prediction", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"}

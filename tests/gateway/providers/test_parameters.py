@@ -108,8 +108,13 @@ async def test_ollama_takes_its_options_but_for_the_length_of_the_answer(upstrea
         (
             "perplexity/sonar",
             {"search_mode": "academic", "search_domain_filter": ["a.example", "-b.example"], "return_images": True,
-             "search_recency_filter": "week", "search_language_filter": ["en"], "search_after_date_filter": "3/1/2026"},
+             "search_recency_filter": "week", "search_language_filter": ["en"], "search_after_date_filter": "3/1/2026",
+             "return_related_questions": True, "disable_search": True, "language_preference": "de"},
         ),
+        ("cerebras/zai-glm-4.7", {"disable_reasoning": True, "clear_thinking": False}),
+        ("mistral/magistral-small-latest", {"prompt_mode": "reasoning"}),
+        ("fireworks_ai/m", {"context_length_exceeded_behavior": "error", "prompt_truncate_len": 100}),
+        ("hosted_vllm/qwen", {"return_token_ids": True}),
     ],
 )  # fmt: skip
 async def test_parameters_of_one_provider_reach_it_alone(
@@ -174,6 +179,13 @@ def test_a_session_s_cache_key_goes_by_the_address(
     call = Call(f"{provider}/gpt-4o", HELLO, api_base=api_base, cache_key="k", options=options)
     target = target_of(import_litellm(), "gpt-4o", provider, api_base)
     assert shaped(call, target).arguments.get("prompt_cache_key") == ("k" if keyed else None)
+
+
+async def test_moonshot_takes_a_cache_key_and_a_label_as_openai_does(upstream: Upstream) -> None:
+    params = {"prompt_cache_key": "k", "safety_identifier": "s"}
+    body, left_out = await sent(upstream, "moonshot/kimi-k2.5", params=params)
+    assert params.items() <= body.items()
+    assert left_out == set()
 
 
 async def test_labels_go_to_openai_with_an_answer_that_it_shall_store_alone(upstream: Upstream) -> None:
