@@ -14,6 +14,7 @@ from gateway.http import json_response
 CHAT = "POST /v1/chat/completions"
 _HINTS: tuple[tuple[str, str], ...] = (
     (r"/v1/v1(/.*)?", "a base URL that ends in /v1 once: http://HOST:PORT/v1"),
+    (r".*//.*", "the same address with one slash: a base URL that does not end in one"),
     (r".+/", "the same address without the slash at its end"),
     (r"(/v1)?/messages/.*", "POST /v1/messages and POST /v1/messages/count_tokens"),
     (r"(/v1)?/(chat|engines/.*)", f"{CHAT} with `messages`"),

@@ -253,6 +253,7 @@ async def test_without_named_origins_no_page_may_call(tmp_path: Path, sqlite_url
     ("path", "use"),
     [
         ("/v1/v1/chat/completions", "a base URL that ends in /v1 once"),
+        ("/v1//chat/completions", "a base URL that does not end in one"),
         ("/v1/chat/completions/", "without the slash"),
         ("/openai/deployments/gpt/chat/completions", "POST /v1/chat/completions"),
         ("/api/chat", "POST /v1/chat/completions"),
