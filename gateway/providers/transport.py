@@ -63,8 +63,22 @@ class _NotingConnector(aiohttp.TCPConnector):
         return await super()._create_connection(req, traces, timeout)
 
 
+class _Head:
+    """Stands for a connection's transport while the head of a request is written, to be sent with the body."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.written = b""
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+
 class _Request(aiohttp.ClientRequest):
-    """A request whose short body is written after its head.
+    """A request whose short body is written with its head.
 
     aiohttp wraps it and, on Python 3.11, starts a task.
     """
@@ -81,14 +95,21 @@ class _Request(aiohttp.ClientRequest):
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         """Write the head and a short body."""
-        assert conn.protocol is not None
-        if self._short and (conn.protocol.writing_paused or self._continue is not None):
+        protocol = conn.protocol
+        assert protocol is not None
+        transport = protocol.transport
+        if self._short and (transport is None or protocol.writing_paused or self._continue is not None):
             super().update_body_from_data(self._short)
             self._short = b""
-        response = await super().send(conn)
-        if self._short:
-            assert conn.protocol.transport is not None
-            conn.protocol.transport.write(self._short)
+        if not self._short or transport is None:
+            return await super().send(conn)
+        head = _Head(transport)
+        protocol.transport = head  # type: ignore[assignment]
+        try:
+            response = await super().send(conn)  # without a body it waits for nothing
+        finally:
+            protocol.transport = transport
+        transport.write(head.written + self._short)
         return response
 
 
