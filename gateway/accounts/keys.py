@@ -196,10 +196,7 @@ def revoke_key(connection: Connection, key_id: str, *, actor: str, now_ms: int) 
     before = get_key(connection, key_id)
     if before.revoked_at_ms is not None:
         return before
-    connection.execute(update(keys).where(keys.c.key_id == key_id).values(revoked_at_ms=now_ms))
-    after = get_key(connection, key_id)
-    leave_trail(connection, actor, "key.revoke", key_id, _trail(before), _trail(after), now_ms)
-    return after
+    return _changed(connection, "key.revoke", before, {"revoked_at_ms": now_ms}, actor, now_ms)
 
 
 def set_key_budget(
@@ -243,10 +240,7 @@ def set_key_budget(
     if window != before.window:
         ends_ms = checked_window(connection, window, now_ms, ends_ms=before.reset_at_ms)
         values |= {"window": window, "reset_at_ms": ends_ms}
-    connection.execute(update(keys).where(keys.c.key_id == key_id).values(**values))
-    after = get_key(connection, key_id)
-    leave_trail(connection, actor, "key.budget", key_id, _trail(before), _trail(after), now_ms)
-    return after
+    return _changed(connection, "key.budget", before, values, actor, now_ms)
 
 
 def change_key(connection: Connection, key_id: str, changes: Mapping[str, Any], *, actor: str, now_ms: int) -> Key:
@@ -258,10 +252,17 @@ def change_key(connection: Connection, key_id: str, changes: Mapping[str, Any], 
     _refuse_soft_without_budget(values.get("soft_budget_nanousd"), before.balance is not None)
     if "expires_at_ms" in changes:
         values["expires_at_ms"] = _checked_expiry(changes["expires_at_ms"], now_ms)
+    return _changed(connection, "key.change", before, values, actor, now_ms)
+
+
+def _changed(
+    connection: Connection, event: str, before: Key, values: Mapping[str, Any], actor: str, now_ms: int
+) -> Key:
+    """The key with other values in its row, which the trail tells of."""
     if values:
-        connection.execute(update(keys).where(keys.c.key_id == key_id).values(**values))
-    after = get_key(connection, key_id)
-    leave_trail(connection, actor, "key.change", key_id, _trail(before), _trail(after), now_ms)
+        connection.execute(update(keys).where(keys.c.key_id == before.key_id).values(**values))
+    after = get_key(connection, before.key_id)
+    leave_trail(connection, actor, event, before.key_id, _trail(before), _trail(after), now_ms)
     return after
 
 

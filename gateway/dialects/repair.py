@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 import orjson
 
 from gateway.dialects.answer_parts import extended_id
+from gateway.unchecked import at, listed, mapping
 
 _NO_FINISH = ("", "null", "None")
 """Values that some servers send instead of a missing finish reason."""
@@ -247,9 +248,8 @@ class _CallNumbers:
 
 def _nest_notes(message: dict[str, Any]) -> None:
     """Write citations in the form of /v1/responses, as LiteLLM passes them on, in that of chat."""
-    notes = message.get("annotations")
-    for note in notes if isinstance(notes, list) else ():
-        kind = note.get("type") if isinstance(note, dict) else None
+    for note in listed(message.get("annotations")):
+        kind = at(note, "type")
         if kind == "url_citation" and kind not in note and "url" in note:
             note[kind] = {name: note.pop(name) for name in tuple(note) if name != "type"}
 
@@ -377,7 +377,7 @@ def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
         return  # parts of other kinds stay unchanged
     if others:
         fields = message.get("provider_specific_fields")
-        message["provider_specific_fields"] = {**(fields if isinstance(fields, dict) else {}), "content": others}
+        message["provider_specific_fields"] = {**mapping(fields), "content": others}
     message["content"] = "".join(texts)
     if thoughts and not message.get("reasoning_content"):
         message["reasoning_content"] = "".join(thoughts)
@@ -407,8 +407,7 @@ def _repaired_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
     if "tool_calls" not in message:
         return []
     made = message["tool_calls"]
-    listed = made if isinstance(made, list) else [made]
-    calls = [call for call in listed if isinstance(call, dict)]
+    calls = [call for call in (made if isinstance(made, list) else [made]) if isinstance(call, dict)]
     if not calls:
         del message["tool_calls"]
         return []
@@ -436,8 +435,7 @@ def _write_arguments(function: dict[str, Any]) -> None:
 
 
 def _function_name(call: dict[str, Any]) -> str:
-    function = call.get("function") or call.get("custom")
-    name = function.get("name") if isinstance(function, dict) else None
+    name = at(call.get("function") or call.get("custom"), "name")
     return name if isinstance(name, str) else ""
 
 

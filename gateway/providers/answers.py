@@ -19,9 +19,9 @@ import orjson
 from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, beside_words, with_facts
 from gateway.catalog.usage_names import counts_output
 from gateway.catalog.usage_reading import read_usage
-from gateway.dialects.loose_json import SurrogateJoiner
 from gateway.dialects.older_functions import call_functions
 from gateway.dialects.repair import StreamRepair, has_failed
+from gateway.dialects.surrogates import SurrogateJoiner
 from gateway.dialects.usage_report import (
     cited_searches,
     joined,

@@ -104,9 +104,9 @@ def first_lost(pieces: Mapping[str, bytes], body: bytes) -> str | None:
         if not piece:
             continue
         seen[piece] += 1
-        at = next(_strings_with(piece, body, end), None)  # mostly in the order of the messages: one search of the body
-        if at is not None:
-            end = at
+        found = next(_strings_with(piece, body, end), None)  # mostly in the messages' order: one search of the body
+        if found is not None:
+            end = found
             continue
         left -= len(body)
         if left < 0:  # in an order of the provider's own
@@ -121,10 +121,10 @@ def _strings_with(piece: bytes, body: bytes, start: int) -> Iterator[int]:
 
     Every byte is read a few times at most, however often a text repeats a piece: the search goes on behind its end.
     """
-    while start >= 0 and (at := body.find(piece, start)) >= 0:
-        opening = body.rfind(b'"', start, at)
-        printed = body[opening - 1 : opening] == b"\\" or body.find(b"': '", opening, at) >= 0
-        start = body.find(b'"', at + len(piece.rstrip(b'"')))
+    while start >= 0 and (place := body.find(piece, start)) >= 0:
+        opening = body.rfind(b'"', start, place)
+        printed = body[opening - 1 : opening] == b"\\" or body.find(b"': '", opening, place) >= 0
+        start = body.find(b'"', place + len(piece.rstrip(b'"')))
         if not printed:
             yield start
 

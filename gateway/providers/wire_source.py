@@ -19,15 +19,10 @@ import orjson
 from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.assembly import chunks_of
 from gateway.dialects.documents import AGAIN, Form, document_payloads, form_of, is_chunk, is_done
-from gateway.dialects.loose_json import (
-    SurrogateJoiner,
-    check_depth,
-    read_loosely,
-    read_values,
-    without_list,
-)
+from gateway.dialects.loose_json import check_depth, read_loosely, read_values, without_list
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
+from gateway.dialects.surrogates import SurrogateJoiner
 from gateway.dialects.usage_report import has_usage, take_usage
 from gateway.providers.answers import ChunkSource
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
