@@ -114,6 +114,7 @@ async def test_usage_is_only_what_the_provider_said(
     stream = await upstream.open_stream(upstream.outgoing(call(provider, mode)))
     assert await text_of(stream) == said(20)
     assert stream.usage == usage
+    assert (await upstream.complete(upstream.outgoing(call(provider, mode)))).usage == usage
 
 
 @pytest.mark.parametrize(
