@@ -202,7 +202,7 @@ class ClaudeHosts:
         config = copy(self._configs["vertex_ai"])
         config._ensure_access_token = lambda **_: token
         made, url = config.validate_anthropic_messages_environment(
-            headers=_with_client_s(headers, call), model=found.model, messages=body["messages"],
+            headers=_with_client_betas(headers, call), model=found.model, messages=body["messages"],
             optional_params=body, litellm_params=dict(call.options),
             api_base=None if call.api_base is None else call.api_base.rstrip("/"),
         )  # fmt: skip
@@ -213,7 +213,7 @@ class ClaudeHosts:
     def _for_azure(self, call: Call, found: ProviderNames, body: dict[str, Any]) -> DirectRequest:
         config = self._configs["azure_ai"]
         stated, headers = _split(call.extra_headers)
-        headers = _with_client_s(headers, call)
+        headers = _with_client_betas(headers, call)
         base = call.api_base or found.api_base
         key = key_for(call, found, base or "")
         made, base = config.validate_anthropic_messages_environment(
@@ -244,7 +244,7 @@ def _split(headers: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     return [beta.strip() for beta in stated.split(",") if beta.strip()], lowered
 
 
-def _with_client_s(headers: Mapping[str, str], call: Call) -> dict[str, str]:
+def _with_client_betas(headers: Mapping[str, str], call: Call) -> dict[str, str]:
     """The headers with the client's betas."""
     betas = () if call.forwarded is None else call.forwarded.betas
     return {**headers, **({BETA: ",".join(betas)} if betas else {})}
