@@ -7,6 +7,7 @@
     +-- InvalidApiKey            401
     +-- SessionBudgetExceeded    402
     +-- TenantBudgetExceeded     402
+    |     +-- KeyBudgetExceeded
     +-- RequestBudgetExceeded    402
     +-- Forbidden                403
     +-- NotFound                 404
@@ -103,9 +104,16 @@ class SessionBudgetExceeded(GatewayError):
 
 
 class TenantBudgetExceeded(GatewayError):
-    """The budget of the tenant or of the key is spent."""
+    """The tenant's budget is spent."""
 
     status, code, type = 402, "tenant_budget_exceeded", "insufficient_quota"
+
+
+class KeyBudgetExceeded(TenantBudgetExceeded):
+    """The key's budget is spent.
+
+    The operator raises it, like the tenant's, so both have the code that clients know.
+    """
 
 
 class RequestBudgetExceeded(GatewayError):

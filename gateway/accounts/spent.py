@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.errors import GatewayError, SessionBudgetExceeded, TenantBudgetExceeded
+from gateway.errors import GatewayError, KeyBudgetExceeded, SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.ledger.types import RefusingAccount
 
 
@@ -18,14 +18,12 @@ class SpentAccount:
 
 
 def spent_account(account: RefusingAccount, session_id: str) -> SpentAccount:
-    """The account that refuses money to this session.
-
-    The operator raises a key's budget, like its tenant's, so both have the code that clients know.
-    """
+    """The account that refuses money to this session."""
     if account == "session":
         raising = f"raise it with X-Session-Budget-USD or POST /v1/sessions/{session_id}"
         return SpentAccount("session", SessionBudgetExceeded, raising)
     if account == "parent":
         raising = f"GET /v1/sessions/{session_id} names the parent; raise its budget"
         return SpentAccount("parent session", SessionBudgetExceeded, raising)
-    return SpentAccount(account, TenantBudgetExceeded, f"ask the operator to raise the {account}'s budget")
+    error = KeyBudgetExceeded if account == "key" else TenantBudgetExceeded
+    return SpentAccount(account, error, f"ask the operator to raise the {account}'s budget")

@@ -333,6 +333,15 @@ refused_turns = Table(
     PrimaryKeyConstraint("tenant_id", "session_id", "code"),
     Index("refused_turns_by_time", "last_at_ms"),
 )
+refusing_accounts = Table(
+    "refusing_accounts",
+    metadata,
+    # When the budget of a tenant or key last refused a turn; written with `refused_turns`.
+    Column("account", String(8), nullable=False),
+    Column("account_id", String(64), nullable=False),
+    Column("last_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("account", "account_id"),
+)
 
 log_retention = Table(
     "log_retention",

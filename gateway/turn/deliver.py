@@ -14,7 +14,7 @@ from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration
 from gateway.clock import Clock, now_ms
 from gateway.decisions.refused_turns import NO_SESSION, RefusedTurns
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, KeyBudgetExceeded, TenantBudgetExceeded
 from gateway.http import json_response
 from gateway.ledger.leases import Leases
 from gateway.ledger.types import Answer
@@ -51,9 +51,15 @@ class Delivery:
         self._clock = clock
         self.live_streams: WeakSet[StreamPump] = WeakSet()
 
-    def refusal(self, context: TurnContext, code: str, *, stored: bool) -> None:
+    def refusal(self, context: TurnContext, error: GatewayError, *, stored: bool) -> None:
         """Count a turn that the spent budget refused; `stored`: its session has a row."""
-        self._refused.add(context.caller.tenant_id, context.session_id if stored else NO_SESSION, code)
+        caller, refusing = context.caller, None
+        if isinstance(error, KeyBudgetExceeded):
+            refusing = ("key", caller.key_id)
+        elif isinstance(error, TenantBudgetExceeded):
+            refusing = ("tenant", caller.tenant_id)
+        session_id = context.session_id if stored else NO_SESSION
+        self._refused.add(caller.tenant_id, session_id, error.code, refusing)
 
     async def whole(self, attempt: Attempt, reply: Reply) -> Response:
         """Settle a complete response and render it in its dialect."""

@@ -31,7 +31,7 @@ from gateway.config.settings import LimitSettings
 from gateway.dialects.chat import ChatDialect
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest, parse_chat
-from gateway.errors import SessionBudgetExceeded, TenantBudgetExceeded
+from gateway.errors import GatewayError, SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.http import Watch, header_map, read_body
 from gateway.request_ids import REQUEST, RequestIds
 from gateway.routing import guard
@@ -145,15 +145,15 @@ class Turns:
         try:
             attempt = await self._ordinary_or_last(context, watch)
         except (SessionBudgetExceeded, TenantBudgetExceeded) as error:
-            await self._background.run(self._refuse(context, error.code))
+            await self._background.run(self._refuse(context, error))
             raise
         if isinstance(attempt, Attempt) and attempt.raises_budget:
             self._background.spawn(self._preparation.raise_below(context))
         return attempt
 
-    async def _refuse(self, context: TurnContext, code: str) -> None:
+    async def _refuse(self, context: TurnContext, error: GatewayError) -> None:
         stored = await self._preparation.keep_budget(context) or context.row is not None
-        self._delivery.refusal(context, code, stored=stored)
+        self._delivery.refusal(context, error, stored=stored)
 
     async def _ordinary_or_last(self, context: TurnContext, watch: Watch) -> Attempt | Response:
         """Reserve an ordinary turn, or, in a session with wrap-up, a last answer when only that is left."""

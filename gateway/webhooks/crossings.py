@@ -1,6 +1,6 @@
 """Queue one message whenever an account has spent a share of its budget, or its soft budget.
 
-A session whose turn was refused because what is left does not pay for it has reached its budget too.
+An account that refused a turn because what is left does not pay for it has reached its budget too.
 
 Every replica looks; the unique index of `webhook_events` lets one of them record a crossing, whatever dies in between.
 A budget that is changed, or a window that begins again, makes room for a new crossing of the same threshold. After a
@@ -14,9 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
-from gateway.database.tables import keys, ledger_entries, refused_turns, sessions, tenants, webhook_events
+from gateway.database.tables import (
+    keys,
+    ledger_entries,
+    refused_turns,
+    refusing_accounts,
+    sessions,
+    tenants,
+    webhook_events,
+)
 from gateway.errors import SessionBudgetExceeded
 from gateway.money import usd_string
 from gateway.webhooks.outbox import WebhookEvent, queue
@@ -26,6 +34,7 @@ SOFT = -1
 """In the place of the threshold: the soft budget, which stands in the place of the budget."""
 REACHED = -2
 """In the place of the threshold: a turn was refused before the last threshold was reached."""
+_LIVE_KEY = and_(keys.c.has_budget == 1, keys.c.revoked_at_ms.is_(None))
 LOOK_BACK_MS = 60_000
 """Sessions used within this time before the last look are looked at again: replicas' clocks differ a little."""
 
@@ -104,14 +113,19 @@ def _was_told(connection: Connection, account: BudgetedAccount, threshold: int) 
 def _changes(account: BudgetedAccount) -> Select[Any]:
     """The changes of an account's budget, newest first."""
     entry = ledger_entries.c
-    session_id = account.account_id if account.kind == "session" else None
-    query = select(entry.entry_id, entry.granted_delta_nanousd).where(
-        entry.tenant_id == account.tenant_id, entry.session_id == session_id, entry.scope == account.kind,
-        entry.granted_delta_nanousd != 0,
-    )  # fmt: skip
-    if account.kind == "key":
-        query = query.where(entry.key_id == account.account_id)
+    query = select(entry.entry_id, entry.granted_delta_nanousd)
+    query = query.where(_is_change(account.kind, account.tenant_id, account.account_id))
     return query.order_by(entry.entry_id.desc())
+
+
+def _is_change(kind: str, tenant_id: Any, account_id: Any) -> ColumnElement[bool]:
+    """True for a ledger entry that changes this account's budget."""
+    entry = ledger_entries.c
+    of_account = and_(
+        entry.tenant_id == tenant_id, entry.session_id == (account_id if kind == "session" else None),
+        entry.scope == kind, entry.granted_delta_nanousd != 0,
+    )  # fmt: skip
+    return and_(of_account, entry.key_id == account_id) if kind == "key" else of_account
 
 
 def _spent_since(connection: Connection, account: BudgetedAccount, entry_id: int) -> int:
@@ -150,25 +164,35 @@ def _accounts(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
         if recent is not None:
             query = query.where(recent)
         if kind == "key":
-            query = query.where(keys.c.has_budget == 1, keys.c.revoked_at_ms.is_(None))
+            query = query.where(_LIVE_KEY)
         found += [_account(kind, row) for row in connection.execute(query).mappings()]
     return found
 
 
 def _reached(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
-    """The sessions in which a turn was refused for money since their budget was last changed."""
-    refused, row, entry = refused_turns.c, sessions.c, ledger_entries.c
-    changed_ms = select(func.max(entry.created_at_ms)).where(
-        entry.tenant_id == row.tenant_id, entry.session_id == row.session_id, entry.scope == "session",
-        entry.granted_delta_nanousd != 0,
-    )  # fmt: skip
-    query = (
-        select(sessions, row.session_id.label("account_id"))
-        .join(refused_turns, and_(refused.tenant_id == row.tenant_id, refused.session_id == row.session_id))
-        .where(refused.code == SessionBudgetExceeded.code, refused.last_at_ms >= since_ms - LOOK_BACK_MS)
-        .where(func.coalesce(changed_ms.scalar_subquery(), 0) <= refused.last_at_ms)
+    """The accounts that refused a turn since their budget was last changed and their window began."""
+    turn, account, s = refused_turns.c, refusing_accounts.c, sessions.c
+    of_session = and_(
+        turn.tenant_id == s.tenant_id, turn.session_id == s.session_id, turn.code == SessionBudgetExceeded.code
     )
-    return [_account("session", found) for found in connection.execute(query).mappings()]
+    found = []
+    for kind, table, id_column, refused, refuses in (
+        ("tenant", tenants, tenants.c.tenant_id, refusing_accounts, account.account_id == tenants.c.tenant_id),
+        ("key", keys, keys.c.key_id, refusing_accounts, account.account_id == keys.c.key_id),
+        ("session", sessions, s.session_id, refused_turns, of_session),
+    ):
+        at_ms = refused.c.last_at_ms
+        changed_ms = select(func.max(ledger_entries.c.created_at_ms)).where(
+            _is_change(kind, table.c.tenant_id, id_column)
+        )
+        query = select(table, id_column.label("account_id")).join(refused, refuses)
+        query = query.where(at_ms >= since_ms - LOOK_BACK_MS, func.coalesce(changed_ms.scalar_subquery(), 0) <= at_ms)
+        if kind != "session":
+            query = query.where(account.account == kind, func.coalesce(table.c.last_reset_at_ms, 0) <= at_ms)
+        if kind == "key":
+            query = query.where(_LIVE_KEY)
+        found += [_account(kind, row) for row in connection.execute(query).mappings()]
+    return found
 
 
 def _account(kind: str, row: Any) -> BudgetedAccount:

@@ -16,7 +16,7 @@ from gateway.api.admission import Admission
 from gateway.app import build
 from gateway.catalog.build import load
 from gateway.database.database import transaction
-from gateway.database.tables import audit_trail, keys, policies
+from gateway.database.tables import audit_trail, keys, policies, refusing_accounts
 from tests.e2e.conftest import Stage
 from tests.harness.scenario import HELLO, Play, playing, session, turn
 
@@ -447,6 +447,7 @@ async def test_a_key_s_budget_is_given_raised_and_ended(tmp_path: Path, sqlite_u
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, "budget_duration")
             assert (await http.request(verb, "/admin/keys/none", json={"budget_usd": 1})).status_code == 404
             assert (await http.request(verb, path, json={})).status_code == 400
+    assert [(row["account"], row["account_id"]) for row in play.rows(refusing_accounts)] == [("key", made["id"])]
 
 
 async def test_a_tenant_lists_its_own_sessions(tmp_path: Path, sqlite_url: str) -> None:

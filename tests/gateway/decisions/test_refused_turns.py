@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from gateway.database.database import Database, transaction
-from gateway.database.tables import refused_turns
+from gateway.database.tables import refused_turns, refusing_accounts
 from gateway.decisions import refused_turns as subject
 from gateway.decisions.refused_turns import RefusedTurns
 from gateway.errors import LedgerUnavailable
@@ -45,17 +45,21 @@ async def test_counts_of_two_gateways_add_up_and_an_outage_loses_none(database_u
         now_s = 200.0
         first.add("t", "s", "session_budget_exceeded")
         second.add("t", "s", "session_budget_exceeded")
-        second.add("t", "other", "tenant_budget_exceeded")
+        second.add("t", "other", "tenant_budget_exceeded", ("key", "k"))
+        with pytest.raises(LedgerUnavailable):
+            await second.share(cast(Database, Away()))
         for counted in (second, first, first):
             await counted.share(database)
     finally:
         await database.close()
     with transaction(database_url, read_only=True) as connection:
         rows = connection.execute(select(refused_turns).order_by(refused_turns.c.session_id.desc())).all()
+        accounts = connection.execute(select(refusing_accounts)).all()
     assert [tuple(row) for row in rows] == [
         ("t", "s", "session_budget_exceeded", 5, 100_000, 200_000),
         ("t", "other", "tenant_budget_exceeded", 1, 200_000, 200_000),
     ]
+    assert [tuple(row) for row in accounts] == [("key", "k", 200_000)]
 
 
 async def test_a_batch_is_written_off_when_it_is_committed(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:

@@ -331,3 +331,32 @@ async def test_a_session_whose_turn_is_refused_for_money_has_reached_its_budget_
         assert await told(1) == [("budget.reached", None)]
         await spent(18, ceiling=110)
         assert ("budget.reached", None) not in await told(1)  # the threshold of 100 % says it
+
+
+async def test_a_tenant_and_a_key_that_refuse_a_turn_have_reached_their_budget(
+    database_url: str, receiver: Receiver
+) -> None:
+    async with open_bench(database_url, budget_nanousd=100) as bench:
+        now, refused = [bench.hands.clock()], RefusedTurns(bench.hands.clock)
+        subject, other = [await replica(receiver.url, bench.database, now, prefix) for prefix in "ab"]
+        key, acme = ("key", (await bench.key(budget_nanousd=90)).key_id), ("tenant", "acme")
+
+        async def told(*refusing: tuple[str, str]) -> list[tuple[str, str]]:
+            for account in refusing:
+                refused.add("acme", "", "tenant_budget_exceeded", account)
+            await refused.share(bench.database)
+            now[0] += 1
+            receiver.got.clear()
+            for one in (subject, other):
+                await one.webhooks.look()
+                async with aiohttp.ClientSession() as http:
+                    await one.webhooks.deliver(http)
+            return [(body["type"], body["account"]) for body in (web_body(body) for _, body in receiver.got)]
+
+        assert await told(key) == [("budget.reached", "key")]
+        assert await told(acme, key) == [("budget.reached", "tenant")]
+        assert await told(acme) == []
+        bench.hands.at_ms += 1
+        await bench.database.write(lambda c: grant_to_tenant(c, "acme", 1, actor="test", now_ms=bench.hands.at_ms))
+        assert await told() == []  # the refusals were before the raise
+        assert await told(acme) == [("budget.reached", "tenant")]
