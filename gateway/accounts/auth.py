@@ -122,7 +122,7 @@ class Authenticator:
         """
         caller = await self._payer(headers, reads=False)
         if caller.role == "read-only":
-            raise Forbidden("this key may read, not spend")
+            raise Forbidden("this key is read-only and cannot spend")
         return caller
 
     async def reader(self, headers: Mapping[str, str]) -> Caller:

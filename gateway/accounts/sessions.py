@@ -296,7 +296,7 @@ def normalize_id(value: str) -> str:
 
 _REFUSING = {
     "closed": "this session is closed",
-    "max_turns": "this session is at its largest number of turns",
+    "max_turns": "this session has reached its maximum number of turns",
     "parent_closed": "a session above this one is closed",
 }
 

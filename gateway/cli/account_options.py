@@ -30,18 +30,23 @@ ModelsOption = Annotated[
 WindowOption = Annotated[
     str | None, typer.Option("--window", help='The budget resets after each window: "30d", "1mo", "24h".')
 ]
-RpmOption = Annotated[int | None, typer.Option("--rpm", help="Most requests in a minute.")]
-TpmOption = Annotated[int | None, typer.Option("--tpm", help="Most tokens in a minute.")]
-ParallelOption = Annotated[int | None, typer.Option("--parallel", help="Most turns at once.")]
+RpmOption = Annotated[int | None, typer.Option("--rpm", help="Maximum requests per minute.")]
+TpmOption = Annotated[int | None, typer.Option("--tpm", help="Maximum tokens per minute.")]
+ParallelOption = Annotated[int | None, typer.Option("--parallel", help="Maximum concurrent turns.")]
 SoftOption = Annotated[
-    str | None, typer.Option("--soft-budget-usd", help="Tell (webhook, header) when so much is spent; refuse nothing.")
+    str | None,
+    typer.Option(
+        "--soft-budget-usd", help="Soft budget: report (webhook, header) when this much is spent, refuse nothing."
+    ),
 ]
 NewLimitOption = '"none": the default of the configuration.'
-NewRpmOption = Annotated[str | None, typer.Option("--rpm", help=f"Most requests in a minute; {NewLimitOption}")]
-NewTpmOption = Annotated[str | None, typer.Option("--tpm", help=f"Most tokens in a minute; {NewLimitOption}")]
-NewParallelOption = Annotated[str | None, typer.Option("--parallel", help=f"Most turns at once; {NewLimitOption}")]
+NewRpmOption = Annotated[str | None, typer.Option("--rpm", help=f"Maximum requests per minute; {NewLimitOption}")]
+NewTpmOption = Annotated[str | None, typer.Option("--tpm", help=f"Maximum tokens per minute; {NewLimitOption}")]
+NewParallelOption = Annotated[
+    str | None, typer.Option("--parallel", help=f"Maximum concurrent turns; {NewLimitOption}")
+]
 NewSoftOption = Annotated[
-    str | None, typer.Option("--soft-budget-usd", help='Tell when so much is spent; "none": do not.')
+    str | None, typer.Option("--soft-budget-usd", help='Soft budget: report when this much is spent; "none": do not.')
 ]
 
 

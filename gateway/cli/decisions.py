@@ -47,7 +47,7 @@ _POLICY_COLUMNS = ("policy_id", "stage", "kind", "pinned", "staged_at_ms", "crea
 def list_decisions(
     tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")] = DEFAULT_TENANT,
     session: Annotated[str | None, typer.Option(help="Only decisions of this session.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The largest number of rows.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:

@@ -56,7 +56,7 @@ def import_litellm(
 ) -> None:
     """Convert a LiteLLM proxy configuration to a gateway.yaml and list what it leaves out."""
     if out.exists() and not force:
-        raise CommandError(f"{out}: expected no such file, found one: choose another with --out, or use --force")
+        raise CommandError(f"{out}: the file exists already: choose another with --out, or use --force")
     result = _Import(_document(source), source.name, out.name)
     read = result.read()
     for _ in range(MAX_ROUNDS):

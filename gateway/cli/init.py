@@ -83,7 +83,7 @@ def init(
 ) -> None:
     """Write a gateway.yaml from three answers; asks for those that no option gives."""
     if out.exists() and not force:
-        raise CommandError(f"{out}: expected no such file, found one: choose another with --out, or use --force")
+        raise CommandError(f"{out}: the file exists already: choose another with --out, or use --force")
     given = provider if provider is not None else _ask("--provider", f"Provider ({', '.join(PROVIDERS)})", "openai")
     choices = read_providers(given)
     asked = budget_usd if budget_usd is not None else _ask("--budget-usd", "Budget of a session in USD", "1.00")

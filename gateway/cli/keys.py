@@ -94,7 +94,7 @@ def create_key(
             now_ms=at_ms,
         )
         row = _key_row(made.key, found.name)
-    say("keep it: only its SHA-256 is stored, so it cannot be shown again")
+    say("save it now: only its SHA-256 is stored, so it cannot be shown again")
     show_one({"key": made.secret, **row}, as_json=as_json)
 
 
@@ -153,7 +153,7 @@ def rotate_key(
             grace_ms=0 if ends_ms is None else ends_ms - at_ms,
         )
         row = _named_key_row(connection, made.key)
-    say("keep it: only its SHA-256 is stored, so it cannot be shown again")
+    say("save it now: only its SHA-256 is stored, so it cannot be shown again")
     show_one({"key": made.secret, **row}, as_json=as_json)
 
 

@@ -42,7 +42,7 @@ _SESSION_COLUMNS = ("session_id", "state", "turns", "remaining_usd", "spent_usd"
 def list_sessions(
     tenant: TenantOption = DEFAULT_TENANT,
     state: Annotated[str | None, typer.Option(help="open, paused or closed; only sessions in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The largest number of rows.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:

@@ -53,7 +53,7 @@ def create_tenant(
     name: Annotated[str, typer.Argument(help="A unique name: letters, digits and . _ : @ + -")],
     budget_usd: Annotated[str, typer.Option(help="Its budget; with --window, per window.")],
     window: WindowOption = None,
-    max_session_usd: Annotated[str | None, typer.Option(help="The largest budget of a session.")] = None,
+    max_session_usd: Annotated[str | None, typer.Option(help="Maximum budget of a session.")] = None,
     models: ModelsOption = None,
     rpm: RpmOption = None,
     tpm: TpmOption = None,
@@ -62,7 +62,8 @@ def create_tenant(
     outage: Annotated[str, typer.Option(help='During a database outage: "closed" or "open".')] = "closed",
     store_text: Annotated[bool, typer.Option("--store-text", help="Keep prompts and answers in the log.")] = False,
     wrap_up: Annotated[
-        bool | None, typer.Option("--wrap-up/--no-wrap-up", help="End its sessions with a last answer, or do not.")
+        bool | None,
+        typer.Option("--wrap-up/--no-wrap-up", help="Whether its sessions end with a last answer (wrap-up)."),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -122,9 +123,7 @@ def change_tenant(
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
     budget_usd: Annotated[str | None, typer.Option(help="The new budget, including what is already spent.")] = None,
     window: Annotated[str | None, typer.Option(help='"30d", "1mo", "24h"; "none": the budget never resets.')] = None,
-    max_session_usd: Annotated[
-        str | None, typer.Option(help='The largest budget of a session; "none": no limit.')
-    ] = None,
+    max_session_usd: Annotated[str | None, typer.Option(help='Maximum budget of a session; "none": no limit.')] = None,
     models: ModelsOption = None,
     rpm: NewRpmOption = None,
     tpm: NewTpmOption = None,

@@ -294,7 +294,9 @@ async def _make_partitions(services: Services) -> None:
         for month in await services.database.read(lambda c: missing_months(c, now_ms(services.clock))):
             await services.database.write(partial(make_partition, month=month))
     except ProgrammingError:
-        _log.warning("no right to make the log's next partition: run `seqroute migrate` as the tables' owner")
+        _log.warning(
+            "no permission to create the log's next partition: run `seqroute migrate` as the owner of the tables"
+        )
 
 
 async def forget_conversations(services: Services) -> None:

@@ -173,7 +173,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        refused = MethodNotAllowed("this route does not take that method", headers=dict(error.headers or {}))
+        refused = MethodNotAllowed("this route does not support that method", headers=dict(error.headers or {}))
         _count(request, refused)
         return refusal(request.url.path, refused)
     _count(request, NotFound(""))

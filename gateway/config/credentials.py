@@ -43,7 +43,7 @@ def read_credentials(document: Section) -> Mapping[str, Section]:
         values = section.section("credential_values")
         section.section("credential_info").ignore_all()
         section.finish()
-        section.require("credential_name", "a text")
+        section.require("credential_name", "a string")
         if name is not None and name in credentials:
             section.problem("credential_name", f'"{name}" is listed twice')
         elif name is not None:
@@ -72,7 +72,9 @@ def use_first_names(section: Section) -> None:
         if not section.has(name):
             section.entries[name] = found
         elif name == "api_base" and section.entries[name].raw != found.raw:
-            section.findings.problem(found.where, f"a second name of {name}, which has another value: write one")
+            section.findings.problem(
+                found.where, f"a second name of {name}, which has another value: write only one of them"
+            )
 
 
 def _stated(section: Section) -> set[str]:

@@ -68,7 +68,7 @@ _UNHELD_IN_BODY: Mapping[str, str] = {
     **dict.fromkeys(("model", "modelid", "fallbacks"), "the provider could answer with another model at another price"),
     **dict.fromkeys(
         "messages input prompt system systeminstruction contents instructions documents mcpservers".split(),
-        "what is held for a prompt is counted before it is added",
+        "it would be added to the prompt after the cost of the prompt was reserved",
     ),
 }
 """The same, where a provider's request has its own parts."""
@@ -149,7 +149,7 @@ PROTECTIONS: Mapping[str, Mapping[str, str]] = {
             _BUDGET,
         ),
         **dict.fromkeys(("guardrails", "guardrail_name_config_map", "pre_call_rules", "post_call_rules"), _UNCHECKED),
-        "vertex_ai_safety_settings": "the provider's own thresholds would hold; use litellm_params.safety_settings",
+        "vertex_ai_safety_settings": "the provider's own thresholds would apply; use litellm_params.safety_settings",
         "banned_keywords_list": _OPEN,
         "blocked_user_list": _OPEN,
         "validate_end_user_id_in_db": _OPEN,

@@ -191,7 +191,7 @@ def _read_jwt(general: Section, folder: Path) -> JwtSettings | None:
     section.finish()
     for key, value in (("jwks", jwks), ("issuer", issuer), ("audience", audience)):
         if not value:
-            section.problem(key, "expected a text: without it tokens cannot be checked")
+            section.problem(key, "expected a string: without it tokens cannot be checked")
     if jwks and "://" not in jwks:
         jwks = str(folder / jwks)
         if not Path(jwks).is_file():

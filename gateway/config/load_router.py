@@ -88,7 +88,7 @@ def finish_litellm_block(
                 section.findings.problem(where, f"cannot be ignored: {why}; remove the key to run without it")
                 section.skip(key)
         elif others_allowed and key not in protections and litellm_keys.sounds_like_a_limit(key):
-            section.findings.problem(located.where, "unknown key, by its name a limit; remove it to go on without it")
+            section.findings.problem(located.where, "unknown key that looks like a limit; remove it to run without it")
             section.skip(key)
     section.finish(ignored, protections=protections, known=known, others_allowed=others_allowed, cutoff=cutoff)
 

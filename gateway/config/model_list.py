@@ -69,7 +69,7 @@ def _read_entry(
     if not isinstance(located.raw, dict):
         return ()
     name = section.text("model_name")
-    section.require("model_name", "a text")
+    section.require("model_name", "a string")
     params_section = section.section("litellm_params")
     info_section = section.section("model_info")
     limits = {key: section.optional_integer(key, minimum=1) for key in ("rpm", "tpm")}

@@ -105,7 +105,7 @@ class Section:
         if value is None:
             return default
         if not isinstance(value, str) or not value.strip():
-            return self._invalid(key, expected or "a text", value, default)
+            return self._invalid(key, expected or "a string", value, default)
         if pattern is not None and re.fullmatch(pattern, value) is None:
             return self._invalid(key, expected, value, default)
         return value
@@ -117,7 +117,7 @@ class Section:
             return None
         if not isinstance(value, str) or not value.strip():
             found = "an empty one; leave the key out" if isinstance(value, str) else kind_of(value)
-            self.problem(key, f"expected a text, got {found}")
+            self.problem(key, f"expected a string, got {found}")
             return None
         return Secret(value)
 
@@ -231,7 +231,7 @@ class Section:
         good = tuple(item for item in resolved if isinstance(item, str) and item)
         for index, item in enumerate(resolved):
             if item is not None and item not in good:
-                self._invalid(f"{key}[{index}]" if isinstance(found.raw, list) else key, "a text", item, None)
+                self._invalid(f"{key}[{index}]" if isinstance(found.raw, list) else key, "a string", item, None)
         return good
 
     def json(self, key: str) -> Any:
@@ -421,7 +421,7 @@ def entries_of(located: Located, findings: Findings) -> dict[str, Located]:
     separator = "." if ": " in located.where else ": "
     for key, value in located.raw.items():
         if not isinstance(key, str):
-            findings.problem(located.where, f"expected keys that are texts, got {shown(key)}")
+            findings.problem(located.where, f"expected keys that are strings, got {shown(key)}")
             continue
         entries[key] = value if isinstance(value, Located) else Located(f"{located.where}{separator}{key}", value)
     return entries

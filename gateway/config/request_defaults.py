@@ -48,7 +48,7 @@ def read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]:
     for key in section.unread():
         if key in known:
             if key in litellm_keys.PRICED_PARAMETERS and litellm_keys.costs_nothing(key, section.entries[key].raw):
-                section.ignore(key, "what every request is held for; it is ignored")
+                section.ignore(key, "it changes nothing that is billed; it is ignored")
             continue
         if key not in litellm_keys.REQUEST_PARAMETERS and key not in KNOWN_FIELDS:
             if key in of_info or key.startswith(_NEVER_SENT):
@@ -62,7 +62,7 @@ def read_request_defaults(section: Section, info: Section) -> Mapping[str, Any]:
         if key != "service_tier":
             _refuse_unheld(section, key, {key: value}, f".{key}")
         if key in OWN_FIELDS:
-            section.warn(key, "every request has its own; it is ignored")
+            section.warn(key, "every request sets its own; it is ignored")
             continue
         if value is not None:
             try:
@@ -88,7 +88,7 @@ def _unheld_in(body: object, path: str = "") -> Iterator[tuple[str, str]]:
             elif name in _FOREIGN_LIMITS:
                 yield (
                     f"{path}.{name}",
-                    "would exceed what is held for an answer: write litellm_params.max_tokens instead",
+                    "would exceed what is reserved for an answer: write litellm_params.max_tokens instead",
                 )
             elif why := litellm_keys.unheld(name, value, nested=bool(path)):
                 yield f"{path}.{name}", f"cannot be a default: {why}"

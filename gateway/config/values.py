@@ -83,7 +83,7 @@ def kind_of(value: object) -> str:
         (list, "a list"),
         (bool, "true or false"),
         ((int, float), "a number"),
-        (str, "a text"),
+        (str, "a string"),
     )
     return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
 

@@ -236,7 +236,9 @@ class Ledger:
     def _keep(self, op: Settle | Release) -> None:
         self.doubted = True
         if len(self._unresolved) >= MAX_UNRESOLVED:
-            _log.error("too many bills wait for the database; the sweeper will post an estimate for %s", op.hold_id)
+            _log.error(
+                "too many bills are waiting for the database; the sweeper will post an estimate for %s", op.hold_id
+            )
             return
         self._unresolved[op.hold_id] = op
         if self._repeater is None or self._repeater.done():

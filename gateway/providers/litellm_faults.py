@@ -80,7 +80,7 @@ def fault_of_call(
         return MessagesRefused.of(where, "expected JSON, which the model's provider needs")
     tool = refused_tool() if exchange.attempts == 0 else None
     if tool is not None:
-        return MessagesRefused.of(tool, "the model's provider has no form for this schema")
+        return MessagesRefused.of(tool, "the model's provider does not support this schema")
     if exchange.attempts == 0 and exchange.attached:
         return MessagesRefused.of(next(iter(exchange.attached)), LOST)  # LiteLLM's code gave up over it
     if exchange.attempts == 0 and (status == 400 or code):

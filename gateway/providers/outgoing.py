@@ -137,7 +137,7 @@ class OutgoingCalls:
         except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
             _log.debug("a request cannot be written for %s: %s", host, type(error).__name__)
             if fitted.required:
-                raise CallRefused("the model's provider has no form for this request", status=400) from None
+                raise CallRefused("the model's provider does not support this request", status=400) from None
             return None
         names = tuple(dict.fromkeys((*left_out, *changed)))
         return Outgoing(structs.replace(call, forwarded=at_host), found, left_out=names)

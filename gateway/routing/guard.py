@@ -197,7 +197,7 @@ def refuse_when_none(options: Sequence[Eligibility], chat: ChatRequest, prompt_t
             "send file_data, or ask for a model whose operator sets supports_provider_files",
             param=chat.file_by_id,
         )
-    needs = sorted({reason for reason in decisive if reason}) or [f"it is no {mode} model"]
+    needs = sorted({reason for reason in decisive if reason}) or [f"its mode is not {mode}"]
     raise InvalidRequest(
         f"model: no model can serve this request: {'; '.join(needs)}{_hint(chat, decisive)}", param="model"
     )
@@ -222,8 +222,8 @@ def _unknown(requested: str) -> GatewayError:
     """The same error for unknown names and for names that this key may not use."""
     shown = requested if len(requested) <= 128 and requested.isprintable() else "(a name that cannot be shown)"
     return ModelNotFound(
-        f'The model "{shown}" does not exist, or this key may not use it: GET /v1/models lists those that it may use, '
-        f'and "{AUTO}" lets the gateway choose',
+        f'The model "{shown}" does not exist, or this key may not use it: GET /v1/models lists the models that it '
+        f'may use, and "{AUTO}" lets the gateway choose',
         param="model",
     )
 

@@ -103,9 +103,9 @@ def answer_or_raise(outcome: ReserveOutcome, session_id: str) -> Response:
 
 
 _LIMIT_WORDS = {
-    "requests": "{limit} requests in a minute",
-    "tokens": "{limit} tokens in a minute",
-    "parallel": "{limit} requests at once",
+    "requests": "{limit} requests per minute",
+    "tokens": "{limit} tokens per minute",
+    "parallel": "{limit} concurrent requests",
 }
 
 

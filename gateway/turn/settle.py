@@ -115,7 +115,7 @@ class Settlements:
             self._learn(attempt, bill, end.finish_reason)
         error: GatewayError | None = end.fault.answer() if end.fault is not None else None
         if end.ending == "stopped":  # our own shutdown counts against no model, policy or provider
-            error = Draining("this replica shuts down before the answer's end; ask again")
+            error = Draining("this replica shut down before the answer was complete; try again")
         # What a broken stream says of its tool calls is only that it broke.
         whole = heard.choices() if end.ending == "finished" else []
         signals = implicit_signals(attempt.context.chat, attempt.context.memory, whole, end.finish_reason)

@@ -290,7 +290,7 @@ class EventStreamResponse:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:
-            _log.debug("the client closed the connection in mid-stream")
+            _log.debug("the client closed the connection during the stream")
         finally:
             watcher.cancel()
             self._pump.leave()

@@ -110,7 +110,7 @@ async def test_the_last_turn_closes_its_session_and_the_count_of_turns_is_bounde
             assert (await turn(http, headers=session("long"))).status_code == 200
         third = await turn(http, headers=session("long"))
         assert third.status_code == 400
-        assert "largest number of turns" in third.json()["error"]["message"]
+        assert "maximum number of turns" in third.json()["error"]["message"]
 
 
 async def test_every_client_s_way_to_name_a_session_is_understood(tmp_path: Path, sqlite_url: str) -> None:

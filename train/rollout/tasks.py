@@ -160,5 +160,5 @@ def _mapping(where: str, value: object, allowed: frozenset[str] | None) -> Mappi
 def _text(where: str, fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not value:
-        raise TaskError(f"{where}: {name}: expected a text, got {kind_of(value)}")
+        raise TaskError(f"{where}: {name}: expected a string, got {kind_of(value)}")
     return value

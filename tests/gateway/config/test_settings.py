@@ -171,7 +171,7 @@ def test_every_problem_is_named_at_once_with_its_key_path(write: Write) -> None:
         'gateway.yaml: model_list[0].model_info.input_cost_per_token: expected a number, got "free"',
         "gateway.yaml: model_list[0].model_info.output_cost_per_token: expected a number of at least 0, got -1",
         'gateway.yaml: model_list[0].model_info.supports_vision: expected true or false, got "maybe"',
-        "gateway.yaml: model_list[1].model_name: expected a text, got nothing",
+        "gateway.yaml: model_list[1].model_name: expected a string, got nothing",
         'gateway.yaml: model_list[2].litellm_params.model: expected "provider/model", got nothing',
         'gateway.yaml: model_list[3]: expected a mapping, got "five"',
         "gateway.yaml: router_settings.num_retries: expected a whole number from 0 to 10, got 99",
@@ -187,7 +187,7 @@ def test_every_problem_is_named_at_once_with_its_key_path(write: Write) -> None:
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(write: Write) -> None:
     path = write(MINIMAL + "sesion_settings: {}\nrouter_settings: {cooldown_tim: 3, spend_cap: 1}\nzzz: 1\n")
     assert problems_of(path) == (
-        "gateway.yaml: router_settings.spend_cap: unknown key, by its name a limit; remove it to go on without it",
+        "gateway.yaml: router_settings.spend_cap: unknown key that looks like a limit; remove it to run without it",
         'gateway.yaml: router_settings.cooldown_tim: unknown key, did you mean "cooldown_time"?',
         'gateway.yaml: sesion_settings: unknown key, did you mean "session_settings"?',
         "gateway.yaml: zzz: unknown key",
@@ -391,7 +391,7 @@ def test_each_organization_of_an_entry_with_an_id_has_an_id_of_its_own(write: Wr
     ]  # fmt: skip
     empty = write('model_list: [{model_name: a, litellm_params: {model: openai/x, api_key: ""}}]\n')
     assert problems_of(empty) == (
-        "gateway.yaml: model_list[0].litellm_params.api_key: expected a text, got an empty one; leave the key out",
+        "gateway.yaml: model_list[0].litellm_params.api_key: expected a string, got an empty one; leave the key out",
     )
 
 
@@ -418,7 +418,7 @@ def test_a_default_is_stated_by_any_of_its_names(write: Write) -> None:
     twice = "model_list: [{model_name: a, litellm_params: {model: openai/x, api_base: http://a, base_url: http://b}}]\n"
     assert problems_of(write(twice)) == (
         "gateway.yaml: model_list[0].litellm_params.base_url: a second name of api_base, which has another value:"
-        " write one",
+        " write only one of them",
     )
 
 
@@ -468,7 +468,7 @@ _LIMITS_OF_LITELLM = {
 )  # fmt: skip
 def test_a_key_that_protects_money_or_safety_cannot_be_ignored(write: Write, block: str, key: str) -> None:
     (problem,) = problems_of(write(f"{MINIMAL}{block}\n"))
-    unknown = "unknown key, by its name a limit; " if key.endswith("tomorrow") else "cannot be ignored: "
+    unknown = "unknown key that looks like a limit; " if key.endswith("tomorrow") else "cannot be ignored: "
     assert problem.startswith(f"gateway.yaml: {key}: {unknown}")
 
 
@@ -629,7 +629,7 @@ def test_extra_body_cannot_lift_the_limit_for_which_money_is_held(write: Write, 
     params = "{model: openai/x, api_base: 'http://h/v1', extra_body: %s}"
     (problem,) = problems_of(write(f"model_list: [{{model_name: a, litellm_params: {params % body}}}]\n"))
     assert problem == (
-        f"gateway.yaml: model_list[0].litellm_params.extra_body.{path}: would exceed what is held for an answer: "
+        f"gateway.yaml: model_list[0].litellm_params.extra_body.{path}: would exceed what is reserved for an answer: "
         "write litellm_params.max_tokens instead"
     )
 

@@ -293,7 +293,7 @@ def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
     )
     with pytest.raises(InvalidRequest) as refused:
         refuse_when_none(options, structs.replace(chat(), model="vectors"), 1)
-    assert refused.value.message == "model: no model can serve this request: it is no chat model"
+    assert refused.value.message == "model: no model can serve this request: its mode is not chat"
 
 
 # -- efforts -----------------------------------------------------------------------------------------------------------

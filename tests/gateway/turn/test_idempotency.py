@@ -55,7 +55,7 @@ def test_another_body_under_the_key_is_refused() -> None:
         (SessionClosed("closed"), InvalidRequest, "closed"),
         (SessionClosed("paused"), SessionPaused, 'resume it with POST /v1/sessions/s-1 {"state": "open"}'),
         (SessionClosed("parent_paused"), SessionPaused, "GET /v1/sessions/s-1 names its parent"),
-        (SessionClosed("max_turns"), InvalidRequest, "largest number of turns"),
+        (SessionClosed("max_turns"), InvalidRequest, "maximum number of turns"),
         (TenantMissing("t"), NotFound, "no such tenant"),
         (InFlight("d"), IdempotencyInFlight, "still running"),
     ],
