@@ -1,7 +1,7 @@
 """Plain and reproducible oracle: `python -m bench.oracle --data FOLDER [--seed N]`.
 
 A folder with `runs.parquet` (task_id, model, run, quality) has several runs of each task by each model. The best single
-model of all tasks; the plain oracle, which takes each task's best model by the very run that it is judged by, luck
+model of all tasks; the plain oracle, which takes each task's best model by the same run that it is judged by, luck
 included; and the reproducible oracle, which takes it by the first half of the runs and is judged by the second half,
 and the other way round. Ties go to the model with the best mean over the tasks by the runs that choose. With 95 %
 intervals of a bootstrap over tasks. Deterministic given data and seed.

@@ -1,7 +1,7 @@
 """Policy checkpoints: `params.safetensors` and `manifest.json` in a folder named by the id.
 
 Written once, never changed: a temporary folder beside the target, fsync, rename. Read as untrusted input: no links, no
-other files, sizes capped before reading, digests of the very bytes that are parsed, the exact known tree of float32
+other files, sizes capped before reading, digests of exactly the bytes that are parsed, the exact known tree of float32
 arrays, all finite; nothing is ever unpickled. `python -m policy.checkpoint DIR` verifies one and prints its manifest.
 """
 

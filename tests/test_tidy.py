@@ -47,10 +47,18 @@ LONGEST_FIRST_LINE = 90
 PLAIN = {
     "all the same": "still",
     "anew": "again",
+    "asks for overlap": "needs overlap",
+    "but for": "except",
     "dear": "expensive",
     "dearer": "more expensive",
     "dearest": "most expensive",
     "for ever": "forever",
+    "for want of": "without",
+    "in silence": "silently",
+    "is held to": "must meet",
+    "keep back": "reserve",
+    "keeps back": "reserves",
+    "kept back": "reserved",
     "law": "invariant, distribution, rule",
     "laws": "invariants, distributions, rules",
     "learnt": "learned",
@@ -62,7 +70,9 @@ PLAIN = {
     "of theirs": "their",
     "purse": "budget",
     "purses": "budgets",
+    "told of": "called with, informed about",
     "whoever": "anyone who",
+    "without a word": "silently, empty",
 }
 """Words that send a reader to a dictionary or belong to no field, and what to say instead."""
 UNPLAIN = re.compile(

@@ -41,7 +41,7 @@ UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request", CITATION_PR
 TOOL_PRICE_KEYS = ("file_search_cost_per_1k_calls", "code_interpreter_cost_per_session")
 """Fees of tools that the provider runs."""
 FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:_cost|cost_per_|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
-"""What else looks like a price: never ignored in silence."""
+"""What else looks like a price: never ignored silently."""
 _OTHER_PRICES: Mapping[str, str] = {
     "tiered_pricing": "write the tiers as input_cost_per_token_above_128k_tokens, ...",
     "pricing_provider": "write the prices of that provider as input_cost_per_token, ...",

@@ -92,7 +92,7 @@ def _uncited(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _says_nothing(block: Mapping[str, Any]) -> bool:
-    """True for another provider's sealed thinking, and for a text without a word."""
+    """True for another provider's sealed thinking, and for an empty text."""
     mark = _mark(block)
     return (isinstance(mark, str) and sealed_state.unseal(mark) is not None) or (
         block.get("type") == "text" and not block.get("text")

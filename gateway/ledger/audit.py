@@ -221,7 +221,7 @@ def _differences(kind: str, subject: str, held: Sequence[int], entered: Sequence
 
 
 def _sessions(connection: Connection, block: Block) -> Iterator[Violation]:
-    """I1, I2 of sessions: their entries are their own and, but for grants, those of every session below them."""
+    """I1, I2 of sessions: their entries are their own and, except grants, those of every session below them."""
     e, s = ledger_entries.c, sessions.c
     belongs = or_(e.scope == "turn", e.scope == "session")
     deltas = [e[f"{column}_delta_nanousd"].label(column) for column in _COLUMNS]

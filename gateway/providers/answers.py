@@ -162,7 +162,7 @@ class UpstreamStream:
             elif self.finish_reason is None or has_failed(choice):
                 self._unfinished.add(choice["index"])
         if any(map(has_failed, choices)):
-            # Without a word it is not passed on: nothing has reached the client, so another model may still answer.
+            # An empty one is not passed on: nothing has reached the client, so another model may still answer.
             choices[:] = [choice for choice in choices if speaks([choice]) or not has_failed(choice)]
             if not choices and report is None:
                 return False

@@ -83,7 +83,7 @@ class OutgoingCalls:
         if self._route.takes(call, found, formed.arguments):
             formed = at_responses(formed, call)
         elif lacking := NEEDED & formed.arguments.keys() - target.supported - call.allowed_params:
-            # One that shapes the answer, and that LiteLLM would leave out in silence.
+            # One that shapes the answer, and that LiteLLM would leave out silently.
             for name in self._lost.of(found.model, found.provider, formed.arguments, lacking):
                 raise CallRefused.of(name)
         left_out += formed.dropped

@@ -47,11 +47,11 @@ class Listeners:
     """Callbacks of settlements; none may wait or raise."""
 
     on_freed: Callable[[str, str], None] = lambda tenant_id, session_id: None
-    """Told of the tenant and session to which a bill or a release gave money back."""
+    """Called with the tenant and session to which a bill or a release gave money back."""
     on_end: Callable[[Attempt, Mapping[str, Any], cost.Settlement | None], None] = lambda attempt, columns, bill: None
-    """Told of a turn's end, with the columns that complete its decision, before they are stored."""
+    """Called at a turn's end with the columns that complete its decision, before they are stored."""
     on_answer: Callable[[Attempt, str], None] = lambda attempt, text: None
-    """Told of every complete response, after its bill is posted."""
+    """Called with every complete response, after its bill is posted."""
 
 
 class Settlements:

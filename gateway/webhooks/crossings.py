@@ -85,7 +85,7 @@ def record(
 
 
 def _was_told(connection: Connection, account: BudgetedAccount, threshold: int) -> bool:
-    """True if a threshold that another budget was told of has stayed crossed since."""
+    """True if a threshold that was reported for another budget has stayed crossed since."""
     past = webhook_events.c
     of_account = (
         past.account == account.kind, past.account_id == account.place, past.threshold == threshold,

@@ -1,4 +1,4 @@
-"""Kinds of inputs: what policies are told of a prompt, and the forecast of its bills.
+"""Kinds of inputs: what policies know about a prompt, and the forecast of its bills.
 
 `live` are the gateway's own, by its own code; `plain` the same without the learned head of answer lengths, to show its
 worth; `richer` show what better ones would bring.
