@@ -67,7 +67,7 @@ def replay(
         Path | None, typer.Option(metavar="FILE", help="Also write one self-contained page, with the plots of --plot.")
     ] = None,
 ) -> int:
-    """Play composed sessions of graded answers with every policy, and write what each earned."""
+    """Run composed sessions of graded answers with every policy, and write what each earned."""
     from train.replay.dataset import DataError
     from train.replay.grid import PRESETS, OptionError, known_inputs, known_policies, narrow
     from train.replay.resume_cache import ResumeCache
@@ -169,7 +169,7 @@ def rollout(
     seed: Annotated[int, typer.Option(help="Random seed of the branches and of the order of the tasks.")] = 0,
     as_json: AsJson = False,
 ) -> int:
-    """Play graded multi-turn tasks through every model as counterfactual trees under a USD cap."""
+    """Run graded multi-turn tasks through every model as counterfactual trees under a USD cap."""
     from train.rollout.command import play
     from train.rollout.report import describe
 
