@@ -63,9 +63,11 @@ class Shortage:
 
     `least_nanousd`: the need of the cheapest model; while money is held, for a response that is not truncated.
     `busy_s`: seconds until an affordable model, now at its deployments' limits, has room; 0: there is none.
+    `drawn`: whether a draw of the turn was lost before (`gateway.decisions.trainable.REDRAWN`).
     """
 
     funds: AvailableFunds
     least_nanousd: int
     held: bool
     busy_s: int = 0
+    drawn: bool = False

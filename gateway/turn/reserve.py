@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from msgspec import structs
@@ -16,6 +17,7 @@ from gateway.catalog.models import Deployment
 from gateway.clock import NewId
 from gateway.decisions import log
 from gateway.decisions.log import pending_row
+from gateway.decisions.trainable import REDRAWN
 from gateway.errors import NotFound
 from gateway.http import Watch
 from gateway.ledger.leases import Leases
@@ -29,6 +31,7 @@ from gateway.turn.context import Attempt, RoutingDecision, TurnContext
 from gateway.turn.decide import Decider
 from gateway.turn.demand import demand_of
 from gateway.turn.exhausted import exhausted
+from gateway.turn.fallback import FALLBACK
 from gateway.turn.funds import Shortage
 from gateway.turn.idempotency import answer_or_raise
 from gateway.turn.rate_limits import turn_limits
@@ -37,6 +40,7 @@ from gateway.turn.settle import Settlements
 from gateway.turn.stream import run_until_disconnect
 from gateway.turn.waiting import WAIT_S, HeldMoney
 from gateway.turn.wrap_up import LastAnswer
+from policy.mdp import ONLY_AFFORDABLE
 
 RESERVE_TRIES = 4
 """Decisions of a turn that loses races for the remaining money."""
@@ -76,7 +80,7 @@ class Reservations:
 
     async def decide_and_reserve(self, context: TurnContext, watch: Watch | None) -> Attempt | Response:
         """Decide and reserve, waiting for money that others hold. Raises ClientLeft on a disconnect."""
-        found = await self._try_to_reserve(context, patient=context.outage is None)
+        found = await self._try_to_reserve(context, patient=context.outage is None, redraws=False)
         if not isinstance(found, Shortage):
             return found
         if context.outage is not None or not found.held:
@@ -94,22 +98,29 @@ class Reservations:
                 place.short(found.least_nanousd, found.funds.left_nanousd)
                 patient = await place.called()
                 context = await self.refreshed(context)
-                tried = await self._try_to_reserve(context, patient=patient)
+                tried = await self._try_to_reserve(context, patient=patient, redraws=found.drawn)
                 if not isinstance(tried, Shortage):
                     return tried
                 found = tried
         raise exhausted(context, found)
 
-    async def _try_to_reserve(self, context: TurnContext, *, patient: bool) -> Attempt | Response | Shortage:
-        """Decide and reserve; after a lost race for the money, decide again with the rest."""
+    async def _try_to_reserve(
+        self, context: TurnContext, *, patient: bool, redraws: bool
+    ) -> Attempt | Response | Shortage:
+        """Decide and reserve; after a lost race for money or room, decide again with the rest.
+
+        `redraws`: whether a draw of this turn was lost before.
+        """
         funds, policy = context.funds, self._configuration().settings.policy
         tries = RESERVE_TRIES
         while tries:
             guard.refuse_when_none(context.options, context.chat, context.prompt.estimate)
             choice = await self._decider.decide_soon(context, funds, patient=patient)
             if isinstance(choice, Shortage):
-                return choice
-            if share := second_share(policy.judge, context):
+                return replace(choice, drawn=redraws)
+            if redraws:
+                choice = redrawn(choice)
+            elif share := second_share(policy.judge, context):
                 choice = structs.replace(choice, second_share=share)
             decision_id = self._new_id("dec")
             note_decision(decision_id)
@@ -134,6 +145,7 @@ class Reservations:
             if isinstance(answer, Attempt):
                 self._decider.executed(choice)
                 return answer
+            redraws = redraws or choice.routed.decision.propensity < 1.0
             if isinstance(answer, Full):
                 model = choice.estimate.option.model.name
                 options = guard.without_room(context.options, model, answer.wait_s)
@@ -145,7 +157,7 @@ class Reservations:
                 funds, tries = funds.after(answer), tries - 1
                 continue
             return answer_or_raise(answer, context.session_id)
-        return self._decider.shortage(context, funds)
+        return replace(self._decider.shortage(context, funds), drawn=redraws)
 
     async def refreshed(self, context: TurnContext) -> TurnContext:
         """The context with what its accounts have now."""
@@ -222,3 +234,16 @@ class Reservations:
         if isinstance(reserved, Reserved) and context.outage is None:
             self._leases.take(attempt.hold_id, checkpoint_nanousd)
         return reserved
+
+
+def redrawn(choice: RoutingDecision) -> RoutingDecision:
+    """The decision of a turn whose earlier draw was lost, marked as not for training.
+
+    Its model was executed with the probability of all paths to it, also those whose draws were not lost.
+    """
+    decision = choice.routed.decision
+    if decision.reason in (ONLY_AFFORDABLE, FALLBACK):
+        return choice
+    return structs.replace(
+        choice, routed=structs.replace(choice.routed, decision=structs.replace(decision, reason=REDRAWN))
+    )

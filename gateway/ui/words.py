@@ -16,6 +16,7 @@ _REASONS: Mapping[str, str] = {
     "tool-loop": "It had called a tool, and the result goes back to the same model.",
     "capability": "It was the only model that supports what the request needs.",
     "fallback": "The first choice failed; this one answered instead.",
+    "redrawn": "Another turn took the room or the money of the first draw; this is the second.",
     "policy-off": "The learned policy is switched off; the built-in rule decided.",
     "policy-fault": "The learned policy failed in this turn; the built-in rule decided.",
     "shadow": "The built-in rule decided; a learned policy's choice was only recorded.",
