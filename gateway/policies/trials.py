@@ -32,7 +32,7 @@ from gateway.policies.registry import (
     roll_back,
     stage_policy,
 )
-from gateway.policies.verdicts import MEASURES, Arms, Verdict, judge_canary, judge_shadow
+from gateway.policies.verdicts import MEASURES, Arms, Verdict, judge_canary, judge_shadow, weigh_tenants
 from policy.mdp import ONLY_AFFORDABLE
 
 _log = logging.getLogger("seqroute.policies")
@@ -52,7 +52,8 @@ MAX_TURNS = 100_000
 def read_arms(connection: Connection, policy_id: str, since_ms: int, *, max_turns: int = MAX_TURNS) -> Arms:
     """Both arms' sums over the sessions begun since then, without pinned turns and fallbacks.
 
-    The sessions of one tree are one sample: an agent's helpers succeed or fail with it.
+    The sessions of one tree are one sample: an agent's helpers succeed or fail with it. No tenant decides alone
+    (`weigh_tenants`).
     """
     since_ms = _bounded(connection, since_ms, max_turns)
     d, f = decisions.c, feedback.c
@@ -95,25 +96,27 @@ def read_arms(connection: Connection, policy_id: str, since_ms: int, *, max_turn
     each: dict[str, ColumnElement[Any]] = {name: t[name] for name in ("turns", "cost", "failures", "starved")}
     each |= {name: func.coalesce(scores.c[name], 0) for name in ("graded", "quality")}
     trees = (
-        select(t.canary, *(func.sum(value).label(name) for name, value in each.items()))
+        select(t.tenant_id, t.canary, *(func.sum(value).label(name) for name, value in each.items()))
         .select_from(joined)
         .where(t.chosen == 1, t.begun == 1, t.turns > 0)
         .group_by(t.tenant_id, t.root, t.canary)
         .subquery()
     )
-    columns: list[ColumnElement[Any]] = [trees.c.canary]
+    columns: list[ColumnElement[Any]] = [trees.c.tenant_id, trees.c.canary]
     for name in (m.name for m in MEASURES):
         y = trees.c[name] * literal(1.0)
         m = (trees.c.graded if name == "quality" else trees.c.turns) * literal(1.0)
         columns += [func.sum(_flag(m > 0)), func.sum(y), func.sum(m), func.sum(y * y), func.sum(y * m), func.sum(m * m)]
-    query = select(*columns).group_by(trees.c.canary)
-    found: dict[int, dict[str, Arm]] = {}
-    for row in connection.execute(query):
-        sums = [float(value or 0) for value in row[1:]]
-        found[row[0]] = {
-            measure.name: Arm(int(sums[6 * i]), *sums[6 * i + 1 : 6 * i + 6]) for i, measure in enumerate(MEASURES)
-        }
-    return Arms(found.get(1, {}), found.get(0, {}))
+    query = select(*columns).group_by(trees.c.tenant_id, trees.c.canary)
+    of_tenants: dict[str, dict[str, tuple[Arm, Arm]]] = {measure.name: {} for measure in MEASURES}
+    for tenant_id, canary, *row in connection.execute(query):
+        sums = [float(value or 0) for value in row]
+        for i, measure in enumerate(MEASURES):
+            arm = Arm(int(sums[6 * i]), *sums[6 * i + 1 : 6 * i + 6])
+            of, beside = of_tenants[measure.name].get(tenant_id, (Arm(), Arm()))
+            of_tenants[measure.name][tenant_id] = (arm, beside) if canary else (of, arm)
+    found = {name: weigh_tenants(arms) for name, arms in of_tenants.items()}
+    return Arms({name: arms[0] for name, arms in found.items()}, {name: arms[1] for name, arms in found.items()})
 
 
 def read_shadow(connection: Connection, policy_id: str, since_ms: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ that it may be judged every few seconds without losing confidence. A shadow serv
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,6 +46,8 @@ FIRST_LOOK_SESSIONS = 30
 """Fewer sessions are not judged: the sequences are asymptotic."""
 BEST_AT_SESSIONS = 100
 HOLD_SESSIONS = 100
+MAX_TENANT_SHARE = 0.25
+"""Share of a measure's turns beyond which a tenant's sessions weigh less, as in the nightly gate."""
 SHADOW_TURNS = 200
 SHADOW_ANSWERED = 0.99
 
@@ -109,6 +111,38 @@ def judge_canary(arms: Arms, *, hours: float, least_hours: float) -> Verdict:
     if doubts:
         return Verdict("on trial", ("not enough data: " + "; ".join(doubts),), turns, sessions, numbers)
     return Verdict("held", (f"no regression in {sessions:,} sessions, {turns:,} turns",), turns, sessions, numbers)
+
+
+def weigh_tenants(arms: Mapping[str, tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
+    """Sum all tenants' canary and control, where no tenant decides alone if there are others.
+
+    A tenant with more than MAX_TENANT_SHARE of the turns of either arm weighs that share over its own, in both: callers
+    name their sessions, and so may place them in one arm. A single tenant has weight 1.
+    """
+    seen = {tenant: both for tenant, both in arms.items() if any(arm.m for arm in both)}
+    totals = [sum(both[arm].m for both in seen.values()) for arm in (0, 1)]
+    weights = {}
+    for tenant, both in seen.items():
+        share = max(arm.m / total for arm, total in zip(both, totals, strict=True) if total)
+        weights[tenant] = min(1.0, MAX_TENANT_SHARE / share)
+    largest = max(weights.values(), default=1.0)
+    parts = [(weights[tenant] / largest, both) for tenant, both in seen.items()]
+    canary, control = (_weighed_sum([(weight, both[arm]) for weight, both in parts]) for arm in (0, 1))
+    return canary, control
+
+
+def _weighed_sum(parts: Sequence[tuple[float, Arm]]) -> Arm:
+    """Sum of arms by weight; its sessions are as many equal ones as would be as certain."""
+    heavy = sum(weight * arm.sessions for weight, arm in parts)
+    square = sum(weight**2 * arm.sessions for weight, arm in parts)
+    return Arm(
+        sessions=int(heavy**2 / square + 1e-9) if square else 0,
+        y=sum(weight * arm.y for weight, arm in parts),
+        m=sum(weight * arm.m for weight, arm in parts),
+        yy=sum(weight**2 * arm.yy for weight, arm in parts),
+        ym=sum(weight**2 * arm.ym for weight, arm in parts),
+        mm=sum(weight**2 * arm.mm for weight, arm in parts),
+    )
 
 
 def judge_shadow(turns: int, answered: int) -> Verdict:

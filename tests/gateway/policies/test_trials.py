@@ -117,6 +117,18 @@ def test_sessions_of_one_tree_count_as_one(database_url: str) -> None:
     assert arms.control["cost"] == Arm(1, 100.0, 1.0, 100.0**2, 100.0, 1.0)
 
 
+def test_no_tenant_decides_a_canary_alone(database_url: str) -> None:
+    """By hand: of the canary's 4 sessions 3 are t's, a weight of .25 / .75; u has .25 of it, but all of the control,
+    so a weight of .25. Over the larger of both: 1 for t and .75 for u, so 3 + .75 turns, and 100 nano-USD for each."""
+    rows = [turn(n, f"s{n}", "new", first=True) for n in range(3)]
+    rows += [turn(3, "a", "new", first=True, tenant_id="u"), turn(4, "b", "old", first=True, tenant_id="u")]
+    with log(database_url, rows) as connection:
+        arms = read_arms(connection, "new", 0)
+    assert (arms.canary["cost"].m, arms.canary["cost"].y) == pytest.approx((3.75, 375.0))
+    assert arms.canary["cost"].mm == pytest.approx(3.0 + 0.75**2)
+    assert (arms.control["cost"].m, arms.control["cost"].sessions) == (0.75, 1)
+
+
 def test_on_a_long_log_the_newest_turns_are_read(sqlite_url: str) -> None:
     rows = [turn(n, f"s{n}", "new", first=True, at_ms=n) for n in range(20)]
     with log(sqlite_url, rows) as connection:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from gateway.policies.confidence_sequences import Arm
-from gateway.policies.verdicts import Arms, Verdict, judge_canary, judge_shadow
+from gateway.policies.verdicts import Arms, Verdict, judge_canary, judge_shadow, weigh_tenants
 from tests.harness.trial_traffic import Habits, looks
 
 
@@ -76,3 +76,27 @@ def test_a_good_canary_does_not_hold_before_its_hours_are_over_nor_without_grade
 )
 def test_a_shadow_has_to_answer_nearly_every_turn(turns: int, answered: int, outcome: str) -> None:
     assert judge_shadow(turns, answered).outcome == outcome
+
+
+def sessions(count: int, y: float) -> Arm:
+    """So many sessions of one turn each, with the same y."""
+    return Arm(count, count * y, count, count * y * y, count * y, count)
+
+
+def test_a_tenant_with_most_sessions_of_one_arm_weighs_less_in_both() -> None:
+    """By hand: a has 8 of the canary's 10 turns, a share of .8 and a weight of .25 / .8, and so has b of the control's.
+    Each over the largest is 1. With c's 10 in the control b has .4 of it, a weight of .625, and a's is half of that:
+    4 + 2 turns in the canary."""
+    a, b = (sessions(8, 1.0), sessions(2, 0.0)), (sessions(2, 0.0), sessions(8, 0.0))
+    assert weigh_tenants({"a": a, "b": b}) == (Arm(10, 8.0, 10.0, 8.0, 8.0, 10.0), sessions(10, 0.0))
+    c = (Arm(), sessions(10, 0.0))
+    canary, _ = weigh_tenants({"a": a, "b": b, "c": c})
+    assert canary.rate == pytest.approx(4.0 / 6.0)
+    assert (canary.y, canary.m, canary.yy, canary.mm) == pytest.approx((4.0, 6.0, 2.0, 4.0))
+    assert canary.sessions == 9  # (8 * .5 + 2)^2 / (8 * .25 + 2)
+
+
+def test_a_tenant_alone_has_its_whole_weight() -> None:
+    only = (sessions(7, 1.0), sessions(90, 0.5))
+    assert weigh_tenants({"a": only, "silent": (Arm(), Arm())}) == only
+    assert weigh_tenants({}) == (Arm(), Arm())
