@@ -155,7 +155,10 @@ def shortage(item: Evidence, config: GateConfig) -> str | None:
         needed = max(config.min_sessions, sessions_needed(item, config) or 0)
         return f"not enough data: {item.trees:,} of about {needed:,} held-out sessions"
     if not item.graded_share:
-        return "not enough data: no held-out turn has feedback; implicit signals alone tell of poor answers only"
+        return (
+            "not enough data: no held-out turn without an implicit signal has feedback; implicit signals alone tell of "
+            "poor answers only"
+        )
     only_uncertain = not item.gain.low > config.min_gain and item.gain.mean > config.min_gain
     needed_sessions = sessions_needed(item, config)
     if only_uncertain and needed_sessions is not None and needed_sessions > item.trees:

@@ -90,14 +90,14 @@ class Episodes:
 
     @property
     def graded_share(self) -> float:
-        """Graded share of the turns without an implicit signal; 1 where every turn has one.
+        """Graded share of the turns without an implicit signal; 0 where every turn has one.
 
         Implicit signals tell of poor answers only, and grade all turns that have one. So a grade of another turn has
         the reciprocal of this share as its weight, and an implicit one has 1. With one weight for all, a log without
         feedback would be one of poor answers.
         """
         quiet = self.valid & ~self.implied
-        return float((self.graded & quiet).sum() / quiet.sum()) if quiet.any() else 1.0
+        return float((self.graded & quiet).sum() / max(int(quiet.sum()), 1))
 
     def known_scores(self) -> F32:
         """All known grades, (S, T, K): `scores`, and `reward` at the logged action; else NaN."""

@@ -44,6 +44,7 @@ from train.nightly.page import page
 from train.nightly.prompt_caches import cache_calibration
 from train.nightly.publish import (
     Publication,
+    champion_since_ms,
     publish,
     reject,
     serving_champion,
@@ -57,6 +58,7 @@ from train.run_folder import RunFolder, finite
 
 STALE_AFTER_MS = 2 * 3_600_000
 """A run that has not ended after two hours is presumed dead: training takes minutes."""
+MS_PER_DAY = 86_400_000
 MIN_TURNS_TO_FIT = 40
 MOST_WAITING = 2
 """Every further candidate widens the intervals of all."""
@@ -128,7 +130,8 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
         evaluation = folder.read("evaluation") or evaluate_candidates(
             job, config, folder, training, untouched, fitting["candidates"], waiting_candidates(job)
         )
-        verdict = judge([evidence_from(item) for item in evaluation["evidence"]], config.gate)
+        evidence = [evidence_from(item) for item in evaluation["evidence"]]
+        verdict = with_advice(judge(evidence, config.gate), evidence, champion_days(then), config)
     folder.write("gate", finite(verdict))
     report: dict[str, Any] = finite(
         {
@@ -265,6 +268,34 @@ def evaluate_candidates(
     }
     folder.write("evaluation", result)
     return result
+
+
+def with_advice(
+    verdict: GateVerdict, evidence: Sequence[Evidence], served_days: float | None, config: TrainConfig
+) -> GateVerdict:
+    """The verdict, with what to do where the log says little about the champion.
+
+    It has served for `served_days`. A log of its own turns alone covers it; the gate's other conditions stay.
+    """
+    least, days = config.gate.min_overlap, config.log.since_days
+    if verdict.outcome == "promote" or served_days is None or served_days >= days:
+        return verdict
+    if all(item.incumbent_overlap >= least for item in evidence):
+        return verdict
+    needed = needed_sessions(config)
+    advice = (
+        f"most of the log is older than the policy that serves: it has served for {served_days:.1f} of {days:g} days; "
+        f"once it has answered about {needed:,} sessions, set log.since_days: {max(served_days, 0.1):.1f} to judge it "
+        "by its own turns (a day more with each day), or wait until most of the log is its own"
+    )
+    return replace(verdict, reasons=(advice, *verdict.reasons))
+
+
+def champion_days(job: Nightly) -> float | None:
+    """Days since the champion was put in service; None without a champion."""
+    with transaction(job.database_url, read_only=True) as connection:
+        since_ms = champion_since_ms(connection)
+    return None if since_ms is None else max(0.0, (job.now_ms() - since_ms) / MS_PER_DAY)
 
 
 def waiting_candidates(job: Nightly) -> list[Loaded]:

@@ -97,6 +97,12 @@ def stage_of(connection: sa.Connection, policy_id: str) -> str | None:
     return found
 
 
+def champion_since_ms(connection: sa.Connection) -> int | None:
+    """Time at which the champion was put in service; None without a champion."""
+    champion = champion_of(connection)
+    return None if champion is None else champion.staged_at_ms
+
+
 def serving_champion(connection: sa.Connection) -> tuple[str, str | None] | None:
     """The champion's policy id and manifest SHA-256; None without a champion."""
     champion = champion_of(connection)

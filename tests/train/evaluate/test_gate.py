@@ -130,7 +130,7 @@ def test_no_candidate_keeps_the_incumbent() -> None:
 def test_without_feedback_no_number_of_sessions_suffices() -> None:
     verdict = judge([replace(GOOD, gain=Interval(0.04, -400.0, 400.0), gain_sd=1e4, graded_share=0.0)], CONFIG)
     assert verdict.outcome == "not enough data"
-    assert verdict.reasons[0].startswith("not enough data: no held-out turn has feedback")
+    assert verdict.reasons[0].startswith("not enough data: no held-out turn without an implicit signal has feedback")
 
 
 def test_a_tiny_gain_asks_for_thousands_of_sessions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -250,3 +251,10 @@ def test_rewards_are_recomputed_for_an_old_log_under_another_setting(tmp_path: P
         episodes, report = read(url, config)
         assert report.labels == {"implicit": episodes.turns}
         assert episodes.reward[episodes.valid] == pytest.approx(worth)
+
+
+def test_where_every_turn_has_an_implicit_signal_nothing_is_graded_by_chance(tmp_path: Path) -> None:
+    """By hand: no turn is left that could have been silent, so the graded share of the others is 0, not 1."""
+    episodes, _ = read(a_log(tmp_path, sessions=4))
+    signalled = replace(episodes, implied=episodes.valid, reward=np.where(episodes.valid, 0.2, np.nan))
+    assert (signalled.turns > 0, signalled.graded_share) == (True, 0.0)

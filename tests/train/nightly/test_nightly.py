@@ -21,12 +21,14 @@ from policy.checkpoint import load
 from policy.learned import lengths_from
 from policy.manifest import Recipe
 from policy.rules import Fixed, Random
+from tests.train.evaluate.test_gate import GOOD
 from tests.train.log.test_episodes import a_log
 from tests.train.small import SMALL, TINY
 from tests.train.synthetic import NOW_MS
-from train.config import GateConfig
+from train.config import GateConfig, TrainConfig
+from train.evaluate.gate import GateVerdict
 from train.nightly.lock import Claim, ClaimLost, Taken, claim, finish
-from train.nightly.nightly import STALE_AFTER_MS, Nightly, run
+from train.nightly.nightly import STALE_AFTER_MS, Nightly, run, with_advice
 from train.nightly.publish import TRIAL_MS, publish, reject
 from train.nightly.text_report import describe
 
@@ -255,3 +257,20 @@ def test_a_log_of_another_policy_proves_no_gain_over_the_one_that_serves(tmp_pat
     assert report["evaluation"]["policies"]["incumbent"]["overlap"] < 0.1
     assert report["outcome"] == "keep"
     assert any("the log says little about what serves now" in reason for reason in report["reasons"])
+
+
+def test_a_night_after_a_change_by_hand_says_which_part_of_the_log_covers_it() -> None:
+    """By hand: 3 of 60 days are the champion's own; 100 held-out sessions of a half held out are 200."""
+    config = replace(
+        TrainConfig(), log=replace(TrainConfig().log, holdout_fraction=0.5), gate=GateConfig(min_sessions=100)
+    )
+    kept = GateVerdict("keep", None, ("network: overlap",))
+    unseen, seen = (replace(GOOD, incumbent_overlap=overlap) for overlap in (0.1, 0.9))
+    advised = with_advice(kept, [unseen], 3.0, config).reasons
+    assert "it has served for 3.0 of 60 days" in advised[0]
+    assert "set log.since_days: 3.0" in advised[0]
+    assert "about 200 sessions" in advised[0]
+    assert advised[1:] == kept.reasons
+    assert with_advice(kept, [seen], 3.0, config) == kept
+    assert with_advice(kept, [unseen], 60.0, config) == kept
+    assert with_advice(kept, [unseen], None, config) == kept
