@@ -1,4 +1,4 @@
-"""Default rule told of cache writes against one told list prices.
+"""Default rule with the price of cache writes against one with list prices.
 
 `python -m bench.writes play OUT --data DIR`, then `compare BEFORE AFTER`:
 `play` plays the rule of this checkout in all cells of `quick` and keeps its answers; `compare BEFORE AFTER` prints the
