@@ -118,26 +118,26 @@ def continued(asked: Conversation, known: Sequence[KnownBeginning], *, retried: 
 
     The longest counts; of equal ones first the one whose own answer follows it, then one that was not continued
     yet, then the newest. A first turn sent again is a conversation of its own, unless the earlier one got no answer or
-    the client says that it tries again (`retried`). A later turn sent again belongs to the session that sent it before,
+    the client says that it tries again (`retried`). One that was continued in another way, as by a sub-agent that is told
+    of it in its own words, still belongs to the session with its answer. A later turn sent again belongs to the session that sent it before,
     unless another session waits for just this turn: two runs of one tool may get the same answers.
     """
     total = len(asked.messages)
 
+    def answered(row: KnownBeginning) -> bool:
+        return row.messages < total and row.answer is not None and row.answer == asked.next_answer(row.messages)
+
     def fits(row: KnownBeginning) -> bool:
         if row.messages == total:
             return not row.opening or row.answer is None or retried
-        return not row.opening or row.continued is None or row.continued == asked.next_digest(row.messages)
+        open_to_all = not row.opening or row.continued is None
+        return open_to_all or row.continued == asked.next_digest(row.messages) or answered(row)
 
     def awaits(row: KnownBeginning) -> bool:
-        return (
-            row.messages < total
-            and row.continued is None
-            and row.answer is not None
-            and row.answer == asked.next_answer(row.messages)
-        )
+        return row.continued is None and answered(row)
 
     def rank(row: KnownBeginning) -> tuple[int, bool, bool, int]:
-        return row.messages, awaits(row), row.continued is None, row.at_ms
+        return row.messages, answered(row), row.continued is None, row.at_ms
 
     fitting = [row for row in known if fits(row)]
     best = max(fitting, key=rank, default=None)

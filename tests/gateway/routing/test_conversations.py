@@ -87,6 +87,30 @@ def test_what_was_continued_otherwise_is_another_conversation() -> None:
     assert chosen(asked("f", "b", "u"), known("first", "f", behind="a"), known("second", "f")) == "second"
 
 
+def test_an_agent_goes_on_after_a_sub_agent_that_was_told_of_its_call() -> None:
+    """Google ADK: the sub-agent's history has the call in words, the agent's own history has the call itself."""
+    call = {"id": "call_01512", "type": "function", "function": {"name": "transfer_to_agent", "arguments": "{}"}}
+    told = "For context: [a] called tool `transfer_to_agent`"
+    asked_first = {"role": "user", "content": "What is the weather?"}
+    first = known("s", asked_first["content"]).digest
+    row = KnownBeginning(
+        digest=first, session_id="s", messages=1, opening=True, answer=answer_digest({"tool_calls": [call]}),
+        continued=conversation("t", "k", [asked_first, {"role": "user", "content": told}]).next_digest(1), at_ms=1,
+    )  # fmt: skip
+    other = known("other", asked_first["content"], answered="It is sunny.", at_ms=2)
+    again = conversation(
+        "t", "k",
+        [
+            asked_first,
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_01512", "content": "null"},
+            {"role": "user", "content": "For context: [weatherman] said: It is sunny."},
+        ],
+    )  # fmt: skip
+    assert chosen(again, row) == "s"
+    assert chosen(again, row, other) == "s"
+
+
 def test_two_runs_with_the_same_answers_stay_two() -> None:
     first = (
         known("first", "f", behind="a"),
