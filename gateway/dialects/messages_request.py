@@ -21,8 +21,9 @@ from gateway.dialects.messages_forwarded import forwarded_request
 from gateway.dialects.messages_schema import CountedBody, MessagesBody, OfferedMessagesTool
 from gateway.dialects.messages_unsent import unsent_inside
 from gateway.dialects.session_names import SESSION_FIELDS, session_hint, session_in_user_id
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, NotFound
 from gateway.schema.reader import check_body
+from gateway.unchecked import at
 
 _PLAIN: Mapping[str, str] = {
     "model": "model", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stream": "stream",
@@ -57,11 +58,12 @@ class MessagesRequest:
 
 
 def to_chat(fields: Mapping[str, Any], *, counting: bool = False, betas: str = "") -> MessagesRequest:
-    """The chat body of an Anthropic body. Raises InvalidRequest with Anthropic's field name.
+    """The chat body of an Anthropic body. Raises InvalidRequest (with its name), NotFound.
 
     `counting`: the body is for `/v1/messages/count_tokens`, which has no `max_tokens`. `betas`: the header
     `anthropic-beta`, which is passed on with what is forwarded.
     """
+    _refuse_missing_conversation(fields)
     check_body(fields, CountedBody if counting else MessagesBody)
     hosted = [HostedTool(name, name) for name in _SERVED if fields.get(name)]
     stops = () if counting else fields.get("stop_sequences") or ()
@@ -89,6 +91,21 @@ def to_chat(fields: Mapping[str, Any], *, counting: bool = False, betas: str = "
                 raise  # else it is translated, which has what Claude's servers refuse
     thinks = (fields.get("thinking") or {}).get("type") != "disabled"
     return MessagesRequest(chat, tuple(stops), dropped, forwarded, thinks, _own_names(fields))
+
+
+def _refuse_missing_conversation(fields: Mapping[str, Any]) -> None:
+    """Refuse what Anthropic's servers would do with a conversation that they hold, or with the whole of it.
+
+    A thread may be lost at any time, and its clients then send the conversation whole. Raises NotFound, InvalidRequest.
+    """
+    if at(fields.get("thread"), "type") == "continue":
+        raise NotFound(
+            'thread: no conversation is held here; send all of it, with {"type": "create"} or without thread',
+            param="thread",
+            details={"details": {"error_code": "thread_not_found"}},
+        )
+    if fields.get("compaction") is not None:
+        raise refused("compaction", "conversations are compacted by Anthropic only; ask a model for a summary instead")
 
 
 def _own_names(fields: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:

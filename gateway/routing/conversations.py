@@ -118,9 +118,9 @@ def continued(asked: Conversation, known: Sequence[KnownBeginning], *, retried: 
 
     The longest counts; of equal ones first the one whose own answer follows it, then one that was not continued
     yet, then the newest. A first turn sent again is a conversation of its own, unless the earlier one got no answer or
-    the client says that it tries again (`retried`). One that was continued in another way, as by a sub-agent that is told
-    of it in its own words, still belongs to the session with its answer. A later turn sent again belongs to the session that sent it before,
-    unless another session waits for just this turn: two runs of one tool may get the same answers.
+    the client says that it tries again (`retried`). One that was continued in another way, as by a sub-agent that was
+    told of it in other words, is still continued by its own answer. A later turn sent again belongs to the session
+    that sent it before, unless another session waits for just this turn: two runs of one tool may get the same answers.
     """
     total = len(asked.messages)
 

@@ -15,6 +15,16 @@ TOOL: Any = {
 }
 
 
+@anthropic.beta_tool
+def get_weather(city: str) -> str:
+    """Tell the weather in a city.
+
+    Args:
+        city: its name
+    """
+    return f"sunny in {city}"
+
+
 def finished(asked: Any) -> str:
     """The answer after the tool that `asked` calls has said its word."""
     assert asked.stop_reason == "tool_use"
@@ -51,6 +61,14 @@ def _() -> str:
 def _() -> str:
     with client.messages.stream(model="auto", max_tokens=500, messages=MESSAGES, tools=[TOOL]) as stream:
         return finished(stream.get_final_message())
+
+
+@step("messages", "tool runner")
+def _() -> str:
+    runner = client.beta.messages.tool_runner(model="auto", max_tokens=500, messages=MESSAGES, tools=[get_weather])
+    answers = [text_of(message) for message in runner]
+    assert len(answers) > 1, "the tool was not called"
+    return answers[-1]
 
 
 @step("messages", "count_tokens")

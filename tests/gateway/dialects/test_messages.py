@@ -17,10 +17,11 @@ from gateway.dialects.messages_answer import MessagesStream, error_body, whole_m
 from gateway.dialects.messages_request import to_chat
 from gateway.dialects.request import chat_of
 from gateway.dialects.sealed_state import seal, unseal
-from gateway.errors import InvalidRequest, SessionBudgetExceeded, UpstreamRejected
+from gateway.errors import InvalidRequest, NotFound, SessionBudgetExceeded, UpstreamRejected
 from tests.gateway.dialects.events import call, delta, events, function_call, whole
 
 STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
+TOOL_RESULT = {"type": "tool_result", "tool_use_id": "call_1", "content": "sunny"}
 USAGE = Usage(100, 20, cached_tokens=60, cache_write_tokens=30)
 
 
@@ -236,12 +237,26 @@ def test_what_only_concerns_the_client_s_side_is_left_out_by_name() -> None:
         ({"output_config": {"effort": "x"}}, "output_config.effort"),
         ({"system": [{"type": "image"}]}, "system[0].type"),
         ({"temperature": True}, "temperature"),
+        ({"compaction": {"type": "compaction"}}, "compaction"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused_with_its_field(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         to_chat(body(**fields))
     assert refusal.value.param == param
+
+
+@pytest.mark.parametrize("messages", [[{"role": "user", "content": [TOOL_RESULT]}], []])
+def test_a_continued_thread_is_not_found_so_that_its_client_sends_the_whole_conversation(messages: list[Any]) -> None:
+    """The requests of the tool runner of Anthropic's SDKs (2.15 for Python, 1.15 for JavaScript)."""
+    thread = {"type": "continue", "previous_message_id": "msg_01m8rnp835rptthpe9qvcsr9z6"}
+    with pytest.raises(NotFound) as lost:
+        to_chat({"model": "auto", "max_tokens": 200, "messages": messages, "thread": thread})
+    assert error_body(lost.value)["error"]["type"] == "not_found_error"
+    assert error_body(lost.value)["error"]["details"] == {"error_code": "thread_not_found"}
+    whole = to_chat(body(thread={"type": "create"}))
+    assert whole.chat["messages"] == [{"role": "user", "content": "Hi"}]
+    assert whole.dropped == ("thread",)
 
 
 # -- down --------------------------------------------------------------------------------------------------------------
