@@ -118,8 +118,8 @@ def continued(asked: Conversation, known: Sequence[KnownBeginning], *, retried: 
 
     The longest counts; of equal ones first the one whose own answer follows it, then one that was not continued
     yet, then the newest. A first turn sent again is a conversation of its own, unless the earlier one got no answer or
-    the client says that it tries again (`retried`). One that was continued in another way, as by a sub-agent that was
-    told of it in other words, is still continued by its own answer. A later turn sent again belongs to the session
+    the client says that it tries again (`retried`). One that was continued in another way, as by a sub-agent whose
+    history has the call in words, is still continued by its own answer. A later turn sent again belongs to the session
     that sent it before, unless another session waits for just this turn: two runs of one tool may get the same answers.
     """
     total = len(asked.messages)
