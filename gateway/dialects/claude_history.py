@@ -14,9 +14,12 @@ from typing import Any
 from gateway.dialects import sealed_state
 from gateway.dialects.citations import is_made_here
 from gateway.dialects.fields import refused
+from gateway.unchecked import objects_in
 
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _IDS: Mapping[str, str] = {"tool_use": "id", "tool_result": "tool_use_id"}
+TOOL_CHANGES = ("tool_addition", "tool_removal")
+"""Blocks of system messages that change which tools may be called from there on."""
 _MARKS: Mapping[str, str] = {"thinking": "signature", "redacted_thinking": "data"}
 
 
@@ -46,6 +49,26 @@ def has_system_turns(messages: Sequence[Mapping[str, Any]]) -> bool:
     return any(message.get("role") == "system" for message in messages)
 
 
+def tool_changes(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The blocks of the conversation's system messages that offer or withdraw a tool."""
+    told = [message.get("content") for message in messages if message.get("role") == "system"]
+    return [block for content in told for block in objects_in(content) if block.get("type") in TOOL_CHANGES]
+
+
+def without_tool_changes(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages for a model whose tools never change, without empty ones."""
+    made = []
+    for message in messages:
+        content = message.get("content")
+        if message.get("role") == "system" and isinstance(content, list):
+            content = [block for block in content if block.get("type") not in TOOL_CHANGES]
+            if not content:
+                continue
+            message = {**message, "content": content}
+        made.append(message)
+    return made
+
+
 def lacks_thinking(messages: Sequence[Mapping[str, Any]], *, anywhere: bool = False) -> bool:
     """True if the last answer called tools and has no thinking before it.
 
@@ -72,6 +95,8 @@ def _of_claude(message: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 def _without(message: Mapping[str, Any], left_out: Callable[[Any], bool], where: str) -> Mapping[str, Any]:
     content = message.get("content")
+    if message.get("role") == "system" and message.get("output_config"):
+        return message  # it may change the effort alone
     kept = [block for block in content if not left_out(block)] if isinstance(content, list) else content
     if not kept:
         raise refused(f"{where}.content", "expected content, and more than another model's thinking")

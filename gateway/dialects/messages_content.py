@@ -10,6 +10,7 @@ import orjson
 from gateway.dialects import sealed_state
 from gateway.dialects.answer_parts import provider_id
 from gateway.dialects.arguments import checked_url
+from gateway.dialects.claude_history import TOOL_CHANGES
 from gateway.dialects.fields import need, objects, read, read_each, refused, within
 from gateway.dialects.forwarded import HostedTool, attach_hosted
 from gateway.errors import InvalidRequest
@@ -33,9 +34,14 @@ def _system(system: object, where: str) -> list[dict[str, Any]]:
         return []
     if isinstance(system, str):
         return [{"role": "system", "content": system}] if system else []
-    made = read_each(objects(system, where), where, lambda block: None if _is_billing(block) else _text(block))
+    made = read_each(objects(system, where), where, lambda block: None if _is_untold(block) else _text(block))
     parts = [part for part in made if part is not None]
     return [{"role": "system", "content": _simplest(parts)}] if parts else []
+
+
+def _is_untold(block: Mapping[str, Any]) -> bool:
+    """True for Claude Code's billing header, and for a change of tools, all of which other models have all along."""
+    return _is_billing(block) or block.get("type") in TOOL_CHANGES
 
 
 def _is_billing(block: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from gateway.catalog.claude_hosts import CLIENT_TOOLS, SEARCH_RESULTS, SERVER_TO
 from gateway.catalog.hosted_tools import WEB_SEARCH, HostedTools, kind_of, run_by_provider
 from gateway.dialects import sealed_state
 from gateway.dialects.claude_blocks import OpenBlock
-from gateway.dialects.claude_history import has_system_turns, own_messages, uncited
+from gateway.dialects.claude_history import has_system_turns, own_messages, tool_changes, uncited
 from gateway.dialects.fields import objects, read, refused, unknown
 from gateway.dialects.forwarded import (
     FORWARDED,
@@ -37,9 +37,10 @@ _LIMITED = ("web_search", "web_fetch")
 """Server tools with a limit of their own, `max_uses`."""
 _BETAS = (
     "advanced-tool-use-", "claude-code-", "code-execution-", "computer-use-", "context-management-", "effort-",
-    "extended-cache-ttl-", "fine-grained-tool-streaming-", "interleaved-thinking-", "mcp-client-",
-    "mid-conversation-system-", "prompt-caching-scope-", "redact-thinking-", "skills-", "structured-outputs-",
-    "task-budgets-", "thinking-token-count-", "token-efficient-tools-", "web-fetch-", "web-search-",
+    "extended-cache-ttl-", "fine-grained-tool-streaming-", "inline-tools-", "interleaved-thinking-", "mcp-client-",
+    "mid-conversation-", "per-turn-control-", "prompt-caching-scope-", "redact-thinking-", "skills-",
+    "structured-outputs-", "task-budgets-", "thinking-display-updates-", "thinking-token-count-",
+    "token-efficient-tools-", "web-fetch-", "web-search-",
 )  # fmt: skip
 """Betas that change neither the price nor who owns what is referred to."""
 _FINISH: Mapping[str, str] = {
@@ -74,8 +75,9 @@ class ForwardedMessages(ForwardedRequest):
         return {**body, "tools": tools, "tool_choice": {"type": "none"}} if tools else body
 
     def beside_messages(self) -> BesideMessages:
-        """Its tools and MCP servers."""
-        return BesideMessages([*(self.body.get("tools") or ()), *(self.body.get("mcp_servers") or ())])
+        """Its tools, those that system messages define, and MCP servers."""
+        defined = tool_changes(self.body["messages"])
+        return BesideMessages([*(self.body.get("tools") or ()), *defined, *(self.body.get("mcp_servers") or ())])
 
     def outgoing(
         self, model: str, max_tokens: int | None, tool_calls: int, *, stream: bool, notes: Sequence[str]
@@ -258,8 +260,8 @@ def _fit_betas(body: dict[str, Any], betas: Sequence[str]) -> list[str]:
     Such a request can be translated, and is then served.
     """
     said = " ".join(betas)
-    if has_system_turns(body["messages"]) and "mid-conversation-system-" not in said:
-        raise refused("messages", "expected system messages at the beginning alone")
+    if has_system_turns(body["messages"][:1]):
+        raise refused("messages", "expected the first system message in system")
     if "output_format" in body and "structured-outputs-" not in said:
         shape = body.pop("output_format")
         body["output_config"] = {"format": shape} | (body.get("output_config") or {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gateway.dialects.claude_history import TOOL_CHANGES
 from gateway.dialects.fields import names_of, unknown
 from gateway.dialects.messages_schema import (
     MessagesMetadata,
@@ -61,6 +62,8 @@ def unsent_inside(fields: Mapping[str, Any]) -> set[str]:
 def _of_blocks(blocks: object, where: str) -> Iterator[str]:
     for block in blocks if isinstance(blocks, list) else ():
         kind = block.get("type")
+        if kind in TOOL_CHANGES:
+            yield f"{where}.{kind}"
         known = _BLOCKS.get(kind)
         if known is None:
             continue  # forwarded as it is

@@ -56,6 +56,8 @@ class ClaudeForms:
     by_effort: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     replays: Literal["", "asked", "always"] = ""
 
+    system_turns: bool = True
+    """Whether a conversation may have system messages: from Claude 4.8 on."""
     interleaves: bool = False
     """Whether it thinks between calls of tools with a beta: Claude 4 does, and newer models do without."""
 
@@ -110,6 +112,7 @@ def claude_forms(litellm: Any, model: str) -> ClaudeForms:
         samples="temperature" in asking(temperature=0.5),
         interleaves=kept == budget and kind != "adaptive" and _BEFORE_INTERLEAVING not in model,
         schemas="tool_choice" not in asking(response_format=schema),
+        system_turns=bool(litellm.utils.supports_mid_conversation_system(model, provider)),
         by_effort=by_effort,
     )
 

@@ -21,9 +21,11 @@ import orjson
 from yarl import URL
 
 from gateway.catalog.claude_hosts import AZURE_TOKEN, ClaudeHost, carries, claude_host, placed
+from gateway.dialects.claude_history import has_system_turns, without_tool_changes
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.providers.aws_access import AwsAccess, AwsEnvironment, aws_access
 from gateway.providers.call import NO_KEY, Call, ProviderNames
+from gateway.providers.claude_forms import ClaudeForms
 from gateway.providers.direct import VERIFIED_LITELLM, request_headers
 from gateway.providers.errors import (
     AWS_CREDENTIALS,
@@ -72,6 +74,8 @@ class ClaudeHosts:
         partners = "litellm.llms.vertex_ai.vertex_ai_partner_models.anthropic.experimental_pass_through.transformation"
         azure: Any = importlib.import_module("litellm.llms.azure_ai.anthropic.messages_transformation")
         betas: Any = importlib.import_module("litellm.anthropic_beta_headers_manager")
+        turns: Any = importlib.import_module("litellm.llms.anthropic.pass_through.messages.mid_conversation_system")
+        self._as_users = turns.convert_mid_conversation_system_turns
         self._kept_betas = betas.filter_and_transform_beta_headers
         self._params: Any = importlib.import_module("litellm.types.router").GenericLiteLLMParams
         self._supports: Any = importlib.import_module("litellm.utils").supports_factory
@@ -102,14 +106,24 @@ class ClaudeHosts:
         return bool(self._supports(model=model, custom_llm_provider=host, key=_NATIVE_SCHEMAS))
 
     def fitted(
-        self, host: ClaudeHost, call: Call, found: ProviderNames, forwarded: ForwardedRequest, *, interleaves: bool
+        self, host: ClaudeHost, call: Call, found: ProviderNames, forwarded: ForwardedRequest, forms: ClaudeForms
     ) -> tuple[ForwardedRequest, tuple[str, ...]]:
-        """The request as the host takes it, and the names of what that changes.
+        """The request as the host takes it, and the names of what that changes."""
+        if not forms.system_turns and has_system_turns(forwarded.body["messages"]):
+            plain = {**forwarded.body, "messages": without_tool_changes(forwarded.body["messages"])}
+            gone = tuple(_changes(forwarded.body, plain, ""))
+            fitted, names = self._at_host(host, call, found, replace(forwarded, body=plain), forms)
+            return fitted, (*gone, *names)
+        return self._at_host(host, call, found, forwarded, forms)
 
-        `interleaves`: the model thinks between calls of tools if a beta says so.
-        """
+    def _at_host(
+        self, host: ClaudeHost, call: Call, found: ProviderNames, forwarded: ForwardedRequest, forms: ClaudeForms
+    ) -> tuple[ForwardedRequest, tuple[str, ...]]:
         if host == "anthropic":
-            return forwarded, ()
+            if forms.system_turns or not has_system_turns(forwarded.body["messages"]):
+                return forwarded, ()
+            body = {**forwarded.body, "messages": list(self._as_users(forwarded.body["messages"]))}
+            return replace(forwarded, body=body), tuple(_changes(forwarded.body, body, ""))
         body = _moved(forwarded.body, marked=host in _MARKED_BY_CLIENTS)
         offered = body if host != "bedrock" else _without_clearing_thinking(body)
         changed: dict[str, Any] = orjson.loads(orjson.dumps(offered))  # LiteLLM writes into what it is given
@@ -129,7 +143,7 @@ class ClaudeHosts:
             sent["system"] = body["system"]
         kept = [each for beta in forwarded.betas for each in self._kept_betas([beta], host)]
         asked = [beta for beta in forwarded.betas if beta.startswith(_INTERLEAVED)]
-        if host == "bedrock" and interleaves and asked:  # which LiteLLM leaves out for every model
+        if host == "bedrock" and forms.interleaves and asked:  # which LiteLLM leaves out for every model
             sent["anthropic_beta"] = sorted({*(sent.get("anthropic_beta") or ()), *asked})
             kept += asked
         names = [*_changes(body, sent, ""), *([BETA] if len(kept) < len(forwarded.betas) else ())]

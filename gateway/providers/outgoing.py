@@ -133,7 +133,7 @@ class OutgoingCalls:
             return None
         fitted, left_out = written
         try:
-            at_host, changed = self._claude.fitted(host, call, found, fitted, interleaves=forms.interleaves)
+            at_host, changed = self._claude.fitted(host, call, found, fitted, forms)
         except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
             _log.debug("a request cannot be written for %s: %s", host, type(error).__name__)
             if fitted.required:

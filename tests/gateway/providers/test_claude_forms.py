@@ -39,8 +39,8 @@ async def upstream() -> AsyncIterator[Upstream]:
     await made.close()
 
 
-def outgoing(upstream: Upstream, model: str, fields: dict[str, Any], **more: Any) -> Outgoing:
-    read = messages_request.to_chat({"model": "m", "max_tokens": 20_000, "messages": HELLO} | fields)
+def outgoing(upstream: Upstream, model: str, fields: dict[str, Any], *, betas: str = "", **more: Any) -> Outgoing:
+    read = messages_request.to_chat({"model": "m", "max_tokens": 20_000, "messages": HELLO} | fields, betas=betas)
     params = {name: value for name, value in read.chat.items() if name not in ("model", "messages", "max_tokens")}
     arguments: dict[str, Any] = {
         "litellm_model": model, "api_base": "http://127.0.0.1:1", "api_key": "sk-ours", "params": params,
@@ -126,7 +126,7 @@ async def test_the_operator_s_parameters_are_defaults_and_blocks(upstream: Upstr
         ("anthropic/claude-opus-4-7", {}, {"api_key": "sk-ant-oat01-x"}),
         ("anthropic/claude-opus-4-7", {}, {"api_key": None, "api_base": None}),
         ("anthropic/claude-3-haiku-20240307", {"output_config": SCHEMA}, {}),
-        ("anthropic/claude-opus-4-7", {"messages": [*HELLO, {"role": "system", "content": "x"}]}, {}),
+        ("anthropic/claude-opus-4-8", {"messages": [{"role": "system", "content": "x"}, *HELLO]}, {}),
         ("anthropic/claude-opus-4-7", {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}, {}),
     ],
 )
@@ -182,6 +182,70 @@ async def test_a_family_of_models_gets_the_thinking_that_it_takes(
 ) -> None:
     """Kimi and DeepSeek refuse to think after an answer that called tools without one; DeepSeek thinks unasked."""
     assert shown(outgoing(upstream, f"anthropic/{model}", fields)) == expected
+
+
+CLAUDE_CODE: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "fix the test"}]},
+        {"role": "system", "content": "# Environment", "output_config": {"effort": "medium"}},
+        *CALLED[1:],
+        {"role": "system", "content": [
+            {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "WebFetch"}}
+        ]},
+    ],
+    "thinking": {"type": "adaptive", "display": "updates"},
+    "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+    "output_config": {"effort": "medium"},
+    "tools": [
+        {"name": "f", "input_schema": {"type": "object"}},
+        {"name": "WebFetch", "input_schema": {"type": "object"}, "defer_loading": True},
+    ],
+}  # fmt: skip
+"""What Claude Code 2.1.333 writes for Claude Opus 5.5, shortened."""
+CLAUDE_CODE_BETAS = (
+    "claude-code-20250219", "interleaved-thinking-2025-05-14", "context-management-2025-06-27",
+    "per-turn-control-2026-07-01", "mid-conversation-tool-changes-2026-07-01", "thinking-token-count-2026-05-13",
+    "advanced-tool-use-2025-11-20", "effort-2025-11-24", "thinking-display-updates-2026-08-18",
+)  # fmt: skip
+
+
+async def test_system_messages_of_a_conversation_and_changes_of_tools_go_to_claude_as_written(
+    upstream: Upstream,
+) -> None:
+    for model in ("claude-opus-5-5", "claude-opus-4-8", "glm-5.2"):
+        made = outgoing(upstream, f"anthropic/{model}", CLAUDE_CODE, betas=",".join(CLAUDE_CODE_BETAS))
+        assert made.call.forwarded is not None
+        assert (made.call.forwarded.body.items() >= CLAUDE_CODE.items(), made.left_out) == (True, ()), model
+        assert made.call.forwarded.betas == CLAUDE_CODE_BETAS
+        counted = made.call.forwarded.beside_messages().tools
+        assert [each.get("type") for each in counted] == [None, None, "tool_addition"]
+
+
+async def test_a_claude_before_4_8_gets_system_messages_as_the_user_s_and_all_tools_at_once(upstream: Upstream) -> None:
+    made = outgoing(upstream, "anthropic/claude-sonnet-4-6", CLAUDE_CODE, betas=",".join(CLAUDE_CODE_BETAS))
+    assert made.call.forwarded is not None
+    messages = made.call.forwarded.body["messages"]
+    assert [message["role"] for message in messages] == ["user", "user", "assistant", "user"]
+    assert messages[1]["content"][-1] == {"type": "text", "text": "# Environment"}
+    assert "output_config" not in messages[1]
+    assert made.left_out == ("messages", "messages[].role", "messages[].content", "messages[].output_config")
+    waiting = [*CALLED[:2], {"role": "system", "content": "x"}, CALLED[2]]
+    made = outgoing(upstream, "anthropic/claude-sonnet-4-6", {"messages": waiting})
+    assert made.call.forwarded is not None
+    assert made.call.forwarded.body["messages"][2] == CALLED[2], "a result follows its call"
+
+
+async def test_an_effort_alone_is_a_message_for_claude_and_none_for_other_models(upstream: Upstream) -> None:
+    lower = {"role": "system", "content": [], "output_config": {"effort": "low"}}
+    fields = {"messages": [*HELLO, {"role": "assistant", "content": "hi"}, lower, *HELLO]}
+    made = outgoing(upstream, "anthropic/claude-opus-5-5", fields, betas="mid-conversation-output-config-2026-07-01")
+    assert made.call.forwarded is not None
+    assert made.call.forwarded.body["messages"] == fields["messages"]
+    read = messages_request.to_chat({"model": "m", "max_tokens": 9} | CLAUDE_CODE)
+    assert [message["role"] for message in read.chat["messages"]] == ["user", "system", "assistant", "tool"]
+    assert {"messages[].output_config", "messages[].content[].tool_addition"} <= set(read.dropped)
+    read = messages_request.to_chat({"model": "m", "max_tokens": 9} | fields)
+    assert [message["role"] for message in read.chat["messages"]] == ["user", "assistant", "user"]
 
 
 async def test_a_tool_of_the_client_s_own_needs_no_type(upstream: Upstream) -> None:
