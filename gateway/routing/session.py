@@ -59,6 +59,10 @@ ALIAS_HEADERS: tuple[str, ...] = (
     "x-cagent-session-id",
 )
 
+_TITLE = "title-"
+_TITLED = f"{_TITLE}ses_"
+"""How Kilo Code names the session of a turn that asks for a title of its session `ses_...`."""
+
 
 @dataclass(frozen=True, slots=True)
 class WarmPrefix:
@@ -122,7 +126,7 @@ def identify(headers: Mapping[str, str], hint: str | None, extra_headers: Sequen
     if own is not None:
         if not SESSION_ID.fullmatch(own):
             raise InvalidRequest("X-Session-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Session-Id")
-        return own
+        return own.removeprefix(_TITLE) if own.startswith(_TITLED) else own
     for name in (*extra_headers, *ALIAS_HEADERS):
         value = headers.get(name.lower())
         if value:

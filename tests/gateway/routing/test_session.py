@@ -48,6 +48,13 @@ def test_our_own_header_is_taken_as_it_is(value: str) -> None:
     assert identify({"x-session-id": value, "session_id": "other"}, "hint") == value
 
 
+def test_a_title_is_asked_for_in_the_session_that_it_is_for() -> None:
+    """Kilo Code 7.7, by a header of its own."""
+    title = {"x-session-id": "title-ses_dce865601ffetn5RsEC6WK0k9z"}
+    assert identify(title, None) == "ses_dce865601ffetn5RsEC6WK0k9z"
+    assert identify({"x-session-id": "title-page"}, None) == "title-page"
+
+
 @pytest.mark.parametrize("value", ["", "x" * 129, "a b", "a/b", "{{7*7}}", "a\n", "ü", "${jndi:x}", "%s"])
 def test_our_own_header_outside_its_alphabet_is_refused_by_name(value: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
