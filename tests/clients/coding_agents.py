@@ -99,6 +99,23 @@ def aider_home(home: Path, access: Access) -> dict[str, str]:
     }  # fmt: skip
 
 
+def qwen_home(home: Path, access: Access) -> dict[str, str]:
+    headers = {"customHeaders": {BUDGET_HEADER: access.budget_usd}}
+    (home / ".qwen").mkdir()
+    (home / ".qwen" / "settings.json").write_text(
+        json.dumps({"model": {"generationConfig": headers}, "privacy": {"usageStatisticsEnabled": False}})
+    )
+    return {"OPENAI_BASE_URL": access.url + "/v1", "OPENAI_API_KEY": access.key, "OPENAI_MODEL": "auto"}
+
+
+def copilot_home(_: Path, access: Access) -> dict[str, str]:
+    return {
+        "COPILOT_PROVIDER_BASE_URL": access.url + "/v1", "COPILOT_PROVIDER_API_KEY": access.key,
+        "COPILOT_PROVIDER_HEADERS": f"{BUDGET_HEADER}: {access.budget_usd}", "COPILOT_MODEL": "auto",
+        "COPILOT_OFFLINE": "true", "COPILOT_AUTO_UPDATE": "false",
+    }  # fmt: skip
+
+
 AGENTS = (
     Agent(
         "codex",
@@ -137,6 +154,20 @@ AGENTS = (
         aider_home,
         turns=1,
         asks_again=True,
+    ),
+    Agent(
+        "qwen-code",
+        "chat",
+        lambda folder, _: [
+            str(folder / "node_modules/.bin/qwen"), "--auth-type", "openai", "--approval-mode", "yolo", "-p", TASK,
+        ],
+        qwen_home,
+    ),
+    Agent(
+        "copilot",
+        "chat",
+        lambda folder, _: [str(folder / "node_modules/.bin/copilot"), "-p", TASK, "--allow-all-tools"],
+        copilot_home,
     ),
 )  # fmt: skip
 

@@ -84,7 +84,8 @@ class PlayedProvider:
         script = self._script()
         for name, arguments in script[results] if results < len(script) else ():
             if name in offered:
-                return _call(results, name, arguments)
+                known = offered[name].get("properties") or arguments
+                return _call(results, name, {key: value for key, value in arguments.items() if key in known})
         if offered.keys() & {name for step in script for name, _ in step}:
             return {"content": DONE}, "stop"
         if offered and body["messages"][-1]["role"] != "tool":
@@ -96,21 +97,23 @@ class PlayedProvider:
         return {"content": json_answer(wanted) if wanted.get("type") == "json_schema" else WEATHER}, "stop"
 
     def _script(self) -> list[list[tuple[str, dict[str, Any]]]]:
+        """By turn, the tools that agents have for it; each is given those of the arguments that it knows."""
         path = str(self.file)
+        read = dict.fromkeys(("file_path", "filePath", "path"), path)
+        edit = read | dict.fromkeys(("old_string", "oldString", "old_str"), "blue")
+        edit |= dict.fromkeys(("new_string", "newString", "new_str"), "green")
         return [
             [
-                ("Read", {"file_path": path}),
                 ("exec_command", {"cmd": f"cat {path}"}),
                 ("shell_command", {"command": f"cat {path}"}),
                 ("shell", {"command": ["cat", path]}),
-                ("read", {"filePath": path}),
+                *((name, read) for name in ("Read", "read", "read_file", "view")),
             ],
             [
-                ("Edit", {"file_path": path, "old_string": "blue", "new_string": "green"}),
                 ("exec_command", {"cmd": f"sed -i s/blue/green/ {path}"}),
                 ("shell_command", {"command": f"sed -i s/blue/green/ {path}"}),
                 ("shell", {"command": ["sed", "-i", "s/blue/green/", path]}),
-                ("edit", {"filePath": path, "oldString": "blue", "newString": "green"}),
+                *((name, edit) for name in ("Edit", "edit")),
             ],
         ]
 
