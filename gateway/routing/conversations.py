@@ -179,8 +179,8 @@ class Conversations:
         """A fresh session id."""
         return self._new_id("conv")
 
-    async def keep_budget(self, tenant_id: str, session_id: str, place: Place | None, terms: SessionTerms) -> None:
-        """Give the session of a refused turn the budget that its header asked for.
+    async def keep_session(self, tenant_id: str, session_id: str, place: Place | None, terms: SessionTerms) -> None:
+        """Keep the session of a refused turn, with the budget that its header asked for.
 
         One that was set by hand may hold against it. A first turn opens the session, at its `place` among the
         conversations. Raises LedgerUnavailable, and InvalidRequest when the tenant's limit was lowered meanwhile.
@@ -195,7 +195,7 @@ class Conversations:
                 default_nanousd=terms.default_nanousd,
                 budget_nanousd=terms.ceiling_nanousd,
                 expected_turns=terms.expected_turns,
-                by_header=terms,
+                by_header=None if terms.ceiling_nanousd is None else terms,
                 actor="client",
                 now_ms=at_ms,
             )

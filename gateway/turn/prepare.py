@@ -15,7 +15,7 @@ from gateway.catalog.tokens import PromptTokens, TokenCounter
 from gateway.clock import Clock, now_ms
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest
-from gateway.errors import InvalidRequest, LedgerUnavailable, NotFound
+from gateway.errors import GatewayError, InvalidRequest, LedgerUnavailable, NotFound, SessionBudgetExceeded
 from gateway.ledger.budget_headers import BudgetHeaders
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.offline import OfflineLedger
@@ -191,10 +191,15 @@ class Preparation:
         options = self._options(context.caller, context.chat, context.requested, bound_to, prompt.estimate)
         return structs.replace(context, notes=(*context.notes, note), prompt=prompt, options=options)
 
-    async def keep_budget(self, context: TurnContext) -> bool:
-        """Keep the budget that a refused turn asked for, for its session's next; True if kept."""
+    async def keep_session(self, context: TurnContext, error: GatewayError) -> bool:
+        """Keep the session of a refused turn with the budget that it asked for; True if kept.
+
+        Without such a budget it is kept for a conversation without an id, whose next try is then found: the error said
+        which session's budget to raise.
+        """
         row, terms = context.row, context.terms
-        if context.outage is not None or terms.ceiling_nanousd is None:
+        found_again = row is None and context.place is not None and isinstance(error, SessionBudgetExceeded)
+        if context.outage is not None or (terms.ceiling_nanousd is None and not found_again):
             return False
         if row is None and context.parent_session_id is not None:  # the first served turn puts it below its parent
             return False
@@ -202,14 +207,14 @@ class Preparation:
         if known and row is not None and row.balance.granted_nanousd == context.budget_nanousd:
             return False
         try:
-            await self._conversations.keep_budget(
+            await self._conversations.keep_session(
                 context.caller.tenant_id,
                 context.session_id,
                 context.place if row is None else None,
                 terms,
             )
         except (LedgerUnavailable, InvalidRequest):
-            _log.warning("the budget of session %s could not be kept", context.session_id)
+            _log.warning("session %s could not be kept", context.session_id)
             return False
         return True
 

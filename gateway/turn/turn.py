@@ -152,7 +152,7 @@ class Turns:
         return attempt
 
     async def _refuse(self, context: TurnContext, error: GatewayError) -> None:
-        stored = await self._preparation.keep_budget(context) or context.row is not None
+        stored = await self._preparation.keep_session(context, error) or context.row is not None
         self._delivery.refusal(context, error, stored=stored)
 
     async def _ordinary_or_last(self, context: TurnContext, watch: Watch) -> Attempt | Response:

@@ -236,6 +236,22 @@ async def test_a_first_turn_that_is_refused_keeps_the_budget_that_it_asked_for(
     assert (found["bankrupt_sessions"], found["refused_turns"], found["sessions_with_turns"]) == (1, 2, 1)
 
 
+async def test_a_conversation_that_is_refused_at_first_goes_on_when_the_session_that_the_error_names_gets_money(
+    tmp_path: Path, database_url: str
+) -> None:
+    """An agent without session ids, whose first turn costs more than the default budget."""
+    settings = {"default_budget_usd": "0.0000001"}
+    async with playing(tmp_path, database_url, session=settings) as play, play.gateway.http() as http:
+        refused = [await turn(http) for _ in range(3)]
+        assert [each.status_code for each in refused] == [402] * 3
+        [named] = {each.json()["error"]["session_id"] for each in refused}
+        [row] = play.rows(sessions)
+        assert (row["session_id"], row["granted_nanousd"], row["turns"]) == (named, 100, 0)
+        assert (await http.post(f"/v1/sessions/{named}", json={"budget_usd": "1"})).status_code == 200
+        answer = await turn(http)
+        assert (answer.status_code, seqroute(answer, "session-id")) == (200, named)
+
+
 async def test_refusals_of_a_client_that_names_no_session_are_one_row(tmp_path: Path, sqlite_url: str) -> None:
     async with playing(tmp_path, sqlite_url) as play:
         tenant_id, key = await play.gateway.tenant("poor", budget_usd="0.0000001")
