@@ -25,6 +25,8 @@ from gateway.providers.litellm_clients import key_for
 
 _EFFORT_FIELD = "output_config.effort"
 _SAMPLING = ("temperature", "top_p", "top_k")
+_FORCED = ("any", "tool")
+"""The choices of tools that force a call."""
 _USUAL_EFFORT = "high"
 """What Anthropic takes for an effort that is not stated."""
 _OWN_DEFAULTS = ("service_tier", *_SAMPLING, "thinking")
@@ -56,6 +58,10 @@ class ClaudeForms:
     by_effort: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     replays: Literal["", "asked", "always"] = ""
 
+    forces_tools: bool = True
+    """Whether a tool can be forced to be called; models that always think refuse it."""
+    pauses_thinking: bool = True
+    """Whether thinking can be turned off."""
     system_turns: bool = True
     """Whether a conversation may have system messages: from Claude 4.8 on."""
     interleaves: bool = False
@@ -112,6 +118,8 @@ def claude_forms(litellm: Any, model: str) -> ClaudeForms:
         samples="temperature" in asking(temperature=0.5),
         interleaves=kept == budget and kind != "adaptive" and _BEFORE_INTERLEAVING not in model,
         schemas="tool_choice" not in asking(response_format=schema),
+        forces_tools=not config.forced_tool_use_unsupported(model),
+        pauses_thinking=not config._is_always_on_thinking_model(model, provider),
         system_turns=bool(litellm.utils.supports_mid_conversation_system(model, provider)),
         by_effort=by_effort,
     )
@@ -189,6 +197,10 @@ def _fitted(call: Call, forwarded: ForwardedRequest, forms: ClaudeForms) -> tupl
     if isinstance(effort, str) and "thinking" not in forwarded.body and not _effort_of(body):
         _ask(body, forms.by_effort.get(effort, {}))
     refused = _fit_thinking(body, forms, str(call.params.get(EFFORT) or _USUAL_EFFORT))
+    choice = body.get("tool_choice") or {}
+    if not forms.forces_tools and choice.get("type") in _FORCED:
+        body["tool_choice"] = {name: value for name, value in choice.items() if name != "name"} | {"type": "auto"}
+        refused.append("tool_choice")
     if not forms.samples:
         refused += [name for name in _SAMPLING if body.get(name) != 1 and _remove(body, name)]
     refused = [name for name in refused if name.partition(".")[0] in forwarded.body]  # not the operator's
@@ -214,7 +226,7 @@ def _fit_thinking(body: dict[str, Any], forms: ClaudeForms, translated: str) -> 
         refused.append("thinking.budget_tokens")
     elif kind == "adaptive" and not forms.adaptive and forms.budgets:
         _ask(body, {"thinking": forms.by_effort.get(effort or _USUAL_EFFORT, {}).get("thinking")})
-    elif kind in ("enabled", "adaptive") and not forms.thinks:
+    elif (kind == "disabled" and not forms.pauses_thinking) or (kind in ("enabled", "adaptive") and not forms.thinks):
         del body["thinking"]
         refused.append("thinking")
     elif kind is None and effort and not forms.efforts and forms.budgets:

@@ -35,6 +35,12 @@ _INTERNAL = frozenset({"json_mode"})
 """LiteLLM's notes to itself beside what it will send."""
 
 
+def _lesser(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parameters with what LiteLLM may make of a tool that must be called: one that may be."""
+    forced = given.get("tool_choice") not in (None, "auto", "none")
+    return [{**given, "tool_choice": "auto"}] if forced else []
+
+
 class LostParameters:
     """Comparisons of what LiteLLM maps with a parameter and without it, one for each value."""
 
@@ -67,10 +73,10 @@ class LostParameters:
             beside[EFFORT] = effort
         given = {**beside, name: orjson.loads(value)}
         try:
-            without, made = (self._mapped(model, provider, params) for params in (beside, given))
+            made, *without = (self._mapped(model, provider, params) for params in (given, beside, *_lesser(given)))
         except Exception:  # noqa: BLE001 - each provider's code has errors of its own: the call will tell
             return False
-        return bool(made == without)
+        return made in without
 
     def _mapped(self, model: str, provider: str, params: dict[str, Any]) -> Any:
         made = mapped(self._litellm, model, provider, **orjson.loads(orjson.dumps(params)))

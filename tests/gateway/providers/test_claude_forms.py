@@ -78,12 +78,38 @@ def shown(made: Outgoing) -> tuple[Any, Any, tuple[str, ...]]:
         ("3-haiku-20240307", {"output_config": {"effort": "low"}}, (None, None, ("output_config.effort",))),
         ("sonnet-4-5", {"thinking": BUDGET, "messages": CALLED}, (None, None, ("thinking",))),
         ("opus-4-7", {"temperature": 0.5, "top_k": 3}, (None, None, ("temperature", "top_k"))),
+        ("sonnet-5-5", {"thinking": {"type": "disabled"}}, (None, None, ("thinking",))),
+        ("opus-4-8", {"thinking": {"type": "disabled"}}, ({"type": "disabled"}, None, ())),
     ],
 )
 async def test_what_a_model_takes_is_unchanged_and_the_rest_gets_its_form_or_is_named(
     upstream: Upstream, model: str, fields: dict[str, Any], expected: Any
 ) -> None:
     assert shown(outgoing(upstream, f"anthropic/claude-{model}", fields)) == expected
+
+
+FORCED: Any = {"type": "tool", "name": "f", "disable_parallel_tool_use": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "sent", "left_out"),
+    [
+        ("opus-5-5", {"type": "auto", "disable_parallel_tool_use": True}, ("tool_choice",)),
+        ("opus-4-8", FORCED, ()),
+    ],
+)
+async def test_a_forced_tool_is_an_offered_one_for_a_claude_that_always_thinks(
+    upstream: Upstream, model: str, sent: Any, left_out: Any
+) -> None:
+    """The choice of instructor, and of LangChain's structured output, which these models answer with a 400."""
+    tool = {"name": "f", "input_schema": {"type": "object", "properties": {}}}
+    made = outgoing(upstream, f"anthropic/claude-{model}", {"tools": [tool], "tool_choice": FORCED})
+    assert made.call.forwarded is not None
+    assert (made.call.forwarded.body["tool_choice"], made.left_out) == (sent, left_out)
+    named = {"type": "function", "function": {"name": "f"}}
+    params = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}], "tool_choice": named}
+    made = outgoing(upstream, f"anthropic/claude-{model}", {}, forwarded=None, params=params)
+    assert made.left_out == left_out
 
 
 async def test_the_operator_s_parameters_are_defaults_and_blocks(upstream: Upstream) -> None:
