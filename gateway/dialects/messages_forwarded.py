@@ -39,8 +39,8 @@ _BETAS = (
     "advanced-tool-use-", "claude-code-", "code-execution-", "computer-use-", "context-management-", "effort-",
     "extended-cache-ttl-", "fine-grained-tool-streaming-", "inline-tools-", "interleaved-thinking-", "mcp-client-",
     "mid-conversation-", "per-turn-control-", "prompt-caching-scope-", "redact-thinking-", "skills-",
-    "structured-outputs-", "task-budgets-", "thinking-display-updates-", "thinking-token-count-",
-    "token-efficient-tools-", "web-fetch-", "web-search-",
+    "structured-outputs-", "task-budgets-", "thinking-binding-controls-", "thinking-display-updates-",
+    "thinking-token-count-", "token-efficient-tools-", "web-fetch-", "web-search-",
 )  # fmt: skip
 """Betas that change neither the price nor who owns what is referred to."""
 _FINISH: Mapping[str, str] = {

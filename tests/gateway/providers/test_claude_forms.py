@@ -227,11 +227,12 @@ CLAUDE_CODE: dict[str, Any] = {
         {"name": "WebFetch", "input_schema": {"type": "object"}, "defer_loading": True},
     ],
 }  # fmt: skip
-"""What Claude Code 2.1.333 writes for Claude Opus 5.5, shortened."""
+"""What Claude Code 2.1.333 writes for Claude Opus 5.5, shortened; its betas, and one of Copilot CLI."""
 CLAUDE_CODE_BETAS = (
     "claude-code-20250219", "interleaved-thinking-2025-05-14", "context-management-2025-06-27",
     "per-turn-control-2026-07-01", "mid-conversation-tool-changes-2026-07-01", "thinking-token-count-2026-05-13",
     "advanced-tool-use-2025-11-20", "effort-2025-11-24", "thinking-display-updates-2026-08-18",
+    "thinking-binding-controls-2026-08-01",
 )  # fmt: skip
 
 
