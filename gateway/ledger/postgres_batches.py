@@ -43,6 +43,7 @@ from gateway.database.postgres import (
 _log = logging.getLogger("seqroute.ledger")
 
 WORKERS = 4
+MIN_GROUP = 8
 MAX_GROUP = 64
 MAX_PER_QUEUE = 512
 HANG_S = STATEMENT_TIMEOUT_MS / 1000 + 1.5
@@ -89,6 +90,15 @@ class TenantQueue:
 
 
 Outcome = tuple[Job, Any, BaseException | None]
+
+
+def most_of_group(waiting: int) -> int:
+    """The most operations of a group while so many wait for their answers.
+
+    Turns that start together would otherwise stay together: all in the database while the gateway's core is idle, then
+    the reverse. With half of them in a group the one works while the other does. Smaller groups pay for more commits.
+    """
+    return min(MAX_GROUP, max(MIN_GROUP, -(-waiting // 2)))
 
 
 class BatchCommitter:
@@ -180,8 +190,9 @@ class BatchCommitter:
     ) -> list[tuple[TenantQueue, list[Job]]]:
         """The next group: the jobs of `first` and of other ready queues."""
         with self._guard:
-            taken = [(first, self._next_jobs(first, MAX_GROUP))]
-            room = MAX_GROUP - len(taken[0][1])
+            most = most_of_group(self._waiting)
+            taken = [(first, self._next_jobs(first, most))]
+            room = most - len(taken[0][1])
             if not first.locking or first.alone:
                 return taken
             for _ in range(ready.qsize()):
