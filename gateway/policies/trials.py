@@ -52,7 +52,7 @@ MAX_TURNS = 100_000
 def read_arms(connection: Connection, policy_id: str, since_ms: int, *, max_turns: int = MAX_TURNS) -> Arms:
     """Both arms' sums over the sessions begun since then, without pinned turns and fallbacks.
 
-    The sessions of one tree are one sample: an agent's helpers succeed or fail with it. No tenant decides alone
+    The sessions of one tree are one sample: an agent's helpers succeed or fail with it. A large tenant weighs less
     (`weigh_tenants`).
     """
     since_ms = _bounded(connection, since_ms, max_turns)

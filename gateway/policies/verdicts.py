@@ -114,10 +114,11 @@ def judge_canary(arms: Arms, *, hours: float, least_hours: float) -> Verdict:
 
 
 def weigh_tenants(arms: Mapping[str, tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
-    """Sum all tenants' canary and control, where no tenant decides alone if there are others.
+    """Sum all tenants' canary and control, with less weight for large tenants.
 
     A tenant with more than MAX_TENANT_SHARE of the turns of either arm weighs that share over its own, in both: callers
-    name their sessions, and so may place them in one arm. A single tenant has weight 1.
+    name their sessions, and so may place them in one arm. It may keep more than that share, since the sum shrinks too:
+    of 60 % it keeps 38 %. A single tenant has weight 1.
     """
     seen = {tenant: both for tenant, both in arms.items() if any(arm.m for arm in both)}
     totals = [sum(both[arm].m for both in seen.values()) for arm in (0, 1)]
