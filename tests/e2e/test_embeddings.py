@@ -114,6 +114,6 @@ async def test_models_lists_them_and_chat_does_not_choose_them(tmp_path: Path, s
         assert "vectors" in [model["id"] for model in listed]
         refused = await turn(http, model="vectors")
         assert refused.status_code == 400
-        assert "no chat model" in refused.json()["error"]["message"]
+        assert "its mode is not chat" in refused.json()["error"]["message"]
         decided = await http.post("/v1/route", json={"model": "auto", "messages": HELLO})
         assert {candidate["model"] for candidate in decided.json()["candidates"]} == {"small", "big"}
