@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -296,6 +296,16 @@ async def test_a_threshold_that_stays_crossed_is_not_told_again_when_a_budget_ch
         assert await told("key") == []
 
 
+async def told_by(replicas: Sequence[Replica], receiver: Receiver) -> list[Any]:
+    """What the receiver gets when each of these gateways looks and delivers."""
+    receiver.got.clear()
+    for one in replicas:
+        await one.webhooks.look()
+        async with aiohttp.ClientSession() as http:
+            await one.webhooks.deliver(http)
+    return [web_body(body) for _, body in receiver.got]
+
+
 async def test_a_session_whose_turn_is_refused_for_money_has_reached_its_budget_once_for_each_budget(
     database_url: str, receiver: Receiver
 ) -> None:
@@ -312,12 +322,7 @@ async def test_a_session_whose_turn_is_refused_for_money_has_reached_its_budget_
                 refused.add("acme", "s1", code)
             await refused.share(bench.database)
             now[0] += 1
-            receiver.got.clear()
-            for one in (subject, other):
-                await one.webhooks.look()
-                async with aiohttp.ClientSession() as http:
-                    await one.webhooks.deliver(http)
-            bodies = [web_body(body) for _, body in receiver.got]
+            bodies = await told_by((subject, other), receiver)
             return [(body["type"], body.get("threshold_percent")) for body in bodies if body["account"] == "session"]
 
         await spent(91, ceiling=100)
@@ -346,12 +351,7 @@ async def test_a_tenant_and_a_key_that_refuse_a_turn_have_reached_their_budget(
                 refused.add("acme", "", "tenant_budget_exceeded", account)
             await refused.share(bench.database)
             now[0] += 1
-            receiver.got.clear()
-            for one in (subject, other):
-                await one.webhooks.look()
-                async with aiohttp.ClientSession() as http:
-                    await one.webhooks.deliver(http)
-            return [(body["type"], body["account"]) for body in (web_body(body) for _, body in receiver.got)]
+            return [(body["type"], body["account"]) for body in await told_by((subject, other), receiver)]
 
         assert await told(key) == [("budget.reached", "key")]
         assert await told(acme, key) == [("budget.reached", "tenant")]
