@@ -7,12 +7,7 @@ from typing import Any
 
 from policy.facts import LOG_VERSION
 
-REDRAWN = "redrawn"
-"""Reason of a turn whose first draw, one of several possible, lost its room or its money to another turn.
-
-With what probability its model was executed depends on what else would have been lost, which no one knows.
-"""
-PINNED_REASONS = frozenset({"pinned", "fallback", REDRAWN})
+PINNED_REASONS = frozenset({"pinned", "fallback"})
 """Reasons of turns whose executed model was not the policy's first draw; their propensity is not that of the model."""
 KNOWN_VERSIONS = (1, 2, LOG_VERSION)
 """Layouts of the log; version 1 has encoded features instead of facts."""

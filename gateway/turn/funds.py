@@ -63,7 +63,7 @@ class Shortage:
 
     `least_nanousd`: the need of the cheapest model; while money is held, for a response that is not truncated.
     `busy_s`: seconds until an affordable model, now at its deployments' limits, has room; 0: there is none.
-    `drawn`: whether a draw of the turn was lost before (`gateway.decisions.trainable.REDRAWN`).
+    `drawn`: whether a draw of the turn was lost to another turn before.
     """
 
     funds: AvailableFunds

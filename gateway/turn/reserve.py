@@ -17,7 +17,6 @@ from gateway.catalog.models import Deployment
 from gateway.clock import NewId
 from gateway.decisions import log
 from gateway.decisions.log import pending_row
-from gateway.decisions.trainable import REDRAWN
 from gateway.errors import NotFound
 from gateway.http import Watch
 from gateway.ledger.leases import Leases
@@ -26,6 +25,7 @@ from gateway.ledger.types import Refused, Reserve, Reserved, ReserveOutcome
 from gateway.providers.balance import Full, LoadBalancer
 from gateway.request_ids import note_decision
 from gateway.routing import guard
+from gateway.routing.router import POLICY_FAULT
 from gateway.routing.session import SessionMemory
 from gateway.turn.context import Attempt, RoutingDecision, TurnContext
 from gateway.turn.decide import Decider
@@ -237,13 +237,13 @@ class Reservations:
 
 
 def redrawn(choice: RoutingDecision) -> RoutingDecision:
-    """The decision of a turn whose earlier draw was lost, marked as not for training.
+    """The decision of a turn whose earlier draw was lost, as a fallback.
 
-    Its model was executed with the probability of all paths to it, also those whose draws were not lost.
+    Training leaves it out. Its model was executed with the probability of all paths to it, also those whose draws were not lost.
     """
     decision = choice.routed.decision
-    if decision.reason in (ONLY_AFFORDABLE, FALLBACK):
+    if decision.reason in (ONLY_AFFORDABLE, POLICY_FAULT):
         return choice
     return structs.replace(
-        choice, routed=structs.replace(choice.routed, decision=structs.replace(decision, reason=REDRAWN))
+        choice, routed=structs.replace(choice.routed, decision=structs.replace(decision, reason=FALLBACK))
     )

@@ -12,6 +12,7 @@ from gateway.decisions.trainable import why_not_trained
 from gateway.ledger.types import Balance, Refused
 from gateway.providers.balance import Full
 from gateway.routing.guard import Eligibility
+from gateway.routing.router import POLICY_FAULT
 from gateway.turn.context import Attempt
 from gateway.turn.reserve import Reservations
 from policy.mdp import ONLY_AFFORDABLE
@@ -50,18 +51,19 @@ async def reasons_of(propensities: list[float], lost: list[Any], last_reason: st
 
 
 @pytest.mark.parametrize("lost", [NO_ROOM, NO_MONEY])
-async def test_a_turn_whose_first_of_several_draws_was_lost_is_logged_as_drawn_again(lost: Any) -> None:
+async def test_a_turn_whose_first_of_several_draws_was_lost_is_logged_as_a_fallback(lost: Any) -> None:
     """By hand: of the models k (full, drawn with .6) and a (.4), a answers every turn. With the propensity of its last
     draw it weighs .4 * 1/.4 + .6 * 1/1 = 1.6 turns for each turn; without the turns drawn again it is 1."""
-    assert await reasons_of([0.6, 1.0], [lost]) == ["policy", "redrawn"]
-    assert await reasons_of([0.6, 0.4, 1.0], [lost, NO_MONEY]) == ["policy", "redrawn", "redrawn"]
-    row = {"origin": None, "status": "completed", "reason": "redrawn", "feature_version": 3, "cost_nanousd": 1}
-    assert why_not_trained(row) == "redrawn"
+    assert await reasons_of([0.6, 1.0], [lost]) == ["policy", "fallback"]
+    assert await reasons_of([0.6, 0.4, 1.0], [lost, NO_MONEY]) == ["policy", "fallback", "fallback"]
+    row = {"origin": None, "status": "completed", "reason": "fallback", "feature_version": 3, "cost_nanousd": 1}
+    assert why_not_trained(row) == "fallback"
 
 
 async def test_after_a_lost_choice_without_chance_the_next_draw_is_exact() -> None:
     assert await reasons_of([1.0, 0.4], [NO_ROOM]) == ["policy", "policy"]
 
 
-async def test_a_second_draw_that_affords_one_model_alone_still_counts_as_starved() -> None:
-    assert await reasons_of([0.6, 1.0], [NO_MONEY], last_reason=ONLY_AFFORDABLE) == [ONLY_AFFORDABLE] * 2
+@pytest.mark.parametrize("reason", [ONLY_AFFORDABLE, POLICY_FAULT])
+async def test_a_second_draw_still_counts_as_starved_or_as_a_fault(reason: str) -> None:
+    assert await reasons_of([0.6, 1.0], [NO_MONEY], last_reason=reason) == [reason] * 2
