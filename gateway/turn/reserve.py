@@ -239,7 +239,7 @@ class Reservations:
 def redrawn(choice: RoutingDecision) -> RoutingDecision:
     """The decision of a turn whose earlier draw was lost, as a fallback.
 
-    Training leaves it out. Its model was executed with the probability of all paths to it, also those whose draws were not lost.
+    Training leaves it out: its model ran with the probability of all paths to it, also those without a lost draw.
     """
     decision = choice.routed.decision
     if decision.reason in (ONLY_AFFORDABLE, POLICY_FAULT):
