@@ -6,6 +6,7 @@
     |     +-- ContextLengthExceeded
     +-- InvalidApiKey            401
     +-- SessionBudgetExceeded    402
+    |     +-- ParentBudgetExceeded
     +-- TenantBudgetExceeded     402
     |     +-- KeyBudgetExceeded
     +-- RequestBudgetExceeded    402
@@ -101,6 +102,10 @@ class SessionBudgetExceeded(GatewayError):
     """The session's budget is spent."""
 
     status, code, type = 402, "session_budget_exceeded", "insufficient_quota"
+
+
+class ParentBudgetExceeded(SessionBudgetExceeded):
+    """The budget of a session above is spent."""
 
 
 class TenantBudgetExceeded(GatewayError):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.errors import GatewayError, KeyBudgetExceeded, SessionBudgetExceeded, TenantBudgetExceeded
+from gateway.errors import (
+    GatewayError,
+    KeyBudgetExceeded,
+    ParentBudgetExceeded,
+    SessionBudgetExceeded,
+    TenantBudgetExceeded,
+)
 from gateway.ledger.types import RefusingAccount
 
 
@@ -24,6 +30,6 @@ def spent_account(account: RefusingAccount, session_id: str) -> SpentAccount:
         return SpentAccount("session", SessionBudgetExceeded, raising)
     if account == "parent":
         raising = f"GET /v1/sessions/{session_id} names the parent; raise its budget"
-        return SpentAccount("parent session", SessionBudgetExceeded, raising)
+        return SpentAccount("parent session", ParentBudgetExceeded, raising)
     error = KeyBudgetExceeded if account == "key" else TenantBudgetExceeded
     return SpentAccount(account, error, f"ask the operator to raise the {account}'s budget")

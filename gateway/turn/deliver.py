@@ -14,7 +14,7 @@ from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration
 from gateway.clock import Clock, now_ms
 from gateway.decisions.refused_turns import NO_SESSION, RefusedTurns
-from gateway.errors import GatewayError, KeyBudgetExceeded, TenantBudgetExceeded
+from gateway.errors import GatewayError, KeyBudgetExceeded, ParentBudgetExceeded, TenantBudgetExceeded
 from gateway.http import json_response
 from gateway.ledger.leases import Leases
 from gateway.ledger.types import Answer
@@ -59,6 +59,8 @@ class Delivery:
         elif isinstance(error, TenantBudgetExceeded):
             refusing = ("tenant", caller.tenant_id)
         session_id = context.session_id if stored else NO_SESSION
+        if isinstance(error, ParentBudgetExceeded) and not stored:  # its parent has a row
+            session_id = context.parent_session_id or NO_SESSION
         self._refused.add(caller.tenant_id, session_id, error.code, refusing)
 
     async def whole(self, attempt: Attempt, reply: Reply) -> Response:

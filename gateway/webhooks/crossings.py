@@ -1,6 +1,7 @@
 """Queue one message whenever an account has spent a share of its budget, or its soft budget.
 
-An account that refused a turn because what is left does not pay for it has reached its budget too.
+An account that refused a turn because what is left does not pay for it has reached its budget too: of a refused
+session perhaps one above it.
 
 Every replica looks; the unique index of `webhook_events` lets one of them record a crossing, whatever dies in between.
 A budget that is changed, or a window that begins again, makes room for a new crossing of the same threshold. After a
@@ -21,6 +22,7 @@ from gateway.database.tables import (
     ledger_entries,
     refused_turns,
     refusing_accounts,
+    session_ancestors,
     sessions,
     tenants,
     webhook_events,
@@ -171,28 +173,51 @@ def _accounts(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
 
 def _reached(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
     """The accounts that refused a turn since their budget was last changed and their window began."""
-    turn, account, s = refused_turns.c, refusing_accounts.c, sessions.c
-    of_session = and_(
-        turn.tenant_id == s.tenant_id, turn.session_id == s.session_id, turn.code == SessionBudgetExceeded.code
-    )
-    found = []
-    for kind, table, id_column, refused, refuses in (
-        ("tenant", tenants, tenants.c.tenant_id, refusing_accounts, account.account_id == tenants.c.tenant_id),
-        ("key", keys, keys.c.key_id, refusing_accounts, account.account_id == keys.c.key_id),
-        ("session", sessions, s.session_id, refused_turns, of_session),
-    ):
-        at_ms = refused.c.last_at_ms
-        changed_ms = select(func.max(ledger_entries.c.created_at_ms)).where(
-            _is_change(kind, table.c.tenant_id, id_column)
+    at_ms, account = refusing_accounts.c.last_at_ms, refusing_accounts.c
+    found = _reached_sessions(connection, since_ms)
+    for kind, table, id_column in (("tenant", tenants, tenants.c.tenant_id), ("key", keys, keys.c.key_id)):
+        query = (
+            select(table, id_column.label("account_id"))
+            .join(refusing_accounts, and_(account.account == kind, account.account_id == id_column))
+            .where(at_ms >= since_ms - LOOK_BACK_MS, _changed_ms(kind, table.c.tenant_id, id_column) <= at_ms)
+            .where(func.coalesce(table.c.last_reset_at_ms, 0) <= at_ms)
         )
-        query = select(table, id_column.label("account_id")).join(refused, refuses)
-        query = query.where(at_ms >= since_ms - LOOK_BACK_MS, func.coalesce(changed_ms.scalar_subquery(), 0) <= at_ms)
-        if kind != "session":
-            query = query.where(account.account == kind, func.coalesce(table.c.last_reset_at_ms, 0) <= at_ms)
         if kind == "key":
             query = query.where(_LIVE_KEY)
         found += [_account(kind, row) for row in connection.execute(query).mappings()]
     return found
+
+
+def _reached_sessions(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
+    """Of each refused session the one with the least left: itself, or one above with a budget of its own."""
+    turn, above, s = refused_turns.c, session_ancestors.c, sessions.c
+    of_money = and_(turn.code == SessionBudgetExceeded.code, turn.last_at_ms >= since_ms - LOOK_BACK_MS)
+    own = select(
+        turn.tenant_id, turn.session_id.label("refused_id"), turn.last_at_ms, turn.session_id.label("payer_id")
+    )
+    parents = select(turn.tenant_id, turn.session_id, turn.last_at_ms, above.ancestor_id).join(
+        session_ancestors, and_(above.tenant_id == turn.tenant_id, above.session_id == turn.session_id)
+    )
+    payer = own.where(of_money).union_all(parents.where(of_money)).subquery()
+    query = (
+        select(
+            sessions, s.session_id.label("account_id"), payer.c.refused_id, payer.c.last_at_ms,
+            _changed_ms("session", s.tenant_id, s.session_id).label("changed_ms"),
+        )
+        .join(payer, and_(s.tenant_id == payer.c.tenant_id, s.session_id == payer.c.payer_id))
+        .where(s.own_limit == 1)
+        .order_by(s.granted_nanousd - s.spent_nanousd)
+    )  # fmt: skip
+    least: dict[tuple[str, str], Any] = {}
+    for row in connection.execute(query).mappings():
+        least.setdefault((row["tenant_id"], row["refused_id"]), row)
+    return [_account("session", row) for row in least.values() if row["changed_ms"] <= row["last_at_ms"]]
+
+
+def _changed_ms(kind: str, tenant_id: Any, account_id: Any) -> ColumnElement[int]:
+    """When this account's budget was last changed."""
+    newest = select(func.max(ledger_entries.c.created_at_ms)).where(_is_change(kind, tenant_id, account_id))
+    return func.coalesce(newest.scalar_subquery(), 0)
 
 
 def _account(kind: str, row: Any) -> BudgetedAccount:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 import sqlalchemy as sa
 
+from gateway.clock import time_ordered_ids
 from gateway.database import tables
 from gateway.database.database import transaction
+from gateway.webhooks import crossings
 from tests.e2e.test_dashboard import signed_in
 from tests.harness.gateway import config, serving
 from tests.harness.routes import ROUTES, ask, error_of
@@ -251,6 +254,29 @@ async def test_a_child_s_limit_is_clamped_and_told_and_the_parent_s_end_is_named
         ended = await turn(http, headers=child("free", "root"))
         assert ended.status_code == 402
         assert ended.json()["error"]["message"].startswith("the parent session's budget")
+
+
+async def test_the_session_above_that_refuses_its_children_has_reached_its_budget_once(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Not the child, which has no budget of its own, and may have no row either."""
+    prompt = [{"role": "user", "content": "word " * 3_000}]
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        for tree in ("oak", "elm"):
+            await turn(http, headers=session(tree, budget_usd="0.001"))
+            await turn(http, headers=child(f"{tree}-1", tree))
+        for name in ("oak-1", "oak-2", "elm-3"):
+            poor = await turn(http, headers=child(name, name.partition("-")[0]), messages=prompt)
+            assert poor.json()["error"]["message"].startswith("the parent session's budget")
+    told: list[dict[str, Any]] = []
+    new_id = time_ordered_ids(lambda: 1.0)
+    with transaction(database_url) as connection:
+        for at_ms in range(2):
+            crossings.record(connection, ["https://hooks.example"], since_ms=0, at_ms=at_ms, new_id=new_id)
+        told += map(orjson.loads, connection.execute(sa.select(tables.webhook_events.c.body)).scalars())
+    assert sorted((body["type"], body["account_id"], body["budget_usd"]) for body in told) == [
+        ("budget.reached", "elm", "0.001"), ("budget.reached", "oak", "0.001"),
+    ]  # fmt: skip
 
 
 async def test_a_paused_parent_stops_its_children(tmp_path: Path, sqlite_url: str) -> None:
