@@ -90,11 +90,11 @@ def _user(content: str | list[Any]) -> list[dict[str, Any]]:
     for index, block in enumerate(objects(content, "content")):
         try:
             if block.get("type") == "tool_result":
-                message, shown = _tool_result(block)
+                message, shown = tool_result(block)
                 messages.append(message)
                 pictures += shown
             else:
-                parts += _content(block)
+                parts += content_parts(block)
         except InvalidRequest as error:
             raise within(f"content[{index}]", error) from None
     if parts or pictures:
@@ -102,7 +102,7 @@ def _user(content: str | list[Any]) -> list[dict[str, Any]]:
     return messages
 
 
-def _tool_result(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def tool_result(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The tool message of a result, and the images and files in it."""
     call_id = provider_id(need(block, "tool_use_id", str))
     content = block.get("content")
@@ -128,10 +128,11 @@ def _tool_result(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[st
 
 def _parts(content: object) -> list[dict[str, Any]]:
     """The parts of a list of blocks in the field `content`."""
-    return [part for parts in read_each(objects(content, "content"), "content", _content) for part in parts]
+    return [part for parts in read_each(objects(content, "content"), "content", content_parts) for part in parts]
 
 
-def _content(block: Mapping[str, Any]) -> list[dict[str, Any]]:
+def content_parts(block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a block that says or shows something. Raises InvalidRequest."""
     kind = block.get("type")
     if kind == "text":
         return [_text(block)]
@@ -228,7 +229,7 @@ def _assistant(content: str | list[Any], where: str, hosted: list[HostedTool]) -
             if kind == "text":
                 parts.append(_text(block))
             elif kind == "tool_use":
-                calls.append(_tool_use(block))
+                calls.append(tool_use(block))
             elif kind in ("thinking", "redacted_thinking"):
                 _thinking(block, message, reasoning)
             elif kind in _SERVER_BLOCKS or (isinstance(kind, str) and kind.endswith("_tool_result")):
@@ -247,7 +248,8 @@ def _assistant(content: str | list[Any], where: str, hosted: list[HostedTool]) -
     return message
 
 
-def _tool_use(block: Mapping[str, Any]) -> dict[str, Any]:
+def tool_use(block: Mapping[str, Any]) -> dict[str, Any]:
+    """The tool call of a block. Raises InvalidRequest."""
     call_id, name = need(block, "id", str), need(block, "name", str)
     arguments = orjson.dumps(read(block, "input", dict) or {}).decode()
     call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -36,7 +36,7 @@ _KNOWN = frozenset(_PLAIN) | frozenset(SESSION_FIELDS) | frozenset(_SERVED) | {
     "cache_control",
 }  # fmt: skip
 _OWN_TOOL = (None, "custom")
-_TOOL_FIELDS = names_of(OfferedMessagesTool)
+MESSAGES_TOOL_FIELDS = names_of(OfferedMessagesTool)
 _LEGACY_SESSION = "_session_"
 # LiteLLM's and Anthropic's mapping from a thinking budget to an effort.
 _EFFORTS = ((2_048, "low"), (8_192, "medium"))
@@ -130,7 +130,7 @@ def _tools(fields: Mapping[str, Any], hosted: list[HostedTool]) -> dict[str, Any
             names.add(tool.get("name"))
             continue
         try:
-            tools.append(_tool(tool))
+            tools.append(chat_tool(tool))
         except InvalidRequest as error:
             raise within(f"tools[{index}]", error) from None
     chat: dict[str, Any] = {"tools": tools} if tools else {}
@@ -154,7 +154,7 @@ def _unsent(fields: Mapping[str, Any]) -> tuple[str, ...]:
     unsent = unknown(fields, _KNOWN, "") | unsent_inside(fields)
     for tool in fields.get("tools") or ():
         if tool.get("type") in _OWN_TOOL:
-            unsent |= unknown(tool, _TOOL_FIELDS, "tools[].")
+            unsent |= unknown(tool, MESSAGES_TOOL_FIELDS, "tools[].")
     if fields.get("tool_choice") is not None and not fields.get("tools"):
         unsent.add("tool_choice")
     if (fields.get("output_config") or {}).get("effort") in _HIGHEST:
@@ -165,7 +165,8 @@ def _unsent(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(unsent))
 
 
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+def chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool of the client's own as a chat function. Raises InvalidRequest."""
     kind = tool.get("type")
     if kind not in _OWN_TOOL:
         raise refused(

@@ -52,14 +52,15 @@ def unsent_inside(fields: Mapping[str, Any]) -> set[str]:
         unsent |= unknown(fields.get(name) or {}, known, f"{name}.")
     shape = (fields.get("output_config") or {}).get("format")
     unsent |= unknown(shape or {}, _TOP["output_format"], "output_config.format.")
-    unsent.update(_of_blocks(fields.get("system"), "system[]"))
+    unsent.update(unsent_of_blocks(fields.get("system"), "system[]"))
     for message in fields["messages"]:
         unsent |= unknown(message, _MESSAGE, "messages[].")
-        unsent.update(_of_blocks(message["content"], "messages[].content[]"))
+        unsent.update(unsent_of_blocks(message["content"], "messages[].content[]"))
     return unsent
 
 
-def _of_blocks(blocks: object, where: str) -> Iterator[str]:
+def unsent_of_blocks(blocks: object, where: str) -> Iterator[str]:
+    """Paths, without indexes, of the fields within translated blocks that chat does not have."""
     for block in blocks if isinstance(blocks, list) else ():
         kind = block.get("type")
         if kind in TOOL_CHANGES:
@@ -76,8 +77,8 @@ def _of_blocks(blocks: object, where: str) -> Iterator[str]:
         if isinstance(block.get("cache_control"), Mapping):
             yield from unknown(block["cache_control"], _MARK, f"{where}.cache_control.")
         if kind in ("tool_result", "search_result"):
-            yield from _of_blocks(block.get("content"), f"{where}.content[]")
+            yield from unsent_of_blocks(block.get("content"), f"{where}.content[]")
         elif kind in ("document", "image"):
             source = block["source"]
             yield from unknown(source, _SOURCES[source["type"]], f"{where}.source.")
-            yield from _of_blocks(source.get("content"), f"{where}.source.content[]")
+            yield from unsent_of_blocks(source.get("content"), f"{where}.source.content[]")

@@ -24,6 +24,7 @@ from gateway.dialects.arguments import check_addresses
 from gateway.dialects.chat_messages import message_text, read_messages
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.message_digests import MessageDigests
+from gateway.dialects.mixed_forms import converted
 from gateway.dialects.session_names import session_hint
 from gateway.errors import InvalidRequest
 from gateway.schema import reader
@@ -110,8 +111,23 @@ class ChatRequest(Struct, frozen=True, dict=True):
 
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
-    """Validate a chat-completions body. Raises InvalidRequest with the parameter's name."""
-    return chat_of(_object(body), limits, hashlib.sha256(body).digest())
+    """Validate a chat-completions body. Raises InvalidRequest with the parameter's name.
+
+    Tools and parts in the forms of other APIs are read only once the body is refused: others pay nothing for it.
+    """
+    fields, body_sha256 = _object(body), hashlib.sha256(body).digest()
+    try:
+        return chat_of(fields, limits, body_sha256)
+    except InvalidRequest:
+        _check_depth([fields], limits)
+        body_of_chat = converted(fields)
+        if body_of_chat is None:
+            raise
+    try:
+        chat = chat_of(body_of_chat.fields, limits, body_sha256)
+    except InvalidRequest as error:
+        raise body_of_chat.at_origin(error) from None
+    return structs.replace(chat, dropped=tuple(dict.fromkeys([*chat.dropped, *body_of_chat.lost])))
 
 
 def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *, shallow: bool = False) -> ChatRequest:
@@ -219,13 +235,14 @@ def _with_extra_body(fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]
 
     A parameter in both places keeps the outer value; the gateway's own fields are not read from `extra_body`.
     """
-    extra = fields.pop("extra_body", None)
+    extra = fields.get("extra_body")
     if extra is None:
         return fields, []
     if not isinstance(extra, dict):
         raise InvalidRequest("extra_body: expected an object", param="extra_body")
     barred = [name for name in extra if name in OWN_FIELDS or name in fields or name == "extra_body"]
-    return {name: value for name, value in extra.items() if name not in barred} | fields, [
+    kept = {name: value for name, value in fields.items() if name != "extra_body"}
+    return {name: value for name, value in extra.items() if name not in barred} | kept, [
         f"extra_body.{name}" for name in barred
     ]
 

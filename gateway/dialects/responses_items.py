@@ -199,10 +199,11 @@ class MessageBuilder:
 
 
 def _parts(content: list[Any], where: str) -> list[dict[str, Any]]:
-    return read_each(objects(content, where), where, _part)
+    return read_each(objects(content, where), where, chat_part)
 
 
-def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+def chat_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a message or an output as a part of chat. Raises InvalidRequest."""
     kind = part.get("type")
     if kind in ("input_text", "output_text", "text", "summary_text"):
         return {"type": "text", "text": need(part, "text", str)}

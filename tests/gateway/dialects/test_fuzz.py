@@ -94,6 +94,24 @@ RESPONSES: dict[str, Any] = {
     "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
     "text": {"verbosity": "low", "format": {"type": "json_schema", "name": "n", "schema": SCHEMA}},
 }  # fmt: skip
+MIXED: dict[str, Any] = {
+    "model": "m", "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+    "messages": [
+        {"role": "user", "content": ["t", {"type": "input_text", "text": "t"}, {"type": "image", "source": {
+            "type": "base64", "media_type": "image/png", "data": "QQ=="}}]},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "u", "name": "f", "input": {"a": 1}}]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "u", "is_error": True, "content": [{"type": "text", "text": "x"}]},
+            {"type": "document", "title": "d", "source": {"type": "text", "data": "x"}},
+            {"type": "audio_url", "audio_url": {"url": "data:audio/mpeg;base64,QQ=="}},
+            {"type": "image", "image": "data:image/png;base64,QQ=="}, {"text": "u"},
+        ]},
+    ],
+    "tools": [
+        {"name": "f", "input_schema": SCHEMA}, {"type": "function", "name": "g", "parameters": SCHEMA},
+        {"type": "custom", "name": "p", "format": {"type": "grammar", "syntax": "lark", "definition": "x"}},
+    ],
+}  # fmt: skip
 COMPLETIONS: dict[str, Any] = {
     "model": "m", "prompt": ["a"], "suffix": None, "echo": False, "logprobs": 2, "n": 1, "best_of": 1, "stream": True,
     "max_tokens": 3, "stop": ["x"], "stream_options": {"include_usage": True},
@@ -126,6 +144,7 @@ def read_responses(body: bytes) -> None:
 
 READ: Mapping[str, tuple[dict[str, Any], Callable[[bytes], object]]] = {
     "chat": (CHAT, lambda body: parse_chat(body, LIMITS)),
+    "chat in mixed forms": (MIXED, lambda body: parse_chat(body, LIMITS)),
     "messages": (MESSAGES, lambda body: as_chat(messages_request.to_chat(parse_object(body, LIMITS), betas="a-b,x"))),
     "count_tokens": (
         MESSAGES, lambda body: as_chat(messages_request.to_chat(parse_object(body, LIMITS), counting=True))

@@ -1,0 +1,177 @@
+"""Tools and parts of other APIs in a chat body, as chat writes them.
+
+Clients that change between APIs send Anthropic's and OpenAI's Responses' forms to chat completions, and those of open
+models' servers. Only a body that the schema of chat refuses is read here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.dialects.fields import need, read, refused, unknown, within
+from gateway.dialects.messages_content import content_parts, tool_result, tool_use
+from gateway.dialects.messages_request import MESSAGES_TOOL_FIELDS, chat_tool
+from gateway.dialects.messages_unsent import unsent_of_blocks
+from gateway.dialects.responses_items import chat_part
+from gateway.errors import InvalidRequest
+from gateway.unchecked import at, listed
+
+_FLAT_FIELDS: Mapping[str, type] = {
+    "name": str, "description": str, "parameters": dict, "strict": bool, "format": dict,
+}  # fmt: skip
+_OF_RESPONSES = frozenset({"input_text", "output_text", "input_image", "input_file"})
+_OF_CLAUDE = frozenset({"document", "search_result", "tool_reference"})
+_PLACE = re.compile(r"messages\[(\d+)\](?:\.content\[(\d+)\])?")
+_SOUND_FORMATS: Mapping[str, str] = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedBody:
+    """A body as chat writes it.
+
+    `lost`: names of fields that chat cannot express. `origins`: for each message the index of the client's message, and
+    for each of its parts the index of the client's part.
+    """
+
+    fields: dict[str, Any]
+    lost: tuple[str, ...]
+    origins: Sequence[tuple[int, Sequence[int]]]
+
+    def at_origin(self, error: InvalidRequest) -> InvalidRequest:
+        """The error under the place that it has in the client's body."""
+        found = _PLACE.match(error.param or "")
+        if found is None or int(found[1]) >= len(self.origins):
+            return error
+        message, parts = self.origins[int(found[1])]
+        place = f"messages[{message}]"
+        if found[2] is not None:
+            place += f".content[{parts[int(found[2])]}]" if int(found[2]) < len(parts) else ".content"
+        param = place + str(error.param)[found.end() :]
+        return InvalidRequest(error.message.replace(str(error.param), param, 1), param=param)
+
+
+def converted(fields: Mapping[str, Any]) -> ConvertedBody | None:
+    """The body as chat writes it; None if no tool or part is in another form.
+
+    Raises InvalidRequest.
+    """
+    lost: set[str] = set()
+    made = dict(fields)
+    origins: list[tuple[int, Sequence[int]]] = []
+    if isinstance(fields.get("tools"), list):
+        made["tools"] = _each(fields["tools"], "tools", lambda _, tool: [_tool(tool, lost)])
+    if isinstance(fields.get("messages"), list):
+        made["messages"] = _each(
+            fields["messages"], "messages", lambda index, message: _messages(message, index, lost, origins)
+        )
+    choice = fields.get("tool_choice")
+    if isinstance(choice, dict) and "disable_parallel_tool_use" in choice:
+        made["tool_choice"] = {name: value for name, value in choice.items() if name != "disable_parallel_tool_use"}
+        if choice["disable_parallel_tool_use"]:
+            made["parallel_tool_calls"] = False
+    return None if made == fields else ConvertedBody(made, tuple(sorted(lost)), origins)
+
+
+def _each(items: list[Any], where: str, convert: Callable[[int, Any], list[Any]]) -> list[Any]:
+    made = []
+    for index, item in enumerate(items):
+        try:
+            made += convert(index, item)
+        except InvalidRequest as error:
+            raise within(f"{where}[{index}]", error) from None
+    return made
+
+
+def _tool(tool: Any, lost: set[str]) -> Any:
+    if not isinstance(tool, dict):
+        return tool
+    kind = tool.get("type")
+    if kind in (None, "custom") and isinstance(tool.get("input_schema"), dict):
+        lost.update(unknown(tool, MESSAGES_TOOL_FIELDS, "tools[]."))
+        return chat_tool(tool)
+    if kind is None:
+        kind = "custom" if "custom" in tool else "function"
+    if kind not in ("function", "custom"):
+        return tool
+    if kind in tool or "name" not in tool:
+        return {"type": kind} | tool
+    typed: dict[str, Any] = {name: read(tool, name, wanted) for name, wanted in _FLAT_FIELDS.items()}
+    flat = {name: value for name, value in typed.items() if value is not None}
+    shape: Any = flat.get("format")
+    if at(shape, "type") == "grammar" and "grammar" not in shape:
+        flat["format"] = {"type": "grammar", "grammar": {name: shape[name] for name in shape if name != "type"}}
+    rest = {name: value for name, value in tool.items() if name not in _FLAT_FIELDS}
+    return rest | {"type": kind, kind: flat}
+
+
+def _messages(
+    message: Any, number: int, lost: set[str], origins: list[tuple[int, Sequence[int]]]
+) -> list[dict[str, Any]]:
+    """The message, behind the results of tools in it."""
+    role, content = at(message, "role"), at(message, "content")
+    results: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    parts: list[Any] = []
+    indexes: list[int] = []
+    for index, part in enumerate(listed(content)):
+        kind = _kind(part)
+        try:
+            if kind == "tool_result" and role == "user":
+                result, shown = tool_result(part)
+                results.append(result)
+                origins.append((number, ()))
+                parts += shown
+            elif kind == "tool_use" and role == "assistant":
+                calls.append(tool_use(part))
+            elif kind in _OF_CLAUDE or (kind == "image" and "source" in part):
+                parts += content_parts(part)
+            else:
+                parts.append(_part(part, kind))
+                indexes.append(index)
+                continue
+            indexes += [index] * (len(parts) - len(indexes))
+            lost.update(unsent_of_blocks([part], "messages[].content[]"))
+        except InvalidRequest as error:
+            raise within(f"content[{index}]", error) from None
+    if results and not parts:
+        return results
+    origins.append((number, indexes))
+    if not (results or calls) and parts == listed(content):
+        return [message]
+    made = message | {"content": parts or None}
+    if calls:
+        made["tool_calls"] = [*listed(message.get("tool_calls")), *calls]
+    return [*results, made]
+
+
+def _kind(part: Any) -> str | None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _part(part: Any, kind: str | None) -> Any:
+    """The part as chat's; one that is chat's, or unknown, as it is."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if not isinstance(part, dict):
+        return part
+    if "type" not in part and "text" in part:
+        return {"type": "text"} | part
+    if kind in _OF_RESPONSES:
+        return chat_part(part)
+    if kind in ("image", "video") and isinstance(address := part.get(kind) or part.get("url"), str):
+        return {"type": f"{kind}_url", f"{kind}_url": {"url": address}}
+    return _sound(part) if kind == "audio_url" else part
+
+
+def _sound(part: Mapping[str, Any]) -> dict[str, Any]:
+    address = part.get("audio_url")
+    url = address if isinstance(address, str) else need(need(part, "audio_url", dict), "url", str, "audio_url.")
+    media, found, data = url.partition(";base64,")
+    if not found or not media.startswith("data:audio/"):
+        raise refused("audio_url", 'expected "data:audio/...;base64,..."; sounds are not fetched from an address')
+    subtype = media.removeprefix("data:audio/").partition(";")[0]
+    return {"type": "input_audio", "input_audio": {"data": data, "format": _SOUND_FORMATS.get(subtype, subtype)}}

@@ -1,0 +1,169 @@
+"""Chat bodies with tools and parts in the forms of other APIs are read as chat's; what has no form there is named."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.config.settings import LimitSettings
+from gateway.dialects.request import ChatRequest, parse_chat
+from gateway.errors import InvalidRequest
+
+LIMITS = LimitSettings()
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": SCHEMA}}
+PICTURE = "data:image/png;base64,QQ=="
+USER = {"role": "user", "content": "hello"}
+
+
+def parsed(*messages: Any, **fields: Any) -> ChatRequest:
+    body = {"model": "auto", "messages": list(messages) or [USER], **fields}
+    return parse_chat(json.dumps(body).encode(), LIMITS)
+
+
+def part_of(part: Any) -> Any:
+    return parsed({"role": "user", "content": [part]}).messages[0]["content"][0]
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "function", "name": "weather", "description": "d", "parameters": SCHEMA},
+        {"name": "weather", "description": "d", "parameters": SCHEMA},
+        {"name": "weather", "description": "d", "input_schema": SCHEMA},
+        {"type": "custom", "name": "weather", "description": "d", "input_schema": SCHEMA},
+        {"function": {"name": "weather", "description": "d", "parameters": SCHEMA}},
+    ],
+    ids=["Responses", "no type", "Anthropic", "Anthropic with its type", "chat without its type"],
+)
+def test_a_tool_in_another_api_s_form_is_a_function(tool: dict[str, Any]) -> None:
+    chat = parsed(tools=[WEATHER, tool])
+    assert chat.params["tools"] == [WEATHER, WEATHER]
+    assert chat.capabilities == {"tools"}
+    assert chat.dropped == ()
+
+
+def test_a_free_form_tool_of_responses_keeps_its_grammar() -> None:
+    grammar = {"syntax": "lark", "definition": "start: A"}
+    chat = parsed(tools=[{"type": "custom", "name": "p", "format": {"type": "grammar", **grammar}}])
+    custom = {"name": "p", "format": {"type": "grammar", "grammar": grammar}}
+    assert chat.params["tools"] == [{"type": "custom", "custom": custom}]
+
+
+def test_what_chat_cannot_say_of_a_tool_or_a_part_is_named() -> None:
+    result = {"type": "tool_result", "tool_use_id": "c", "content": "sunny", "caller": "x"}
+    tool = {"name": "weather", "input_schema": SCHEMA, "defer_loading": True}
+    flat = {"type": "function", "name": "g", "defer_loading": True}
+    chat = parsed(USER, {"role": "user", "content": [result]}, tools=[tool, flat])
+    assert chat.dropped == ("tools[].defer_loading", "messages[].content[].caller")
+
+
+def test_calls_and_results_of_anthropic_are_calls_and_messages_of_tools() -> None:
+    chat = parsed(
+        USER,
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "c", "name": "weather", "input": {"city": "Bern"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "And?"},
+                {"type": "tool_result", "tool_use_id": "c", "is_error": True, "content": "no such city"},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "d", "content": "sunny"}]},
+        tools=[WEATHER],
+    )
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Bern"}'}}
+    assert list(chat.messages[1:]) == [
+        {"role": "assistant", "content": [{"type": "text", "text": "I look."}], "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "Error: no such city"},
+        {"role": "user", "content": [{"type": "text", "text": "And?"}]},
+        {"role": "tool", "tool_call_id": "d", "content": "sunny"},
+    ]
+    assert chat.open_tool_loop
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("hello", {"type": "text", "text": "hello"}),
+        ({"text": "hello"}, {"type": "text", "text": "hello"}),
+        ({"type": "input_text", "text": "hello"}, {"type": "text", "text": "hello"}),
+        ({"type": "output_text", "text": "hello", "annotations": []}, {"type": "text", "text": "hello"}),
+        ({"type": "input_image", "image_url": PICTURE}, {"type": "image_url", "image_url": {"url": PICTURE}}),
+        ({"type": "image", "image": PICTURE}, {"type": "image_url", "image_url": {"url": PICTURE}}),
+        ({"type": "image", "url": PICTURE}, {"type": "image_url", "image_url": {"url": PICTURE}}),
+        (
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}},
+            {"type": "image_url", "image_url": {"url": PICTURE}},
+        ),
+        ({"type": "video", "video": "data:video/mp4;base64,QQ=="},
+         {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,QQ=="}}),
+        (
+            {"type": "audio_url", "audio_url": {"url": "data:audio/mpeg;base64,QQ=="}},
+            {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "mp3"}},
+        ),
+        (
+            {"type": "audio_url", "audio_url": "data:audio/wav;codecs=1;base64,QQ=="},
+            {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}},
+        ),
+        (
+            {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,QQ=="},
+            {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,QQ=="}},
+        ),
+        (
+            {"type": "document", "source": {"type": "text", "data": "a"}, "cache_control": {"type": "ephemeral"}},
+            {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}},
+        ),
+    ],
+)  # fmt: skip
+def test_a_part_in_another_api_s_form_is_chat_s(part: Any, expected: dict[str, Any]) -> None:
+    assert part_of(part) == expected
+
+
+def test_parallel_calls_are_turned_off_as_anthropic_writes_it() -> None:
+    chat = parsed(tools=[WEATHER], tool_choice={"type": "any", "disable_parallel_tool_use": True})
+    assert chat.params["tool_choice"] == "required"
+    assert chat.params["parallel_tool_calls"] is False
+
+
+def test_extra_body_is_read_in_such_a_body_too() -> None:
+    chat = parsed(tools=[{"name": "weather", "input_schema": SCHEMA}], extra_body={"top_k": 3})
+    assert chat.extras == {"top_k": 3}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [USER, {"role": "user", "content": [{"type": "tool_result"}]}]},
+         "messages[1].content[0].tool_use_id"),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "c", "content": ""}, {"type": "document", "context": "c", "source": {
+                "type": "base64", "media_type": "application/pdf", "data": "QQ=="}}, {"type": "text", "text": 3}]}]},
+         "messages[0].content[2].text"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio_url", "audio_url": "https://x.test/a.mp3"}]}]},
+         "messages[0].content[0].audio_url"),
+        ({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
+         "messages[0].content[0].file_id"),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"name": 1, "input_schema": {}}]}, "tools[0].name"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_at_its_place(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(json.dumps({"model": "auto", "messages": [USER], **fields}).encode(), LIMITS)
+    assert caught.value.param == param
+
+
+def test_a_deep_body_is_refused_before_its_parts_are_read() -> None:
+    inner: Any = "x"
+    for _ in range(300):
+        inner = [{"type": "document", "source": {"type": "content", "content": inner}}]
+    with pytest.raises(InvalidRequest, match="nested deeper"):
+        parsed({"role": "user", "content": inner})
