@@ -14,6 +14,7 @@ from gateway.catalog.efforts import SCALE, nearest
 from gateway.catalog.web_search import limits_searches
 from gateway.providers.history import CLAUDE
 from gateway.providers.litellm_clients import openai_like_providers
+from gateway.unchecked import at
 
 # Servers for any open model, mostly self-hosted; they accept the parameters of vLLM, SGLang or llama.cpp.
 _SERVERS = frozenset(
@@ -104,6 +105,9 @@ _TAKES_ALL = _SERVERS | {"openai", "azure", "openrouter", "vercel_ai_gateway"}
 # Parameters that shape the response are never dropped: such a call is refused.
 NEEDED = frozenset({"tools", "response_format"})
 EFFORT = "reasoning_effort"
+RESPONSE_FORMAT = "response_format"
+_OPEN_FORMATS = frozenset({"grammar", "regex", "structural_tag"})
+"""Kinds of `response_format` of vLLM, SGLang, Fireworks and Together, which LiteLLM does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,11 @@ class Target:
     def sends_beside(self, name: str, value: Any) -> bool:
         """True if a parameter goes into the body, past what LiteLLM lists for the name."""
         return name in self.unnamed or (name == EFFORT and value in self.unnamed_efforts)
+
+
+def is_open_format(wanted: Any) -> bool:
+    """True for a kind of `response_format` that OpenAI does not have."""
+    return at(wanted, "type") in _OPEN_FORMATS
 
 
 def target_of(litellm: Any, model: str, provider: str, api_base: str | None, named: str | None = None) -> Target:

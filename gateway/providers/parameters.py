@@ -20,7 +20,16 @@ from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, s
 from gateway.dialects.arguments import outgoing_params
 from gateway.dialects.older_functions import PARAMETER, PARAMETERS
 from gateway.dialects.request import ChatRequest, read_labels
-from gateway.providers.accepted_parameters import EFFORT, GEMINI, HOSTS, NEEDED, OLLAMA, Target
+from gateway.providers.accepted_parameters import (
+    EFFORT,
+    GEMINI,
+    HOSTS,
+    NEEDED,
+    OLLAMA,
+    RESPONSE_FORMAT,
+    Target,
+    is_open_format,
+)
 from gateway.providers.call import Call
 from gateway.providers.errors import CallRefused
 from gateway.providers.history import CLAUDE, has_thinking_parts
@@ -275,6 +284,10 @@ def _place(
         return None
     if name == _TIER and value == AUTO and target.kind in GEMINI:
         return None  # LiteLLM would ask Google for the priority tier
+    if name == RESPONSE_FORMAT and is_open_format(value):
+        if target.in_body and (allowed or target.kind in HOSTS):
+            return "beside"
+        raise CallRefused.of(name, f'the model\'s provider does not know the type "{value["type"]}"')
     if name in CHAT_FIELDS:
         if name == "metadata":
             return "beside" if allowed or _takes_labels(target, call) else None

@@ -232,11 +232,16 @@ class JsonSchema(TypedDict, total=False):
 
 
 class ResponseFormat(TypedDict, total=False):
-    """The requested response format."""
+    """The requested response format: OpenAI's, and those of servers of open models."""
 
-    type: Required[Literal["text", "json_object", "json_schema"]]
+    type: Required[Literal["text", "json_object", "json_schema", "grammar", "regex", "structural_tag"]]
     json_schema: JsonSchema
     schema: dict[str, Any] | None
+    grammar: str | None
+    pattern: str | None
+    structures: list[dict[str, Any]] | None
+    triggers: list[str] | None
+    format: dict[str, Any] | None
 
 
 class Audio(TypedDict, total=False):

@@ -61,6 +61,32 @@ async def test_servers_of_open_models_are_sent_their_switches(upstream: Upstream
     assert left_out == set()
 
 
+OPEN_FORMATS = [
+    {"type": "grammar", "grammar": 'root ::= "a"'}, {"type": "regex", "pattern": "a+"},
+    {"type": "structural_tag", "structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}], "triggers": ["<a"]},
+    {"type": "structural_tag", "format": {"type": "any_text"}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", OPEN_FORMATS)
+@pytest.mark.parametrize("model", ["openai/qwen", "hosted_vllm/qwen", "fireworks_ai/qwen", "together_ai/qwen"])
+async def test_servers_of_open_models_are_sent_their_formats(
+    upstream: Upstream, model: str, wanted: dict[str, Any]
+) -> None:
+    body, left_out = await sent(upstream, model, params={"response_format": wanted})
+    assert (body["response_format"], left_out) == (wanted, set())
+
+
+@pytest.mark.parametrize("wanted", OPEN_FORMATS)
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash"])
+async def test_a_format_of_open_models_is_refused_elsewhere(
+    upstream: Upstream, model: str, wanted: dict[str, Any]
+) -> None:
+    error = (await refusal(upstream, model, params={"response_format": wanted}, drop_params=True)).answer()
+    assert (error.param, http_status(error)) == ("response_format", 400)
+    assert wanted["type"] in error.message
+
+
 async def test_thinking_is_switched_off_where_vllm_looks_for_it(upstream: Upstream) -> None:
     extras = {"enable_thinking": False, "chat_template_kwargs": {"x": 1}}
     body, _ = await sent(upstream, "hosted_vllm/qwen", extras=extras)
