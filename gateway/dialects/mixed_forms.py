@@ -25,7 +25,7 @@ _FLAT_FIELDS: Mapping[str, type] = {
 _OF_RESPONSES = frozenset({"input_text", "output_text", "input_image", "input_file"})
 _OF_CLAUDE = frozenset({"document", "search_result", "tool_reference"})
 _PLACE = re.compile(r"messages\[(\d+)\](?:\.content\[(\d+)\])?")
-_SOUND_FORMATS: Mapping[str, str] = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
+_SOUND_FORMATS: Mapping[str, str] = {"mpeg": "mp3", "wave": "wav", "vnd.wave": "wav"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,5 +173,5 @@ def _sound(part: Mapping[str, Any]) -> dict[str, Any]:
     media, found, data = url.partition(";base64,")
     if not found or not media.startswith("data:audio/"):
         raise refused("audio_url", 'expected "data:audio/...;base64,..."; sounds are not fetched from an address')
-    subtype = media.removeprefix("data:audio/").partition(";")[0]
+    subtype = media.removeprefix("data:audio/").partition(";")[0].removeprefix("x-")
     return {"type": "input_audio", "input_audio": {"data": data, "format": _SOUND_FORMATS.get(subtype, subtype)}}

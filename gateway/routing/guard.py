@@ -30,6 +30,7 @@ from gateway.providers.attachments import kinds_of_parts
 from gateway.providers.balance import Demand, LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.providers.parameters import takes_effort
+from gateway.wording import did_you_mean
 
 NOT_ALLOWED = "not allowed"
 """The reason that excludes a model outside the allow-list of tenant or key."""
@@ -221,9 +222,12 @@ def at_limits(wait_s: int, which: str) -> GatewayError:
 def _unknown(requested: str) -> GatewayError:
     """The same error for unknown names and for names that this key may not use."""
     shown = requested if len(requested) <= 128 and requested.isprintable() else "(a name that cannot be shown)"
+    # Of the names, only these are every key's.
+    hint = did_you_mean(requested[:128], (AUTO, *(f"{AUTO}@{preset}" for preset in PRESETS)), cutoff=0.75)
     return ModelNotFound(
-        f'The model "{shown}" does not exist, or this key may not use it: GET /v1/models lists the models that it '
-        f'may use, and "{AUTO}" lets the gateway choose',
+        f'The model "{shown}" does not exist, or this key may not use it'
+        + (f"; {hint}" if hint else "")
+        + f': GET /v1/models lists the models that it may use, and "{AUTO}" lets the gateway choose',
         param="model",
     )
 

@@ -109,7 +109,7 @@ def test_calls_and_results_of_anthropic_are_calls_and_messages_of_tools() -> Non
             {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "mp3"}},
         ),
         (
-            {"type": "audio_url", "audio_url": "data:audio/wav;codecs=1;base64,QQ=="},
+            {"type": "audio_url", "audio_url": "data:audio/x-wav;codecs=1;base64,QQ=="},
             {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}},
         ),
         (

@@ -96,6 +96,15 @@ def test_an_unknown_point_of_the_sweep_is_refused_by_the_parameter(name: str) ->
     assert refused.value.param == "model"
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("autoo", "auto"), ("Auto", "auto"), ("auto-best", "auto@best"), ("gpt-5", None)]
+)
+def test_a_misspelt_auto_is_asked_about(name: str, meant: str | None) -> None:
+    with pytest.raises(ModelNotFound) as refused:
+        parse_model(name, TWO)
+    assert (f'did you mean "{meant}"?' in str(refused.value)) == (meant is not None)
+
+
 @pytest.mark.parametrize("name", ["gpt-none", "AUTO", "auto2", "{{7*7}}", "small\n", "openai/small"])
 def test_an_unknown_model_is_named_and_auto_is_offered(name: str) -> None:
     with pytest.raises(ModelNotFound) as refused:
