@@ -46,7 +46,8 @@ def configuration(connection: Connection | None = None) -> Config:
 def upgrade(url: str, revision: str = "head") -> str:
     """Run every migration up to `revision` in one transaction; return the database's revision.
 
-    The log's partitions are made after it, each in a transaction of its own.
+    The log's partitions are made after it, each in a transaction of its own. On Postgres a newer version's database
+    stays as it is, so that an older version can be put back in service.
     Raises DatabaseStartError when the database cannot be taken over, with nothing changed; or the driver's error when
     it cannot be opened.
     """
@@ -58,6 +59,9 @@ def upgrade(url: str, revision: str = "head") -> str:
                 f"expected revision 0008, 0026 or later, found {found}, which was never released: "
                 f"run `seqroute migrate` of commit {LAST_WITH_REVISION[found]} on it first"
             )
+        if found and found not in revisions():
+            expect_migrated(connection)
+            return found
         command.upgrade(configuration(connection), revision)
         if revision == "head":
             check_tables(connection)

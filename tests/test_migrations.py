@@ -62,6 +62,22 @@ def test_migrating_twice_and_back_and_forth_ends_at_the_same_schema(database_url
     assert upgrade(database_url) == newest_revision()
 
 
+def test_the_database_of_a_newer_version_stays_as_it_is(database_url: str) -> None:
+    """On Postgres an older version can be put back in service beside it; an SQLite file has one user."""
+    with transaction(database_url) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("DROP FUNCTION seqroute_apply"))
+    if database_url.startswith("sqlite"):
+        with pytest.raises(DatabaseStartError, match="got 9999 of another version: use that version"):
+            upgrade(database_url)
+        return
+    assert upgrade(database_url) == "9999"
+    with transaction(database_url) as connection:
+        made = connection.execute(text("SELECT count(*) FROM pg_proc WHERE proname = 'seqroute_apply'")).scalar_one()
+        assert (made, current_revision(connection)) == (0, "9999")
+
+
 def test_a_database_of_the_first_revision_is_taken_over_with_its_rows(database_url: str) -> None:
     downgrade(database_url, "base")
     upgrade(database_url, "0008")

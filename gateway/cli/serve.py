@@ -293,12 +293,14 @@ def _lost_defaults(catalog: Catalog) -> Iterator[str]:
 def migrate(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Upgrade the database to the newest schema. Safe to repeat and to run concurrently."""
     from gateway.config.load import read_database_url
+    from migrations.upgrade import newest_revision
 
     revision = _upgrade(read_database_url(config, environment()).reveal())
     if as_json:
         show_one({"revision": revision}, as_json=True)
     else:
-        print(f"the database is at revision {revision}")
+        newer = "" if revision == newest_revision() else ", of a newer version: nothing was changed"
+        print(f"the database is at revision {revision}{newer}")
 
 
 def _upgrade(url: str, tell: Callable[[str], None] = say) -> str:
