@@ -8,14 +8,17 @@ gateway would notice still needs a revision.
 from __future__ import annotations
 
 import time
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import OperationalError
 
 from gateway.database.database import DatabaseStartError, dialect_of, parse_url, sqlite_path, transaction
 from gateway.database.partitions import Month, make_partition, missing_months
@@ -29,6 +32,13 @@ LAST_WITH_REVISION = {f"{number:04d}": "7f86350" for number in range(1, 8)} | {
 }
 """Revisions before the first release that became part of 0008 and 0026: the last commit that upgrades them."""
 PERCENT = "%"
+LOCK_TIMEOUT_MS = 1_000
+"""Less than a turn waits for a lock."""
+LOCK_TRIES = 60
+LOCK_PAUSE_S = 5.0
+LOCK_STATES = ("55P03", "40P01")
+"""SQLSTATE of a lock that was not to be had in time, and of a deadlock."""
+T = TypeVar("T")
 
 
 class NotMigrated(DatabaseStartError):
@@ -43,14 +53,22 @@ def configuration(connection: Connection | None = None) -> Config:
     return configuration
 
 
-def upgrade(url: str, revision: str = "head") -> str:
+def upgrade(url: str, revision: str = "head", *, pause: Callable[[float], None] = time.sleep) -> str:
     """Run every migration up to `revision` in one transaction; return the database's revision.
 
     The log's partitions are made after it, each in a transaction of its own. On Postgres a newer version's database
-    stays as it is, so that an older version can be put back in service.
+    stays as it is, so that an older version can be put back in service. Nothing waits long for a lock: every turn would
+    wait behind it. So a transaction that meets a long read of the log is repeated after a pause.
     Raises DatabaseStartError when the database cannot be taken over, with nothing changed; or the driver's error when
     it cannot be opened.
     """
+    reached, missing = _repeated(lambda: _upgraded(url, revision), pause)
+    for month in missing:
+        _repeated(partial(_make_partition, url, month), pause)
+    return reached
+
+
+def _upgraded(url: str, revision: str) -> tuple[str, list[Month]]:
     missing: list[Month] = []
     with transaction(url) as connection:
         found = current_revision(connection) or ""
@@ -61,17 +79,38 @@ def upgrade(url: str, revision: str = "head") -> str:
             )
         if found and found not in revisions():
             expect_migrated(connection)
-            return found
+            return found, missing
         command.upgrade(configuration(connection), revision)
         if revision == "head":
             check_tables(connection)
             create_functions(connection)
             missing = missing_months(connection, int(time.time() * 1000))
-        reached = current_revision(connection) or ""
-    for month in missing:
-        with transaction(url) as connection:
-            make_partition(connection, month)
-    return reached
+        return current_revision(connection) or "", missing
+
+
+def _make_partition(url: str, month: Month) -> None:
+    with transaction(url) as connection:
+        limit_waits(connection)
+        make_partition(connection, month)
+
+
+def limit_waits(connection: Connection) -> None:
+    """Let no statement of this Postgres transaction wait long for a lock."""
+    connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": f"{LOCK_TIMEOUT_MS}"})
+
+
+def _repeated(work: Callable[[], T], pause: Callable[[float], None]) -> T:
+    for _ in range(LOCK_TRIES):
+        try:
+            return work()
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) not in LOCK_STATES:
+                raise
+        pause(LOCK_PAUSE_S)
+    raise DatabaseStartError(
+        "another transaction uses the tables for long, a nightly run or a backup perhaps; nothing was changed: "
+        "run `seqroute migrate` again after it"
+    )
 
 
 def expect_file(url: str) -> None:

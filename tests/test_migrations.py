@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import inspect, text
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from gateway.clock import time_ordered_ids
@@ -20,7 +20,7 @@ from gateway.database.database import DatabaseStartError, transaction
 from gateway.database.partitions import OTHER, is_partitioned, missing_months
 from gateway.database.tables import metadata
 from gateway.ledger.windows import next_reset_ms
-from migrations.upgrade import current_revision, downgrade, is_behind, newest_revision, upgrade
+from migrations.upgrade import LOCK_PAUSE_S, current_revision, downgrade, is_behind, newest_revision, upgrade
 from tests.harness.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +76,34 @@ def test_the_database_of_a_newer_version_stays_as_it_is(database_url: str) -> No
     with transaction(database_url) as connection:
         made = connection.execute(text("SELECT count(*) FROM pg_proc WHERE proname = 'seqroute_apply'")).scalar_one()
         assert (made, current_revision(connection)) == (0, "9999")
+
+
+def test_no_turn_waits_while_a_migration_waits_for_a_long_read_of_the_log(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downgrade(postgres_url, "0033")
+    paused: list[float] = []
+
+    def pause(seconds: float) -> None:
+        with transaction(postgres_url) as turn:  # would wait behind the migration
+            turn.execute(text("SET LOCAL lock_timeout = 100"))
+            turn.execute(DECISION, {"decision_id": f"dec_{len(paused)}"})
+        paused.append(seconds)
+        if len(paused) == 2:
+            nightly.rollback()
+
+    engine = create_engine(postgres_url)
+    with engine.connect() as nightly:
+        nightly.execute(text("SELECT count(*) FROM decisions"))
+        assert upgrade(postgres_url, pause=pause) == newest_revision()
+        assert paused == [LOCK_PAUSE_S] * 2
+    downgrade(postgres_url, "0033")
+    monkeypatch.setattr("migrations.upgrade.LOCK_TRIES", 1)
+    with engine.connect() as nightly:
+        nightly.execute(text("SELECT count(*) FROM decisions"))
+        with pytest.raises(DatabaseStartError, match="a nightly run or a backup perhaps; nothing was changed"):
+            upgrade(postgres_url, pause=lambda _: None)
+    engine.dispose()
 
 
 def test_a_database_of_the_first_revision_is_taken_over_with_its_rows(database_url: str) -> None:
