@@ -37,8 +37,8 @@ from gateway.providers.exchange import Exchange, uninterrupted
 from gateway.providers.litellm_transport import RecordedStream
 from gateway.providers.waiting import Patience
 
-_LATE_S = 2.0
-"""Longest wait for a usage behind the finish of a stream that stays open."""
+LATE_S = 2.0
+"""Longest wait for a usage behind the finish, or the error, of a stream that stays open."""
 FaultOf = Callable[[Exchange, Exception], UpstreamFault]
 
 
@@ -284,7 +284,7 @@ class LitellmSource(ChunkSource):
         reports, answer = self._exchange.reports, self._exchange.answer
         if reports is None or self._exchange.whole or answer is None or not isinstance(answer, RecordedStream):
             return
-        until = min(asyncio.get_running_loop().time() + _LATE_S, self._deadline)
+        until = min(asyncio.get_running_loop().time() + LATE_S, self._deadline)
         with suppress(TimeoutError, httpx.HTTPError, httpx.StreamError), Patience(until):
             async for _ in answer:
                 pass

@@ -14,12 +14,13 @@ from typing import Any
 
 from gateway.dialects.claude_blocks import OpenBlock
 from gateway.dialects.native_forms import without_nulls
+from gateway.unchecked import at
 
 _NO_CHUNK = (":", "event:", "id:", "retry:")
 
 
 def read_whole_answers(config_class: Any) -> None:
-    """Let LiteLLM read Claude's whole answers with a text for the content."""
+    """Let LiteLLM read Claude's whole answers with plain text, or without a stop reason."""
     inner = config_class.transform_parsed_response
     if hasattr(inner, "__wrapped__"):
         return  # done before
@@ -30,7 +31,9 @@ def read_whole_answers(config_class: Any) -> None:
             content = completion_response.get("content") or []
             if isinstance(content, str):
                 content = [{"type": "text", "text": content}]
-            completion_response = {**completion_response, "content": content}
+            called = any(at(block, "type") == "tool_use" for block in content)
+            reason = completion_response.get("stop_reason") or ("tool_use" if called else "end_turn")
+            completion_response = {**completion_response, "content": content, "stop_reason": reason}
         return inner(self, completion_response, *arguments, **more)
 
     config_class.transform_parsed_response = transformed

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import orjson
 
+from gateway.catalog.usage import ReportedUsage
 from gateway.catalog.usage_reading import read_usage
 from gateway.dialects.assembly import chunks_of
 from gateway.dialects.documents import AGAIN, Form, document_payloads, form_of, is_chunk, is_done
@@ -24,8 +25,8 @@ from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.surrogates import SurrogateJoiner
 from gateway.dialects.usage_report import has_usage, take_usage
-from gateway.providers.answers import ChunkSource
-from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
+from gateway.providers.answers import LATE_S, ChunkSource
+from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault, UpstreamFault
 from gateway.providers.exchange import Exchange, Pieces
 from gateway.providers.inband import broken_off, fault_in
 from gateway.providers.waiting import Patience
@@ -109,6 +110,14 @@ class WireSource(EventSource):
 
     async def next_chunk(self) -> dict[str, Any] | None:
         """The next chunk, or None at the end. Raises UpstreamFault."""
+        try:
+            return await self._next_chunk()
+        except BrokenMidAnswer as fault:
+            if fault.usage is None:
+                fault.billed(await self._usage_behind())
+            raise
+
+    async def _next_chunk(self) -> dict[str, Any] | None:
         while True:
             if self._chunks:
                 return self._chunks.popleft()
@@ -131,12 +140,25 @@ class WireSource(EventSource):
         """A usage that arrived together with the end, behind it."""
         events, self._events = self._events, deque()
         for event in events:
-            try:
-                payload = orjson.loads(event.data)
-            except ValueError:
-                continue
-            if isinstance(payload, dict) and not payload.get("choices") and has_usage(payload):
+            payload = _object(event.data)
+            if payload is not None and not payload.get("choices") and has_usage(payload):
                 self._chunks.append(payload)
+
+    async def _usage_behind(self) -> ReportedUsage:
+        """The usage of a broken answer that comes behind the error, and soon."""
+        loop = asyncio.get_running_loop()
+        self._deadline = min(self._deadline, loop.time() + LATE_S)
+        while True:
+            while self._events:
+                payload = _object(self._events.popleft().data)
+                if payload is not None and has_usage(payload):
+                    return read_usage(take_usage(payload))
+            if self._ended or loop.time() >= self._deadline:
+                return None
+            try:
+                await self._read()
+            except UpstreamFault:
+                return None
 
     def _check_lone(self) -> None:
         """Raise the error that a stream without an answer consisted of."""
@@ -260,6 +282,14 @@ class WireSource(EventSource):
         if self._answered:
             fault = BrokenMidAnswer(fault)
         raise fault.billed(read_usage(take_usage(payload)))
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        payload = orjson.loads(data)
+    except ValueError:
+        return None
+    return payload if isinstance(payload, dict) else None
 
 
 def _has_error(choices: Any) -> bool:

@@ -5,6 +5,7 @@ Each case is a kind that real providers have sent. Whole answers and streams are
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import importlib.util
@@ -1337,6 +1338,34 @@ async def test_an_error_in_mid_stream_breaks_it_with_its_own_meaning() -> None:
     with pytest.raises(BrokenFault) as caught:
         [chunk async for chunk in bare]
     assert caught.value.answer().code == "upstream_error"
+
+
+@pytest.mark.parametrize("step", [0, 7])
+async def test_a_usage_behind_an_error_in_mid_stream_is_billed(step: int) -> None:
+    error = {"error": {"message": "x"}}
+    for behind in (({"choices": [], "usage": U},), (b"data: not JSON\n\n", finish(usage=U))):
+        stream = opened(events(delta("a"), error, *behind), step=step)
+        with pytest.raises(BrokenFault) as caught:
+            [chunk async for chunk in stream]
+        assert (caught.value.usage, stream.usage) == (Usage(10, 5), Usage(10, 5))
+
+
+async def test_the_wait_for_a_usage_behind_an_error_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = asyncio.Event()
+
+    class Open(Pieces):
+        async def _read(self) -> AsyncIterator[bytes]:
+            for piece in self._pieces:
+                yield piece
+            await closed.wait()
+
+    monkeypatch.setattr("gateway.providers.wire_source.LATE_S", 0.01)
+    made = exchange("text/event-stream", streaming=True)
+    answer = Open(iter([events(delta("a"), {"error": {"message": "x"}}, end=b"")]))
+    stream = UpstreamStream(WireSource(answer, made, idle_timeout_s=60.0, deadline=float("inf")), made)
+    with pytest.raises(BrokenFault) as caught:
+        [chunk async for chunk in stream]
+    assert caught.value.usage is None
 
 
 async def test_an_error_that_was_billed_is_paid_and_not_tried_again() -> None:

@@ -84,6 +84,22 @@ async def read(upstream: Upstream, wanted: Call) -> tuple[str, Any, str | None]:
     return text, stream.usage, stream.finish_reason
 
 
+TOOL_USE = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+
+
+@pytest.mark.parametrize("told", [{"stop_reason": None}, {"stop_reason": ""}, {}], ids=["null", "empty", "missing"])
+@pytest.mark.parametrize(
+    ("block", "finish"), [({"type": "text", "text": "Hello"}, "stop"), (TOOL_USE, "tool_calls")], ids=["text", "tool"]
+)
+async def test_a_whole_answer_of_claude_without_a_reason_for_its_end_has_ended(
+    upstream: Upstream, told: dict[str, Any], block: dict[str, Any], finish: str
+) -> None:
+    answer = {name: value for name, value in CLAUDE_ANSWER.items() if name != "stop_reason"}
+    async with CannedProvider(json_answer(answer | told | {"content": [block]})) as provider:
+        reply = await upstream.complete(upstream.outgoing(call(provider, "anthropic/claude-sonnet-4-5")))
+    assert (reply.finish_reason, reply.usage) == (finish, CLAUDE_BILL)
+
+
 async def test_a_task_budget_goes_to_claude_beside_its_effort(upstream: Upstream) -> None:
     left = {"type": "tokens", "total": 64_000, "remaining": 50_000}
     async with CannedProvider(json_answer(CLAUDE_ANSWER)) as provider:
