@@ -57,6 +57,17 @@ def usd_string(nanousd: int) -> str:
     return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
 
 
+def rounded_usd(nanousd: int, *, up: bool = False) -> str:
+    """USD for prose: whole cents from one dollar on, two digits below; up, or towards zero.
+
+    Clients look for status codes in an error's text; an exact amount may have one in its digits.
+    """
+    magnitude = abs(nanousd)
+    unit = NANOUSD_PER_USD // 100 if magnitude >= NANOUSD_PER_USD else 10 ** max(len(str(magnitude)) - 2, 0)
+    rounded = -(-magnitude // unit) * unit if up else magnitude // unit * unit
+    return usd_string(-rounded if nanousd < 0 else rounded)
+
+
 def _decimal(value: str | int | float | Decimal) -> Decimal:
     if isinstance(value, bool):
         raise MoneyError(f"expected a decimal number, got {value!r}")

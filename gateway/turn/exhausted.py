@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.accounts.fields import spend_control_fields
 from gateway.accounts.spent import spent_account
 from gateway.errors import GatewayError, LedgerUnavailable, RateLimited, RequestBudgetExceeded
-from gateway.money import usd_string
+from gateway.money import rounded_usd, usd_string
 from gateway.routing import guard
 from gateway.turn.context import TurnContext
 from gateway.turn.funds import Shortage
@@ -33,11 +33,11 @@ def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
     spent = None if funds.account == "request" else spent_account(funds.account, context.session_id)
     payer = "request" if spent is None else spent.name
     found = (
-        f"the {payer}'s budget has {usd_string(funds.remainder_nanousd)} USD left; the cheapest capable model "
-        f"needs {usd_string(least_nanousd)} USD for this turn"
+        f"the {payer}'s budget has {rounded_usd(funds.remainder_nanousd)} USD left; the cheapest capable model "
+        f"needs {rounded_usd(least_nanousd, up=True)} USD for this turn"
     )
     if shortage.held:
-        held = usd_string(funds.unspent_nanousd - funds.left_nanousd)
+        held = rounded_usd(funds.unspent_nanousd - funds.left_nanousd)
         return RateLimited(
             f"{found}; other turns hold {held} USD until they are billed; try again",
             headers={"Retry-After": "1"},

@@ -242,5 +242,5 @@ async def test_a_remainder_below_zero_is_told_as_it_is(stage: Stage) -> None:
         assert first.status_code == 200
         refused = await http.post("/v1/chat/completions", json=body, headers=session)
     assert refused.status_code == 402
-    assert "has -0.25001 USD left" in refused.json()["error"]["message"]
+    assert "has -0.25 USD left" in refused.json()["error"]["message"]
     assert refused.json()["error"]["remaining_nano_usd"] == -250_010_000

@@ -12,6 +12,7 @@ from gateway.money import (
     femtousd_from_usd,
     nanousd_from_femtousd,
     nanousd_from_usd,
+    rounded_usd,
     usd_string,
 )
 
@@ -55,3 +56,14 @@ def test_a_price_finer_than_a_nano_keeps_its_fraction_until_the_sum() -> None:
 def test_the_string_of_an_amount_reads_back_as_the_same_amount(nanousd: int) -> None:
     assert nanousd_from_usd(usd_string(nanousd)) == nanousd
     assert Decimal(usd_string(-nanousd)) == -Decimal(nanousd) / 10**9
+
+
+@pytest.mark.parametrize(
+    ("nanousd", "down", "up"),
+    [
+        (0, "0", "0"), (7, "0.000000007", "0.000000007"), (500_123, "0.0005", "0.00051"), (429_000_000, "0.42", "0.43"),
+        (-250_010_000, "-0.25", "-0.26"), (12_975_031_000, "12.97", "12.98"), (999_999_999, "0.99", "1"),
+    ],
+)  # fmt: skip
+def test_prose_has_an_amount_without_digits_that_look_like_a_status(nanousd: int, down: str, up: str) -> None:
+    assert (rounded_usd(nanousd), rounded_usd(nanousd, up=True)) == (down, up)
