@@ -225,9 +225,8 @@ def _unknown(requested: str) -> GatewayError:
     # Of the names, only these are every key's.
     hint = did_you_mean(requested[:128], (AUTO, *(f"{AUTO}@{preset}" for preset in PRESETS)), cutoff=0.75)
     return ModelNotFound(
-        f'The model "{shown}" does not exist, or this key may not use it'
-        + (f"; {hint}" if hint else "")
-        + f': GET /v1/models lists the models that it may use, and "{AUTO}" lets the gateway choose',
+        f'The model "{shown}" does not exist, or this key may not use it: GET /v1/models lists the models that it may '
+        f'use, and "{AUTO}" lets the gateway choose' + (f"; {hint}" if hint else ""),
         param="model",
     )
 
