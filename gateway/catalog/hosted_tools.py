@@ -145,6 +145,11 @@ def run_by_provider(kinds: Iterable[str], api: Api) -> frozenset[str]:
     return _RUN_BY_PROVIDER[api] & frozenset(kinds)
 
 
+def is_run_by_client(kind: str, api: Api) -> bool:
+    """True for a tool, or an item of one, that the provider's models know and the client runs."""
+    return kind.startswith(tuple(_RUN_BY_CLIENT[api]))
+
+
 def fees_of(
     tools: HostedTools,
     prices: Prices,

@@ -12,15 +12,15 @@ from typing import Any
 
 from gateway.dialects.chat import estimated_usage
 from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect, StreamRenderer
-from gateway.dialects.fields import need, read, refused
+from gateway.dialects.fields import need, read, refuse_sounds, refused
 from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
 from gateway.dialects.usage_report import shown
 from gateway.errors import GatewayError
 from gateway.unchecked import at
 
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
-_OF_CHAT = ("messages", "tools", "functions", "modalities", "audio")
-"""What a text cannot answer, or what stands in the prompt's place."""
+_OF_CHAT = ("messages", "tools", "functions")
+"""What a text cannot answer, or what stands in the prompt's place; sounds are refused beside them."""
 MAX_LOGPROBS = 20
 
 
@@ -45,6 +45,7 @@ def to_chat(fields: Mapping[str, Any]) -> CompletionsRequest:
     for name in _OF_CHAT:
         if fields.get(name):
             raise refused(name, "is not served here; send this request to /v1/chat/completions")
+    refuse_sounds(fields)
     prompt = _prompt(fields.get("prompt"))
     if read(fields, "suffix", str):
         raise refused("suffix", "insertion is not served: chat models only continue; leave it out")

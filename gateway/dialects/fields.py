@@ -75,6 +75,13 @@ def refused(where: str, why: str) -> InvalidRequest:
     return InvalidRequest(f"{where}: {why}", param=where)
 
 
+def refuse_sounds(fields: Mapping[str, Any]) -> None:
+    """Refuse what asks for more than text in a dialect of text. Raises InvalidRequest."""
+    for name in ("modalities", "audio"):
+        if fields.get(name) and fields[name] != ["text"]:
+            raise refused(name, "only text is served here; send this request to /v1/chat/completions")
+
+
 def copied(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """The present fields of `names` under their new names."""
     return {new: fields[old] for old, new in names.items() if fields.get(old) is not None}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
-from gateway.catalog.hosted_tools import PROVIDER_FILES, SEARCHES, STEPS, Api, HostedTools, searching
+from gateway.catalog.hosted_tools import PROVIDER_FILES, SEARCHES, STEPS, Api, HostedTools, is_run_by_client, searching
 from gateway.errors import InvalidRequest
 
 FORWARDED = "forwarded"
@@ -92,8 +92,9 @@ class ForwardedRequest(ABC):
                 "not served here; leave it out, or ask for a model whose operator sets supports_provider_files",
                 param=self.reference,
             )
+        its = "a tool of" if is_run_by_client(self.first.kind, self.api) else "run by"
         return InvalidRequest(
-            f'{self.first.where}: "{self.first.kind[:64]}" is run by {owner}\'s servers, and no model that may answer '
+            f'{self.first.where}: "{self.first.kind[:64]}" is {its} {owner}\'s servers, and no model that may answer '
             "this request has it; leave it out, or ask for a model that has it",
             param=self.first.where,
         )

@@ -37,6 +37,13 @@ _METADATA_CHARS = 512
 _CALLED = ("function", "custom")
 _CHOICES = (*_CALLED, "allowed_tools")
 _FLAT = frozenset({"name", "mode", "tools"})
+_SCHEMA_FIELDS = frozenset({"name", "description", "schema", "strict"})
+_SCHEMA_WORDS = frozenset({"type", "properties", "anyOf", "$ref", "$defs"})
+_FORMAT_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "json_schema": ("json_schema",), "grammar": ("grammar", "value"), "regex": ("pattern", "value"),
+    "structural_tag": ("structures", "format"), "json": ("value",),
+}  # fmt: skip
+"""For a type of `response_format`, the fields of which one says what is wanted."""
 _WORDS = ("auto", "none", "required")
 _OTHER_WORDS = {"any": "required"}
 """Mistral's and Anthropic's word, which other providers refuse or lose."""
@@ -138,6 +145,8 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
     fields, dropped = _with_extra_body(fields)
     if isinstance(choice := fields.get("tool_choice"), dict):
         fields = fields | {"tool_choice": _plain_choice(choice)}
+    if isinstance(shape := fields.get("response_format"), dict) and shape.get("type") != "text":
+        fields = fields | {"response_format": _plain_format(shape)}
     read = reader.read_body(fields)
     given = [name for name, value in fields.items() if value is not None]
     params = reader.given(read, [name for name in given if name in CHAT_FIELDS])
@@ -297,6 +306,32 @@ def _plain_choice(choice: dict[str, Any]) -> Any:
     return {"type": named, named: rest}
 
 
+def _plain_format(shape: dict[str, Any]) -> dict[str, Any]:
+    """A format in the form of chat: Responses writes its fields beside the type, LM Studio and others the schema alone.
+
+    OpenAI and vLLM ask for a name.
+    """
+    if shape.get("type") != "json_schema":
+        return shape
+    inner = shape.get("json_schema")
+    if inner is None and isinstance(shape.get("schema"), dict):
+        inner = {name: value for name, value in shape.items() if name in _SCHEMA_FIELDS}
+        shape = {name: value for name, value in shape.items() if name not in _SCHEMA_FIELDS}
+    if not isinstance(inner, dict):
+        return shape
+    if "schema" not in inner and not _SCHEMA_WORDS.isdisjoint(inner):
+        inner = {"schema": inner}
+    return shape | {"json_schema": inner if inner.get("name") else inner | {"name": "answer"}}
+
+
+def _check_format(shape: Mapping[str, Any]) -> None:
+    """Check that a format says what it wants. Raises InvalidRequest."""
+    wanted = _FORMAT_FIELDS.get(shape["type"], ())
+    if wanted and all(shape.get(name) is None for name in wanted):
+        where = f"response_format.{wanted[0]}"
+        raise InvalidRequest(f"{where}: expected it with the type {shape['type']}", param=where)
+
+
 def _without_tools(params: dict[str, Any]) -> list[str]:
     """Remove empty lists of tools, and what says how to use tools from a request without any.
 
@@ -321,11 +356,10 @@ def _capabilities(params: Mapping[str, Any], parts: frozenset[str], *, has_custo
     if has_custom or any("custom" in tool for tool in params.get("tools") or ()):
         needed.add("custom_tools")
     response_format = params.get("response_format")
-    if response_format and response_format["type"] == "json_schema":
-        if "json_schema" not in response_format:
-            where = "response_format.json_schema"
-            raise InvalidRequest(f"{where}: expected an object", param=where)
-        needed.add("response_schema")
+    if response_format:
+        _check_format(response_format)
+        if response_format["type"] == "json_schema":
+            needed.add("response_schema")
     if "image_url" in parts:
         needed.add("vision")
     if "video_url" in parts:

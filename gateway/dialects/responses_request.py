@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.dialects.fields import copied, need, objects, read, refused
+from gateway.dialects.fields import copied, need, objects, read, refuse_sounds, refused
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.pictures import names_own_picture
 from gateway.dialects.responses_forwarded import forwarded_request
@@ -148,6 +148,7 @@ def to_chat(
 def _check(fields: Mapping[str, Any]) -> None:
     """Check types and bounds, and refuse what is not served. Raises InvalidRequest."""
     check_body(fields, ResponsesBody)
+    refuse_sounds(fields)
     if fields.get("background"):
         raise refused("background", "background responses are not served; leave it out and wait for the answer")
     if fields.get("prompt") is not None:

@@ -106,8 +106,8 @@ _TAKES_ALL = _SERVERS | {"openai", "azure", "openrouter", "vercel_ai_gateway"}
 NEEDED = frozenset({"tools", "response_format"})
 EFFORT = "reasoning_effort"
 RESPONSE_FORMAT = "response_format"
-_OPEN_FORMATS = frozenset({"grammar", "regex", "structural_tag"})
-"""Kinds of `response_format` of vLLM, SGLang, Fireworks and Together, which LiteLLM does not know."""
+_OPEN_FORMATS = frozenset({"grammar", "regex", "structural_tag", "json"})
+"""Kinds of `response_format` of vLLM, SGLang, TGI, Fireworks and Together, which LiteLLM does not know."""
 
 
 @dataclass(frozen=True, slots=True)

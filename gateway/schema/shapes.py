@@ -234,7 +234,7 @@ class JsonSchema(TypedDict, total=False):
 class ResponseFormat(TypedDict, total=False):
     """The requested response format: OpenAI's, and those of servers of open models."""
 
-    type: Required[Literal["text", "json_object", "json_schema", "grammar", "regex", "structural_tag"]]
+    type: Required[Literal["text", "json_object", "json_schema", "grammar", "regex", "structural_tag", "json"]]
     json_schema: JsonSchema
     schema: dict[str, Any] | None
     grammar: str | None
@@ -242,6 +242,7 @@ class ResponseFormat(TypedDict, total=False):
     structures: list[dict[str, Any]] | None
     triggers: list[str] | None
     format: dict[str, Any] | None
+    value: str | dict[str, Any] | None
 
 
 class Audio(TypedDict, total=False):

@@ -189,6 +189,12 @@ async def test_hosted_tools_are_refused_by_name_where_no_model_has_them(scene: S
     assert made.json()["type"] == "error"
     assert made.json()["error"]["type"] == "invalid_request_error"
     assert '"web_search_20250305" is run by Anthropic\'s servers' in made.json()["error"]["message"]
+    for tool in ("local_shell", "apply_patch"):  # the client runs them
+        made = await scene.http.post(
+            "/v1/responses", json={"model": "plain", "input": "x", "tools": [{"type": tool}]}, headers=named("r-none")
+        )
+        assert made.status_code == 400
+        assert f'"{tool}" is a tool of OpenAI\'s servers' in made.json()["error"]["message"]
     assert await scene.entries("r-none") == []
     assert len(scene.provider.asked) == before
 

@@ -42,13 +42,18 @@ def test_a_prompt_is_what_the_user_says(prompt: Any) -> None:
         ({"messages": [{"role": "user", "content": "q"}]}, "messages"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"functions": [{"name": "f"}]}, "functions"),
-        ({"modalities": ["audio"]}, "modalities"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_its_field(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         to_chat({"model": "m", "prompt": "p", **fields})
     assert refusal.value.param == param
+
+
+def test_a_request_that_names_text_alone_is_served() -> None:
+    assert to_chat({"model": "m", "prompt": "p", "modalities": ["text"]}).chat["modalities"] == ["text"]
 
 
 def test_an_answer_is_a_text_completion() -> None:

@@ -132,6 +132,34 @@ def test_parallel_calls_are_turned_off_as_anthropic_writes_it() -> None:
     assert chat.params["parallel_tool_calls"] is False
 
 
+@pytest.mark.parametrize(
+    ("shape", "made"),
+    [
+        ({"name": "x", "strict": True, "schema": SCHEMA}, {"name": "x", "strict": True, "schema": SCHEMA}),
+        ({"schema": SCHEMA}, {"name": "answer", "schema": SCHEMA}),
+        ({"json_schema": {"schema": SCHEMA}}, {"name": "answer", "schema": SCHEMA}),
+        ({"json_schema": SCHEMA}, {"name": "answer", "schema": SCHEMA}),
+        ({"json_schema": {"name": "x"}}, {"name": "x"}),
+    ],
+    ids=["Responses", "the schema beside the type", "no name", "the schema alone", "no schema"],
+)
+def test_a_schema_in_another_form_is_chat_s(shape: dict[str, Any], made: dict[str, Any]) -> None:
+    chat = parsed(response_format={"type": "json_schema"} | shape)
+    assert chat.params["response_format"] == {"type": "json_schema", "json_schema": made}
+    assert chat.dropped == ()
+    assert chat.capabilities == {"response_schema"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("grammar", "grammar"), ("regex", "pattern"), ("structural_tag", "structures"), ("json", "value")],
+)
+def test_a_format_that_says_nothing_is_refused(kind: str, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(response_format={"type": kind, "other": "x"})
+    assert caught.value.param == f"response_format.{field}"
+
+
 def test_extra_body_is_read_in_such_a_body_too() -> None:
     chat = parsed(tools=[{"name": "weather", "input_schema": SCHEMA}], extra_body={"top_k": 3})
     assert chat.extras == {"top_k": 3}

@@ -388,6 +388,8 @@ def test_references_are_named_for_the_store() -> None:
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"background": True}, "background"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"audio": {"voice": "alloy"}}, "audio"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"stream": "yes"}, "stream"),
         ({"store": 1}, "store"),

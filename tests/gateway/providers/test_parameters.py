@@ -65,6 +65,7 @@ OPEN_FORMATS = [
     {"type": "grammar", "grammar": 'root ::= "a"'}, {"type": "regex", "pattern": "a+"},
     {"type": "structural_tag", "structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}], "triggers": ["<a"]},
     {"type": "structural_tag", "format": {"type": "any_text"}},
+    {"type": "json", "value": {"type": "object"}},
 ]  # fmt: skip
 
 
