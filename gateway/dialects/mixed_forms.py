@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from gateway.dialects.fields import need, read, refused, unknown, within
 from gateway.dialects.messages_content import content_parts, tool_result, tool_use
 from gateway.dialects.messages_request import MESSAGES_TOOL_FIELDS, chat_tool
@@ -24,6 +26,9 @@ _FLAT_FIELDS: Mapping[str, type] = {
 }  # fmt: skip
 _OF_RESPONSES = frozenset({"input_text", "output_text", "input_image", "input_file"})
 _OF_CLAUDE = frozenset({"document", "search_result", "tool_reference"})
+_NUMBERS = ("max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs")
+"""Integers that languages with one kind of number write as 5.0."""
+_THOUGHT = frozenset({"type", "text", "reasoning", "thinking"})
 _PLACE = re.compile(r"messages\[(\d+)\](?:\.content\[(\d+)\])?")
 _SOUND_FORMATS: Mapping[str, str] = {"mpeg": "mp3", "wave": "wav", "vnd.wave": "wav"}
 
@@ -67,12 +72,18 @@ def converted(fields: Mapping[str, Any]) -> ConvertedBody | None:
         made["messages"] = _each(
             fields["messages"], "messages", lambda index, message: _messages(message, index, lost, origins)
         )
+    whole = {name: int(fields[name]) for name in _NUMBERS if _is_whole(fields.get(name))}
+    made |= whole
     choice = fields.get("tool_choice")
     if isinstance(choice, dict) and "disable_parallel_tool_use" in choice:
         made["tool_choice"] = {name: value for name, value in choice.items() if name != "disable_parallel_tool_use"}
         if choice["disable_parallel_tool_use"]:
             made["parallel_tool_calls"] = False
-    return None if made == fields else ConvertedBody(made, tuple(sorted(lost)), origins)
+    return None if made == fields and not whole else ConvertedBody(made, tuple(sorted(lost)), origins)
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, float) and number.is_integer()
 
 
 def _each(items: list[Any], where: str, convert: Callable[[int, Any], list[Any]]) -> list[Any]:
@@ -111,14 +122,20 @@ def _messages(
     message: Any, number: int, lost: set[str], origins: list[tuple[int, Sequence[int]]]
 ) -> list[dict[str, Any]]:
     """The message, behind the results of tools in it."""
-    role, content = at(message, "role"), at(message, "content")
+    message = _with_texts(message)
+    role, content = at(message, "role"), listed(at(message, "content"))
     results: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
+    thoughts: list[str] = []
     parts: list[Any] = []
     indexes: list[int] = []
-    for index, part in enumerate(listed(content)):
+    for index, part in ((index, each) for index, outer in enumerate(content) for each in _spread(outer)):
         kind = _kind(part)
         try:
+            if role == "assistant" and (thought := _thought(part, kind)):
+                thoughts.append(thought)
+                lost.update(unknown(part, _THOUGHT, "messages[].content[]."))
+                continue
             if kind == "tool_result" and role == "user":
                 result, shown = tool_result(part)
                 results.append(result)
@@ -139,12 +156,45 @@ def _messages(
     if results and not parts:
         return results
     origins.append((number, indexes))
-    if not (results or calls) and parts == listed(content):
+    if not (results or calls or thoughts) and parts == content:
         return [message]
     made = message | {"content": parts or None}
+    if thoughts:
+        made["reasoning_content"] = "\n".join([*filter(None, [message.get("reasoning_content")]), *thoughts])
     if calls:
         made["tool_calls"] = [*listed(message.get("tool_calls")), *calls]
     return [*results, made]
+
+
+def _with_texts(message: Any) -> Any:
+    """The message with its only part in a list, and with arguments and results of tools as the text of their JSON."""
+    if not isinstance(message, dict):
+        return message
+    content, made = message.get("content"), dict(message)
+    if isinstance(content, dict) and "type" in content:
+        made["content"] = [content]
+    elif message.get("role") == "tool" and isinstance(content, dict | int | float):
+        made["content"] = orjson.dumps(content).decode()
+    if isinstance(message.get("tool_calls"), list):
+        made["tool_calls"] = [
+            call | {"function": call["function"] | {"arguments": orjson.dumps(arguments).decode()}}
+            if isinstance(arguments := at(call, "function", "arguments"), dict)
+            else call
+            for call in message["tool_calls"]
+        ]
+    return made
+
+
+def _spread(part: Any) -> list[Any]:
+    return part if isinstance(part, list) else [part]
+
+
+def _thought(part: Any, kind: str | None) -> str:
+    """The text of a part of reasoning as LangChain, the AI SDK and Mistral write it; empty for any other."""
+    told = part.get("text") or part.get("reasoning") if kind == "reasoning" else None
+    if kind == "thinking" and isinstance(part.get("thinking"), list):
+        told = "".join(str(at(each, "text") or "") for each in part["thinking"])
+    return told if isinstance(told, str) else ""
 
 
 def _kind(part: Any) -> str | None:
@@ -158,8 +208,9 @@ def _part(part: Any, kind: str | None) -> Any:
         return {"type": "text", "text": part}
     if not isinstance(part, dict):
         return part
-    if "type" not in part and "text" in part:
-        return {"type": "text"} | part
+    for name in ("text", "image_url"):
+        if "type" not in part and name in part:
+            return {"type": name} | part
     if kind in _OF_RESPONSES:
         return chat_part(part)
     if kind in ("image", "video") and isinstance(address := part.get(kind) or part.get("url"), str):

@@ -93,6 +93,7 @@ def test_calls_and_results_of_anthropic_are_calls_and_messages_of_tools() -> Non
     [
         ("hello", {"type": "text", "text": "hello"}),
         ({"text": "hello"}, {"type": "text", "text": "hello"}),
+        ({"image_url": PICTURE}, {"type": "image_url", "image_url": {"url": PICTURE}}),
         ({"type": "input_text", "text": "hello"}, {"type": "text", "text": "hello"}),
         ({"type": "output_text", "text": "hello", "annotations": []}, {"type": "text", "text": "hello"}),
         ({"type": "input_image", "image_url": PICTURE}, {"type": "image_url", "image_url": {"url": PICTURE}}),
@@ -124,6 +125,46 @@ def test_calls_and_results_of_anthropic_are_calls_and_messages_of_tools() -> Non
 )  # fmt: skip
 def test_a_part_in_another_api_s_form_is_chat_s(part: Any, expected: dict[str, Any]) -> None:
     assert part_of(part) == expected
+
+
+@pytest.mark.parametrize("written", [[[{"type": "text", "text": "a"}]], {"type": "text", "text": "a"}, [["a"]]])
+def test_parts_in_a_list_too_many_or_in_none_are_parts(written: Any) -> None:
+    assert parsed({"role": "user", "content": written}).messages[0]["content"] == [{"type": "text", "text": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [({"celsius": 18}, '{"celsius":18}'), (18, "18"), (True, "true"), ({}, "{}")]
+)
+def test_arguments_and_results_of_tools_as_objects_are_their_json(content: Any, text: str) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    chat = parsed(
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": content},
+    )
+    assert chat.messages[1]["tool_calls"][0]["function"]["arguments"] == '{"city":"Bern"}'
+    assert chat.messages[2]["content"] == text
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        {"type": "reasoning", "text": "hm"},
+        {"type": "reasoning", "reasoning": "hm", "index": 0},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]},
+    ],
+    ids=["AI SDK", "LangChain", "Mistral"],
+)
+def test_a_part_of_reasoning_is_the_message_s(thought: dict[str, Any]) -> None:
+    text = {"type": "text", "text": "a"}
+    chat = parsed(USER, {"role": "assistant", "content": [thought, text]}, USER)
+    assert chat.messages[1] == {"role": "assistant", "content": [text], "reasoning_content": "hm"}
+    assert chat.dropped == (("messages[].content[].index",) if "index" in thought else ())
+
+
+def test_whole_numbers_may_be_written_with_a_point() -> None:
+    chat = parsed(max_tokens=100.0, seed=7.0, n=2.0)
+    assert (chat.max_tokens, chat.params["seed"], chat.n) == (100, 7, 2)
 
 
 def test_parallel_calls_are_turned_off_as_anthropic_writes_it() -> None:
@@ -179,6 +220,11 @@ def test_extra_body_is_read_in_such_a_body_too() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
          "messages[0].content[0].file_id"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [["a", {"type": "hologram"}]]}]}, "messages[0].content[0].type"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": -1.0}, "max_tokens"),
+        ({"n": -1}, "n"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"name": 1, "input_schema": {}}]}, "tools[0].name"),
     ],
