@@ -7,7 +7,7 @@ models' servers. Only a body that the schema of chat refuses is read here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,12 @@ _FLAT_FIELDS: Mapping[str, type] = {
 }  # fmt: skip
 _OF_RESPONSES = frozenset({"input_text", "output_text", "input_image", "input_file"})
 _OF_CLAUDE = frozenset({"document", "search_result", "tool_reference"})
-_NUMBERS = ("max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs")
+_NUMBERS = ("max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs", "top_k")
 """Integers that languages with one kind of number write as 5.0."""
 _THOUGHT = frozenset({"type", "text", "reasoning", "thinking"})
+_MEDIA_NAMES = ("mimeType", "mime_type", "mediaType", "media_type")
+_INLINE = frozenset({"image", "audio", "file"})
+_INLINE_FIELDS = frozenset({"type", "data", "base64", "source_type", "filename", *_MEDIA_NAMES})
 _PLACE = re.compile(r"messages\[(\d+)\](?:\.content\[(\d+)\])?")
 _SOUND_FORMATS: Mapping[str, str] = {"mpeg": "mp3", "wave": "wav", "vnd.wave": "wav"}
 
@@ -38,12 +41,12 @@ class ConvertedBody:
     """A body as chat writes it.
 
     `lost`: names of fields that chat cannot express. `origins`: for each message the index of the client's message, and
-    for each of its parts the index of the client's part.
+    for each of its parts the place of the client's part in the content.
     """
 
     fields: dict[str, Any]
     lost: tuple[str, ...]
-    origins: Sequence[tuple[int, Sequence[int]]]
+    origins: Sequence[tuple[int, Sequence[str]]]
 
     def at_origin(self, error: InvalidRequest) -> InvalidRequest:
         """The error under the place that it has in the client's body."""
@@ -53,7 +56,7 @@ class ConvertedBody:
         message, parts = self.origins[int(found[1])]
         place = f"messages[{message}]"
         if found[2] is not None:
-            place += f".content[{parts[int(found[2])]}]" if int(found[2]) < len(parts) else ".content"
+            place += ".content" + (parts[int(found[2])] if int(found[2]) < len(parts) else "")
         param = place + str(error.param)[found.end() :]
         return InvalidRequest(error.message.replace(str(error.param), param, 1), param=param)
 
@@ -65,7 +68,7 @@ def converted(fields: Mapping[str, Any]) -> ConvertedBody | None:
     """
     lost: set[str] = set()
     made = dict(fields)
-    origins: list[tuple[int, Sequence[int]]] = []
+    origins: list[tuple[int, Sequence[str]]] = []
     if isinstance(fields.get("tools"), list):
         made["tools"] = _each(fields["tools"], "tools", lambda _, tool: [_tool(tool, lost)])
     if isinstance(fields.get("messages"), list):
@@ -119,17 +122,18 @@ def _tool(tool: Any, lost: set[str]) -> Any:
 
 
 def _messages(
-    message: Any, number: int, lost: set[str], origins: list[tuple[int, Sequence[int]]]
+    message: Any, number: int, lost: set[str], origins: list[tuple[int, Sequence[str]]]
 ) -> list[dict[str, Any]]:
     """The message, behind the results of tools in it."""
+    given = at(message, "content")
     message = _with_texts(message)
     role, content = at(message, "role"), listed(at(message, "content"))
     results: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
     thoughts: list[str] = []
     parts: list[Any] = []
-    indexes: list[int] = []
-    for index, part in ((index, each) for index, outer in enumerate(content) for each in _spread(outer)):
+    places: list[str] = []
+    for place, part in _spread(content, single=content is not given):
         kind = _kind(part)
         try:
             if role == "assistant" and (thought := _thought(part, kind)):
@@ -147,15 +151,17 @@ def _messages(
                 parts += content_parts(part)
             else:
                 parts.append(_part(part, kind))
-                indexes.append(index)
+                places.append(place)
+                if kind in _INLINE and _inline(part):
+                    lost.update(unknown(part, _INLINE_FIELDS, "messages[].content[]."))
                 continue
-            indexes += [index] * (len(parts) - len(indexes))
+            places += [place] * (len(parts) - len(places))
             lost.update(unsent_of_blocks([part], "messages[].content[]"))
         except InvalidRequest as error:
-            raise within(f"content[{index}]", error) from None
+            raise within(f"content{place}", error) from None
     if results and not parts:
         return results
-    origins.append((number, indexes))
+    origins.append((number, places))
     if not (results or calls or thoughts) and parts == content:
         return [message]
     made = message | {"content": parts or None}
@@ -173,20 +179,31 @@ def _with_texts(message: Any) -> Any:
     content, made = message.get("content"), dict(message)
     if isinstance(content, dict) and "type" in content:
         made["content"] = [content]
-    elif message.get("role") == "tool" and isinstance(content, dict | int | float):
+    elif message.get("role") in ("tool", "function") and isinstance(content, dict | int | float):
         made["content"] = orjson.dumps(content).decode()
     if isinstance(message.get("tool_calls"), list):
         made["tool_calls"] = [
-            call | {"function": call["function"] | {"arguments": orjson.dumps(arguments).decode()}}
-            if isinstance(arguments := at(call, "function", "arguments"), dict)
-            else call
+            call | {"function": _called(call["function"])} if at(call, "function") else call
             for call in message["tool_calls"]
         ]
+    if message.get("function_call"):
+        made["function_call"] = _called(message["function_call"])
     return made
 
 
-def _spread(part: Any) -> list[Any]:
-    return part if isinstance(part, list) else [part]
+def _called(function: Any) -> Any:
+    arguments = at(function, "arguments")
+    return function | {"arguments": orjson.dumps(arguments).decode()} if isinstance(arguments, dict) else function
+
+
+def _spread(content: list[Any], *, single: bool) -> Iterator[tuple[str, Any]]:
+    """The parts with their places in the client's content, which is the only part if `single`."""
+    for index, outer in enumerate(content):
+        place = "" if single else f"[{index}]"
+        if isinstance(outer, list):
+            yield from ((f"{place}[{inner}]", part) for inner, part in enumerate(outer))
+        else:
+            yield place, outer
 
 
 def _thought(part: Any, kind: str | None) -> str:
@@ -213,9 +230,23 @@ def _part(part: Any, kind: str | None) -> Any:
             return {"type": name} | part
     if kind in _OF_RESPONSES:
         return chat_part(part)
+    if kind in _INLINE and (data := _inline(part)):
+        if kind == "image":
+            return {"type": "image_url", "image_url": {"url": data}}
+        named = {"filename": part["filename"]} if part.get("filename") is not None else {}
+        if kind == "file":
+            return {"type": "file", "file": {"file_data": data} | named}
+        return _sound({"audio_url": data})
     if kind in ("image", "video") and isinstance(address := part.get(kind) or part.get("url"), str):
         return {"type": f"{kind}_url", f"{kind}_url": {"url": address}}
     return _sound(part) if kind == "audio_url" else part
+
+
+def _inline(part: Mapping[str, Any]) -> str:
+    """The content of a part of MCP, LangChain or the AI SDK as a data URL; empty where none is in it."""
+    data = part.get("data") or part.get("base64")
+    media = next((part[name] for name in _MEDIA_NAMES if part.get(name)), None)
+    return f"data:{media};base64,{data}" if isinstance(data, str) and isinstance(media, str) else ""
 
 
 def _sound(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def test_what_chat_cannot_say_of_a_tool_or_a_part_is_named() -> None:
     flat = {"type": "function", "name": "g", "defer_loading": True}
     chat = parsed(USER, {"role": "user", "content": [result]}, tools=[tool, flat])
     assert chat.dropped == ("tools[].defer_loading", "messages[].content[].caller")
+    picture = {"type": "image", "data": "QQ==", "mimeType": "image/png", "annotations": {"audience": ["user"]}}
+    assert parsed({"role": "user", "content": [picture]}).dropped == ("messages[].content[].annotations",)
 
 
 def test_calls_and_results_of_anthropic_are_calls_and_messages_of_tools() -> None:
@@ -98,6 +100,16 @@ def test_calls_and_results_of_anthropic_are_calls_and_messages_of_tools() -> Non
         ({"type": "output_text", "text": "hello", "annotations": []}, {"type": "text", "text": "hello"}),
         ({"type": "input_image", "image_url": PICTURE}, {"type": "image_url", "image_url": {"url": PICTURE}}),
         ({"type": "image", "image": PICTURE}, {"type": "image_url", "image_url": {"url": PICTURE}}),
+        ({"type": "image", "data": "QQ==", "mimeType": "image/png"},
+         {"type": "image_url", "image_url": {"url": PICTURE}}),
+        ({"type": "image", "source_type": "base64", "data": "QQ==", "mime_type": "image/png"},
+         {"type": "image_url", "image_url": {"url": PICTURE}}),
+        ({"type": "image", "base64": "QQ==", "mime_type": "image/png"},
+         {"type": "image_url", "image_url": {"url": PICTURE}}),
+        ({"type": "audio", "data": "QQ==", "mimeType": "audio/wav"},
+         {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}}),
+        ({"type": "file", "data": "QQ==", "mediaType": "application/pdf", "filename": "a.pdf"},
+         {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,QQ=="}}),
         ({"type": "image", "url": PICTURE}, {"type": "image_url", "image_url": {"url": PICTURE}}),
         (
             {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}},
@@ -144,6 +156,13 @@ def test_arguments_and_results_of_tools_as_objects_are_their_json(content: Any, 
     )
     assert chat.messages[1]["tool_calls"][0]["function"]["arguments"] == '{"city":"Bern"}'
     assert chat.messages[2]["content"] == text
+    older = parsed(
+        USER,
+        {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": {"city": "Bern"}}},
+        {"role": "function", "name": "weather", "content": content},
+    )
+    assert older.messages[1]["function_call"]["arguments"] == '{"city":"Bern"}'
+    assert older.messages[2]["content"] == text
 
 
 @pytest.mark.parametrize(
@@ -221,7 +240,8 @@ def test_extra_body_is_read_in_such_a_body_too() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
          "messages[0].content[0].file_id"),
         ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [["a", {"type": "hologram"}]]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [["a", {"type": "hologram"}]]}]}, "messages[0].content[0][1].type"),
+        ({"messages": [{"role": "user", "content": {"type": "file"}}]}, "messages[0].content.file"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": -1.0}, "max_tokens"),
         ({"n": -1}, "n"),
