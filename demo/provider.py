@@ -10,6 +10,9 @@ The gateway knows only its base URL. The provider has no ground truth: it works 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -346,8 +349,17 @@ def main() -> None:
     parser.add_argument("--latency-scale", type=float, default=1.0, help="0: answer immediately")
     options = parser.parse_args()
     app = create_app(seed=options.seed, latency_scale=options.latency_scale, clock=time.time)
+    try:
+        listener = socket.create_server((options.host, options.port))
+    except OSError as error:
+        where = f"{options.host}:{options.port}: {os.strerror(error.errno) if error.errno else error}"
+        print(
+            f"{parser.prog}: --host, --port: expected a free address, got {where}; stop it or choose another --port",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     print(f"simulated provider at http://{options.host}:{options.port}/v1, until Ctrl-C", flush=True)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -54,6 +54,27 @@ def list_sessions(
     return [_with_above(session, above.get(session.session_id)) for session in found]
 
 
+def list_all_sessions(connection: Connection, *, state: str | None = None, limit: int = 100) -> list[SessionRow]:
+    """The sessions of all tenants, most recently used first."""
+    newest = select(sessions.c.tenant_id).order_by(sessions.c.updated_at_ms.desc()).limit(limit)
+    if state is not None:
+        newest = newest.where(sessions.c.state == state)
+    owners = set(connection.scalars(newest))
+    found = [row for owner in owners for row in list_sessions(connection, owner, state=state, limit=limit)]
+    return sorted(found, key=lambda row: row.updated_at_ms, reverse=True)[:limit]
+
+
+def session_tenants(connection: Connection, session_id: str) -> dict[str, str]:
+    """Id -> name of the tenants that have a session of this id, by name."""
+    query = (
+        select(tenants.c.tenant_id, tenants.c.name)
+        .join(sessions, sessions.c.tenant_id == tenants.c.tenant_id)
+        .where(sessions.c.session_id == session_id)
+        .order_by(tenants.c.name)
+    )
+    return {row.tenant_id: row.name for row in connection.execute(query)}
+
+
 def change_session(
     connection: Connection,
     tenant_id: str,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ACTOR = "cli"
 DEFAULT_TENANT = "default"
+MAX_NAMES = 100_000
 
 TenantOption = Annotated[str, typer.Option("--tenant", help="Name or id of the tenant.")]
 ModelsOption = Annotated[
@@ -61,6 +62,13 @@ def find_tenant(connection: Connection, name_or_id: str) -> Tenant:
             f'tenant: expected the name or id of a tenant, got "{name_or_id[:80]}"; `seqroute tenants list` lists them'
         )
     return found
+
+
+def tenant_names(connection: Connection) -> dict[str, str]:
+    """Id -> name of all tenants."""
+    from gateway.accounts import tenants
+
+    return {found.tenant_id: found.name for found in tenants.list_tenants(connection, limit=MAX_NAMES)}
 
 
 def changed_limits(

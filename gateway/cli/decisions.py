@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.account_options import ACTOR, DEFAULT_TENANT, find_tenant
+from gateway.cli.account_options import ACTOR, find_tenant, tenant_names
 from gateway.cli.console import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -38,20 +38,20 @@ PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY_ID", help="As `se
 
 # The most important column first: a narrow terminal shows only those.
 _DECISION_COLUMNS = ("decision_id", "model", "effort", "turn", "cost_usd", "status", "created_at_ms", "reason",
-                     "probability", "session_id")  # fmt: skip
+                     "probability", "session_id", "tenant")  # fmt: skip
 _CANDIDATE_COLUMNS = ("model", "effort", "probability", "cost_usd", "quality", "q_quality", "q_cost", "why_not")
 _POLICY_COLUMNS = ("policy_id", "stage", "kind", "pinned", "staged_at_ms", "created_at_ms")
 
 
 @decisions_app.command("list")
 def list_decisions(
-    tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")] = DEFAULT_TENANT,
+    tenant: Annotated[str | None, typer.Option(help="Only decisions of this tenant.")] = None,
     session: Annotated[str | None, typer.Option(help="Only decisions of this session.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """List a tenant's decisions, newest first."""
+    """List decisions, newest first."""
     import orjson
     from sqlalchemy import select
 
@@ -61,17 +61,19 @@ def list_decisions(
 
     row = decisions.c
     query = select(
-        row.decision_id, row.session_id, row.turn, row.model, row.requested_model, row.policy_id, row.reason,
-        row.propensity, row.cost_nanousd, row.status, row.created_at_ms, row.candidates,
+        row.decision_id, row.tenant_id, row.session_id, row.turn, row.model, row.requested_model, row.policy_id,
+        row.reason, row.propensity, row.cost_nanousd, row.status, row.created_at_ms, row.candidates,
     ).order_by(row.created_at_ms.desc(), row.turn.desc()).limit(limit)  # fmt: skip
     with opened(config, read_only=True) as connection:
-        paying = find_tenant(connection, tenant)
-        query = query.where(row.tenant_id == paying.tenant_id)
+        names = tenant_names(connection)
+        if tenant is not None:
+            query = query.where(row.tenant_id == find_tenant(connection, tenant).tenant_id)
         if session is not None:
             query = query.where(row.session_id == session)
         rows = [
             {
                 "decision_id": found.decision_id,
+                "tenant": names.get(found.tenant_id, found.tenant_id),
                 "session_id": found.session_id,
                 "turn": found.turn + 1,
                 "requested_model": found.requested_model,
@@ -87,8 +89,8 @@ def list_decisions(
             for found in connection.execute(query)
         ]
     if rows and not as_json:
-        say(f"decisions of tenant {paying.name}, turns counted from 1")
-    empty = f"no decisions of tenant {paying.name} yet; --tenant NAME lists another's"
+        say("turns are counted from 1")
+    empty = "no decisions yet" if tenant is None else f"no decisions of tenant {tenant} yet"
     show(rows, _DECISION_COLUMNS, as_json=as_json, empty=empty)
 
 

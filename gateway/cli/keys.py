@@ -24,6 +24,7 @@ from gateway.cli.account_options import (
     changed_limits,
     find_tenant,
     new_id,
+    tenant_names,
 )
 from gateway.cli.console import (
     DEFAULT_CONFIG,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from gateway.accounts.keys import Key
-
-MAX_NAMES = 100_000
 
 keys_app = typer.Typer(
     help="API keys of a tenant: create, list, change, set-budget, rotate, revoke.",
@@ -105,11 +104,11 @@ def list_keys(
     as_json: JsonOption = False,
 ) -> None:
     """List keys without their secrets."""
-    from gateway.accounts import keys, tenants
+    from gateway.accounts import keys
 
     with opened(config, read_only=True) as connection:
         tenant_id = None if tenant is None else find_tenant(connection, tenant).tenant_id
-        names = {found.tenant_id: found.name for found in tenants.list_tenants(connection, limit=MAX_NAMES)}
+        names = tenant_names(connection)
         rows = [
             _key_row(key, names.get(key.tenant_id, key.tenant_id))
             for key in keys.list_keys(connection, tenant_id=tenant_id)

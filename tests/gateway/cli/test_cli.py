@@ -235,6 +235,33 @@ def test_a_session_is_opened_raised_and_closed(migrated: Cli) -> None:
     assert migrated("sessions", "list", "--tenant", "acme", "--state", "open", "--json").json == []
 
 
+def test_sessions_are_found_without_naming_their_tenant(migrated: Cli) -> None:
+    """As after the README's steps: the key belongs to acme, and nobody mentions it again."""
+    for name in ("default", "acme", "rival"):
+        migrated("tenants", "create", name, "--budget-usd", "10")
+    migrated("sessions", "change", "chat-42", "--tenant", "acme")
+    migrated("sessions", "change", "both", "--tenant", "acme")
+    migrated("sessions", "change", "both", "--tenant", "rival")
+    migrated("sessions", "close", "both", "--tenant", "rival")
+    listed = migrated("sessions", "list", "--json").json
+    assert {(row["session_id"], row["tenant"]) for row in listed} == {
+        ("chat-42", "acme"), ("both", "acme"), ("both", "rival")
+    }  # fmt: skip
+    assert [row["updated_at_ms"] for row in listed] == sorted((row["updated_at_ms"] for row in listed), reverse=True)
+    assert len(migrated("sessions", "list", "--limit", "1", "--json").json) == 1
+    assert [row["tenant"] for row in migrated("sessions", "list", "--state", "closed", "--json").json] == ["rival"]
+    acme = migrated("sessions", "show", "chat-42", "--json").json["tenant_id"]
+    raised = migrated("sessions", "change", "chat-42", "--budget-usd", "3", "--json").json
+    assert (raised["tenant_id"], raised["budget_usd"]) == (acme, "3")
+    assert migrated("sessions", "close", "chat-42", "--json").json["tenant_id"] == acme
+    for command in (("show", "both"), ("change", "both", "--budget-usd", "1"), ("close", "both")):
+        refused = migrated("sessions", *command)
+        complaint = '--tenant: expected one of the 2 tenants with a session "both" (acme, rival), got none'
+        assert (refused.status, refused.err) == (2, f"seqroute: {complaint}\n")
+    opened = migrated("sessions", "change", "new", "--json").json["tenant_id"]
+    assert opened == migrated("tenants", "show", "default", "--json").json["id"]
+
+
 def test_accounts_and_the_schema_need_none_of_the_provider_s_keys(
     cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +306,8 @@ def test_accounts_and_the_schema_need_none_of_the_provider_s_keys(
          "budget: it is 1 USD; expected to take back at most that, got 5000 USD"),
         (("keys", "create", "--models", "smal"),
          '--models: expected models of the configuration, got "smal"; did you mean "small"?'),
-        (("sessions", "show", "none"), 'session: tenant default has no session "none"; --tenant NAME looks in another'),
+        (("sessions", "show", "none"),
+         'session: tenant default has no session "none"; `seqroute sessions list` lists all'),
         (("sessions", "change", "s", "--expected-turns", "10001"),
          "--expected-turns: expected an integer from 1 to 10000"),
         (("serve", "--workers", "2"), "--workers: expected 1 on SQLite, got 2: one process serves a SQLite file; "
@@ -599,13 +627,27 @@ def test_a_second_server_on_one_sqlite_file_is_one_line_and_exit_1(migrated: Cli
 
 def test_an_empty_list_says_whose_it_is(migrated: Cli) -> None:
     migrated("tenants", "create", "default", "--budget-usd", "1")
-    assert "no sessions of tenant default yet; --tenant NAME" in migrated("sessions", "list").err
-    assert "no decisions of tenant default yet; --tenant NAME" in migrated("decisions", "list").err
+    for group in ("sessions", "decisions"):
+        assert migrated(group, "list").err == f"no {group} yet\n"
+        assert migrated(group, "list", "--tenant", "default").err == f"no {group} of tenant default yet\n"
+    assert migrated("sessions", "list", "--state", "open").err == "no open sessions yet\n"
 
 
 def test_the_provider_of_the_demo_is_started_as_a_program_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["demo-provider", "--help"]) == 0
     assert "usage: seqroute demo-provider" in capfd.readouterr().out
+
+
+def test_the_provider_of_the_demo_says_that_its_port_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(["demo-provider", "--port", str(port)]) == 1
+    written = capfd.readouterr()
+    assert written.out == ""
+    assert written.err == (
+        f"seqroute demo-provider: --host, --port: expected a free address, got 127.0.0.1:{port}: "
+        "Address already in use; stop it or choose another --port\n"
+    )
 
 
 def test_the_demo_is_started_as_a_program_of_its_own(
