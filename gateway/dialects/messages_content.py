@@ -28,7 +28,7 @@ def unbilled(system: object) -> object:
     return [block for block in system if not _is_billing(block)]
 
 
-def _system(system: object, where: str) -> list[dict[str, Any]]:
+def system_messages(system: object, where: str) -> list[dict[str, Any]]:
     """The system prompt as one message; its blocks keep their cache marks."""
     if system is None:
         return []
@@ -55,7 +55,7 @@ def conversation(
 
     Items of tools that Anthropic's servers ran are added to `hosted`.
     """
-    made = _system(system, "system")
+    made = system_messages(system, "system")
     for index, message in enumerate(messages):
         try:
             role, content = need(message, "role", str), message.get("content")
@@ -66,7 +66,7 @@ def conversation(
             elif role == "assistant":
                 made.append(_assistant(content, f"messages[{index}].content", hosted))
             elif role == "system":
-                made += _system(content, "content")
+                made += system_messages(content, "content")
             else:
                 raise refused("role", "expected user, assistant or system")
         except InvalidRequest as error:

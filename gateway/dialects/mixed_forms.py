@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from gateway.dialects.fields import need, read, refused, unknown, within
-from gateway.dialects.messages_content import content_parts, tool_result, tool_use
+from gateway.dialects.messages_content import content_parts, system_messages, tool_result, tool_use
 from gateway.dialects.messages_request import MESSAGES_TOOL_FIELDS, chat_tool
 from gateway.dialects.messages_unsent import unsent_of_blocks
 from gateway.dialects.responses_items import chat_part
@@ -32,6 +32,8 @@ _THOUGHT = frozenset({"type", "text", "reasoning", "thinking"})
 _MEDIA_NAMES = ("mimeType", "mime_type", "mediaType", "media_type")
 _INLINE = frozenset({"image", "audio", "file"})
 _INLINE_FIELDS = frozenset({"type", "data", "base64", "source_type", "filename", *_MEDIA_NAMES})
+_SYSTEM = -1
+"""In place of a message's index, for Anthropic's system prompt beside the messages."""
 _PLACE = re.compile(r"messages\[(\d+)\](?:\.content\[(\d+)\])?")
 _SOUND_FORMATS: Mapping[str, str] = {"mpeg": "mp3", "wave": "wav", "vnd.wave": "wav"}
 
@@ -54,7 +56,7 @@ class ConvertedBody:
         if found is None or int(found[1]) >= len(self.origins):
             return error
         message, parts = self.origins[int(found[1])]
-        place = f"messages[{message}]"
+        place = "system" if message == _SYSTEM else f"messages[{message}]"
         if found[2] is not None:
             place += ".content" + (parts[int(found[2])] if int(found[2]) < len(parts) else "")
         param = place + str(error.param)[found.end() :]
@@ -68,11 +70,14 @@ def converted(fields: Mapping[str, Any]) -> ConvertedBody | None:
     """
     lost: set[str] = set()
     made = dict(fields)
-    origins: list[tuple[int, Sequence[str]]] = []
+    told = system_messages(fields.get("system"), "system") if isinstance(fields.get("messages"), list) else []
+    if told:
+        del made["system"]
+    origins: list[tuple[int, Sequence[str]]] = [(_SYSTEM, ())] * len(told)
     if isinstance(fields.get("tools"), list):
         made["tools"] = _each(fields["tools"], "tools", lambda _, tool: [_tool(tool, lost)])
     if isinstance(fields.get("messages"), list):
-        made["messages"] = _each(
+        made["messages"] = told + _each(
             fields["messages"], "messages", lambda index, message: _messages(message, index, lost, origins)
         )
     whole = {name: int(fields[name]) for name in _NUMBERS if _is_whole(fields.get(name))}

@@ -120,16 +120,24 @@ class ChatRequest(Struct, frozen=True, dict=True):
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
     """Validate a chat-completions body. Raises InvalidRequest with the parameter's name.
 
-    Tools and parts in the forms of other APIs are read only once the body is refused: others pay nothing for it.
+    Tools and parts in the forms of other APIs are read only once the body is refused: others pay nothing for it. A
+    system prompt in Anthropic's form would be lost instead.
     """
     fields, body_sha256 = _object(body), hashlib.sha256(body).digest()
+    if fields.get("system") is not None:
+        return _converted_chat(fields, limits, body_sha256)
     try:
         return chat_of(fields, limits, body_sha256)
     except InvalidRequest:
-        _check_depth([fields], limits)
-        body_of_chat = converted(fields)
-        if body_of_chat is None:
-            raise
+        return _converted_chat(fields, limits, body_sha256)
+
+
+def _converted_chat(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes) -> ChatRequest:
+    """The chat of a body that may have forms of other APIs. Raises InvalidRequest."""
+    _check_depth([fields], limits)
+    body_of_chat = converted(fields)
+    if body_of_chat is None:
+        return chat_of(fields, limits, body_sha256)
     try:
         chat = chat_of(body_of_chat.fields, limits, body_sha256)
     except InvalidRequest as error:

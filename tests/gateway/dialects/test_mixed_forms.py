@@ -50,6 +50,16 @@ def test_a_free_form_tool_of_responses_keeps_its_grammar() -> None:
     assert chat.params["tools"] == [{"type": "custom", "custom": custom}]
 
 
+@pytest.mark.parametrize("system", ["Be brief.", [{"type": "text", "text": "Be brief."}]])
+def test_a_system_prompt_beside_the_messages_is_the_first_of_them(system: Any) -> None:
+    chat = parsed(system=system)
+    assert list(chat.messages) == [{"role": "system", "content": "Be brief."}, USER]
+    assert chat.dropped == ()
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(USER, {"role": "user", "content": [{"type": "text", "text": 3}]}, system=system)
+    assert caught.value.param == "messages[1].content[0].text"
+
+
 def test_what_chat_cannot_say_of_a_tool_or_a_part_is_named() -> None:
     result = {"type": "tool_result", "tool_use_id": "c", "content": "sunny", "caller": "x"}
     tool = {"name": "weather", "input_schema": SCHEMA, "defer_loading": True}
@@ -242,6 +252,8 @@ def test_extra_body_is_read_in_such_a_body_too() -> None:
         ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [["a", {"type": "hologram"}]]}]}, "messages[0].content[0][1].type"),
         ({"messages": [{"role": "user", "content": {"type": "file"}}]}, "messages[0].content.file"),
+        ({"system": 5}, "system"),
+        ({"system": [{"type": "hologram"}]}, "system[0].type"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": -1.0}, "max_tokens"),
         ({"n": -1}, "n"),
