@@ -84,6 +84,8 @@ class _Import:
         self._source = source
         self._name = name
         self._unserved: list[tuple[str, Any]] = []
+        self._told: list[str] = []
+        """What this round did, last entry first."""
         listed = document.get("model_list")
         self._indexes = list(range(len(listed))) if isinstance(listed, list) else []
         """For each kept entry of the list, its index in the source."""
@@ -96,7 +98,7 @@ class _Import:
             parts.append(OURS)
         if self._unserved:
             parts.append(UNSERVED)
-        for reason, entry in self._unserved:
+        for reason, entry in reversed(self._unserved):
             parts += [f"# {line}\n" for line in (reason, *_yaml([entry]).splitlines())]
         return "".join(parts)
 
@@ -121,6 +123,9 @@ class _Import:
             changed |= self._act_on(line)
             if len(self._unserved) > served:
                 gone.add(index)
+        for told in reversed(self._told):
+            say(told)
+        self._told.clear()
         return changed
 
     def _of_source(self, line: str) -> str:
@@ -138,7 +143,9 @@ class _Import:
         if entry is not None and "write 0 here if it is free" in line:
             info = self._document["model_list"][int(entry[1])].setdefault("model_info", {})
             info.update(dict.fromkeys(FREE, 0))
-            say(f"note: {told.partition(': expected')[0]}: the price map lists it as free, so 0 is written")
+            self._told.append(
+                f"note: {told.partition(': expected')[0]}: the price map lists it as free, so 0 is written"
+            )
             return True
         if _FALLBACKS.search(path) is not None or path.startswith("router_settings.model_group_alias"):
             return self._leave_out_references(line)
@@ -151,11 +158,11 @@ class _Import:
                 return False
             self._unserved.append((told, self._document["model_list"].pop(index)))
             self._indexes.pop(index)
-            say(f"not served: {told}")
+            self._told.append(f"not served: {told}")
             return True
         if path == "model_list" or not _remove(self._document, path):
             return False
-        say(f"left out: {told}")
+        self._told.append(f"left out: {told}")
         return True
 
     def _leave_out_references(self, line: str) -> bool:
@@ -182,7 +189,7 @@ class _Import:
                     del block[key]
             if isinstance(block.get("default_fallbacks"), list):
                 block["default_fallbacks"] = [name for name in block["default_fallbacks"] if name in known]
-        say(f"left out: {self._of_source(line)}")
+        self._told.append(f"left out: {self._of_source(line)}")
         return bool(self._document != before)
 
 

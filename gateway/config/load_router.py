@@ -25,6 +25,7 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
     """Read both blocks; `router_settings` overrides `litellm_settings`, as in LiteLLM."""
     default = RouterSettings()
     timeout_s = litellm.duration_s("request_timeout", default.timeout_s, minimum_s=0.1, maximum_s=86400.0)
+    cooldown_s = litellm.duration_s("cooldown_time", default.cooldown_s, maximum_s=86400.0)
     aliases, hidden = _read_aliases(router)
     arguments = router.section("routing_strategy_args")
     settings = RouterSettings(
@@ -37,7 +38,7 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
         allowed_fails=router.integer(
             "allowed_fails", litellm.integer("allowed_fails", default.allowed_fails, maximum=10**6), maximum=10**6
         ),
-        cooldown_s=router.duration_s("cooldown_time", default.cooldown_s, maximum_s=86400.0) or 0.0,
+        cooldown_s=router.duration_s("cooldown_time", cooldown_s, maximum_s=86400.0) or 0.0,
         fallbacks=_read_fallbacks(litellm, "fallbacks") | _read_fallbacks(router, "fallbacks"),
         default_fallbacks=_listed_targets(router, "default_fallbacks") or _listed_targets(litellm, "default_fallbacks"),
         context_window_fallbacks=_read_fallbacks(litellm, "context_window_fallbacks")

@@ -33,7 +33,19 @@ def percent(share: float | None) -> str:
 
 def signed_percent(share: float | None) -> str:
     """A share as a percentage with its sign; "-" when unknown."""
-    return "-" if share is None else f"{share * 100:+,.1f} %"
+    if share is None:
+        return "-"
+    return f"{share * 100:+,.1f} %" if _tenths_of_a_percent(share) else "0.0 %"
+
+
+def saved_class(share: float | None) -> str:
+    """The style of a saving: none while nothing is known, or as much as nothing was saved."""
+    tenths = 0 if share is None else _tenths_of_a_percent(share)
+    return "good" if tenths > 0 else "bad" if tenths < 0 else ""
+
+
+def _tenths_of_a_percent(share: float) -> int:
+    return round(share * 1000)
 
 
 def dollars(value: float | None) -> str:
@@ -82,7 +94,8 @@ def sentence(text: str) -> str:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
-    "usd": usd, "percent": percent, "signed_percent": signed_percent, "dollars": dollars, "points": points, "ago": ago,
+    "usd": usd, "percent": percent, "signed_percent": signed_percent,
+    "saved_class": saved_class, "dollars": dollars, "points": points, "ago": ago,
     "moment": moment, "count": count, "counted": counted, "factor": factor, "signed_points": signed_points,
     "sentence": sentence,
 }  # fmt: skip

@@ -80,8 +80,8 @@ def test_messages_name_the_entries_of_the_source(
     assert list(load(out, {})[1].models) == ["three", "five"]
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(": expected")[0] for line in told if line.startswith("not served")] == [
-        "not served: config.yaml: model_list[1].model_info.supports_vision",
         "not served: config.yaml: model_list[0].model_info.input_cost_per_token",
+        "not served: config.yaml: model_list[1].model_info.supports_vision",
         "not served: config.yaml: model_list[3].model_info.input_cost_per_token",
     ]
     left_out = [line.split(": ")[1:3] for line in told if line.startswith("left out")]

@@ -84,7 +84,7 @@ def test_a_litellm_configuration_reads_unchanged(write: Write) -> None:
             credential_values: {api_key: os.environ/OPENAI_KEY, organization: org-1}
             credential_info: {description: production}
         general_settings: {master_key: os.environ/MASTER, database_url: "postgresql://u:p@h:5432/d"}
-        litellm_settings: {drop_params: false, num_retries: 5, fallbacks: [{gpt-4o: [gpt-4o]}]}
+        litellm_settings: {drop_params: false, num_retries: 5, cooldown_time: 9, fallbacks: [{gpt-4o: [gpt-4o]}]}
         router_settings:
           num_retries: 1
           timeout: 90
@@ -533,9 +533,14 @@ def test_nothing_that_litellm_keeps_to_itself_reaches_a_provider(write: Write) -
         ("logit_bias: [5]", "logit_bias: expected an object of numbers from -100 to 100, got a list"),
         (
             "response_format: text",
-            'response_format: expected an object whose type is one of json_object, json_schema, text, got "text"',
+            "response_format: expected an object whose type is one of grammar, json, json_object, json_schema, regex, "
+            'structural_tag, text, got "text"',
         ),
-        ("response_format: {}", "response_format.type: expected one of json_object, json_schema, text"),
+        (
+            "response_format: {}",
+            "response_format.type: expected one of grammar, json, json_object, json_schema, regex, "
+            "structural_tag, text",
+        ),
         ("parallel_tool_calls: maybe", 'parallel_tool_calls: expected true or false, got "maybe"'),
         ("top_k: many", 'top_k: expected an integer from -1 to 2147483648, got "many"'),
         (
@@ -1066,3 +1071,9 @@ def test_a_judge_is_read_with_its_rubric_and_refused_with_its_key_path(write: Wr
     ]  # fmt: skip
     (problem,) = problems_of(write(MINIMAL + "policy_settings: {judge: {sample: 0.5}}\n"))
     assert "judge.model: expected the model of model_list" in problem
+
+
+def test_the_cooldown_of_litellm_settings_holds_unless_the_router_has_one(write: Write) -> None:
+    litellm = MINIMAL + "litellm_settings: {allowed_fails: 5, cooldown_time: 9}\n"
+    assert load_settings(write(litellm), {}).router.cooldown_s == 9.0
+    assert load_settings(write(litellm + "router_settings: {cooldown_time: 12}\n"), {}).router.cooldown_s == 12.0

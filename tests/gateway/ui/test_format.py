@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.ui.format import ago, count, factor, moment, percent, points, usd
+from gateway.ui.format import ago, count, factor, moment, percent, points, saved_class, signed_percent, usd
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,12 @@ from gateway.ui.format import ago, count, factor, moment, percent, points, usd
 )  # fmt: skip
 def test_amounts_have_cents_and_below_a_dollar_four_significant_places(nanousd: int | None, text: str) -> None:
     assert usd(nanousd) == text
+
+
+def test_a_saving_of_nothing_is_neither_good_nor_bad() -> None:
+    shares = (None, 0.0, -0.0001, 0.0004, 0.25, -44.227)
+    assert [signed_percent(share) for share in shares] == ["-", "0.0 %", "0.0 %", "0.0 %", "+25.0 %", "-4,422.7 %"]
+    assert [saved_class(share) for share in shares] == ["", "", "", "", "good", "bad"]
 
 
 def test_shares_points_counts_and_times_carry_their_units() -> None:
