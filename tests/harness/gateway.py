@@ -97,7 +97,7 @@ class Served:
         billed = sum(
             a.prompt_tokens * nano_in + a.output_tokens * nano_out
             for a in provider.bill
-            if a.usage_reported and a.status == 200 and a.mode not in ("neg", "huge", "inband-mid")
+            if a.usage_reported and a.status == 200 and a.mode not in ("neg", "huge")
             for nano_in, nano_out in [_nano_prices(a.model)]
         )
         assert settled == billed, f"settled {settled}, the provider billed {billed}"
