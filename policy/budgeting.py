@@ -110,8 +110,9 @@ def reserve_usd(
 
         R(n) = n * warm + sqrt(n) * (q95 - mean) + min(n, 1) * (cold - warm),   the last where the model changes
 
-    Without a cache cold, warm and mean are one. For one turn q95, and for many far less than n * q95: bills that are
-    not all high together average out. Shapes: (..., K, 15), (..., K), (...); `cached` and `alike` as for `later_plan`.
+    Without a cache, cold, warm and mean are equal. For one turn R is q95, and for many far less than n * q95, because
+    bills that are not all high together average out. Shapes: (..., K, 15), (..., K), (...); `cached` and `alike` as for
+    `later_plan`.
     """
     mean, q95 = expected_cost_usd(cost_quantiles_usd), cost_quantiles_usd[..., _Q95]
     cold, warm = (mean, mean) if cached is None else cached
@@ -129,9 +130,9 @@ def kept_tokens(
 ) -> NDArray[np.floating]:
     """Tokens that a later turn is expected to read from each model's cache, (..., K).
 
-    If that model serves this turn. What its cache holds now is what was learned of it: as much is expected again, and
-    nothing of one that served the last turn and holds nothing. Of others it is the whole prompt, unless it is too short
-    or the session paused for longer than caches live, `paused` (...).
+    Each on the assumption that this model serves this turn. A cache is expected to hold as much again as it holds now,
+    and nothing where the model served the last turn and its cache is empty. For the other models it is the whole
+    prompt, unless that is too short or the session paused for longer than caches live, `paused` (...).
     """
     tokens, warm = np.asarray(input_tokens, float), np.asarray(warm_tokens, float)
     unknown = (warm <= 0.0) & ~np.asarray(served_last, np.bool_)

@@ -133,7 +133,7 @@ class CatalogueStatistics:
         read_usd: list[float],
         shown: list[bool],
     ) -> Rows:
-        """The rows of one turn in plain numbers: so small arrays cost more than the arithmetic.
+        """The rows of one turn in plain numbers, since calls on such small arrays cost more.
 
         `bills_usd` are the mean and the .95 quantile.
         """

@@ -105,8 +105,9 @@ def price(probabilities: F32, best: int, cost_usd: Sequence[float], quality: NDA
 
         extra_usd = sum_a p(a) (cost(a) - cost(best))+,    quality = (sum_a p(a) (quality(best) - quality(a)))+
 
-    `best` is the best by score: what a quota lacks may be more probable. Trying something cheaper saves no money here:
-    a budget for exploring is not refilled by luck. Where a policy predicts no quality (NaN), none is counted as lost.
+    `best` is the best by score, though a candidate below its quota may be more probable. Cheaper draws save nothing
+    here, because they must not refill the budget for exploration. Where a policy predicts no quality (NaN), no loss of
+    quality is counted.
     """
     chances: list[float] = np.asarray(probabilities).tolist()
     qualities: list[float] = np.asarray(quality).tolist()

@@ -74,8 +74,8 @@ class WithFallback:
     def decide_together(self, turns: Sequence[tuple[Observation, float]]) -> list[Decision]:
         """Decide several turns, together where the policy can; one that fails is decided alone.
 
-        The deadline is that of one decision for each turn. What comes later is used, because its time is spent, but
-        counts as a fault: the next turns are decided alone, and the policy rests if they are late too.
+        The deadline is that of one decision times the number of turns. A late result is used, since its time is spent,
+        but counts as a fault: the next turns are decided alone, and the policy rests if they are late too.
         """
         policy = self._policy
         alike = len({len(observation.candidates) for observation, _ in turns}) == 1

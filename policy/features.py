@@ -117,7 +117,7 @@ class Horizon:
     def turns_left(self, turn: int, expected_turns: int | None) -> float:
         """Expected turns left, this one included.
 
-        A declared horizon counts until it is passed, and then two turns at most.
+        A declared horizon is used until it is passed; after that, two turns at most are expected.
         """
         if expected_turns is not None and turn < expected_turns:
             return float(expected_turns - turn)

@@ -91,7 +91,7 @@ class KernelQuality:
         return np.asarray(found, np.float32)
 
     def deviation(self, state: F32, route: int) -> F32:
-        """The deviations of one turn in fewer calls, which at this size are the cost."""
+        """The deviations of one turn in fewer NumPy calls, which dominate the cost at this size."""
         near = self.parted.near((state - self.centre) * self.scale)
         return np.asarray(np.dot(near, self.weights) + self.offsets.get(route, self.offset), np.float32)
 
@@ -152,11 +152,11 @@ class KernelQuality:
 def with_newcomers(means: NDArray[np.float64], prior: NDArray[np.float64], known: Bools) -> NDArray[np.float64]:
     """Quality of candidates (..., K): known models' means and the expectation of newcomers.
 
-    A model missing from the log is taken to be one more draw of the known models' qualities, about their mean with
-    variance S^2, and its prior to be off as the known priors are, by their mean error with variance E^2. So what its
-    prior claims beyond the others is believed by S^2 / (S^2 + E^2): chosen for its prior alone it loses no more on
-    average than it wins. Both sums of squares begin at PRIOR_MODELS PRIOR_ERROR^2. Where nothing is known all are
-    newcomers, and the priors stand.
+    The quality of a model missing from the log is assumed to be drawn like the known models' qualities, around their
+    mean with variance S^2. Its prior is assumed to have the known priors' mean error, with variance E^2. What its prior
+    claims beyond the others therefore counts with the weight S^2 / (S^2 + E^2), so that a model chosen for its prior
+    alone loses no more on average than it wins. Both sums of squares begin at PRIOR_MODELS PRIOR_ERROR^2. Where nothing
+    is known, all models are newcomers, and the priors are used unchanged.
     """
     count = known.sum(axis=-1, keepdims=True)
 
@@ -175,7 +175,7 @@ _OF_ROUTES = ("routes", "of_route")
 
 
 class PartedLandmarks(NamedTuple):
-    """Landmarks with text and rest apart, contiguous, for one turn after the other."""
+    """Landmarks split into text and the rest, each contiguous, to serve single turns."""
 
     rest: F32  # (R, D - TEXT_DIM)
     text: F32  # (R, TEXT_DIM)

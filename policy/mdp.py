@@ -97,7 +97,7 @@ EFFORTS = ("low", "medium", "high")
 
 
 def effort_of(name: str) -> str:
-    """The effort that ends a candidate's name, where only that is known; empty without."""
+    """The effort at the end of a candidate's name, where only the name is known; else empty."""
     _, mark, end = name.rpartition("#")
     return end if mark and end in EFFORTS else ""
 
@@ -105,7 +105,8 @@ def effort_of(name: str) -> str:
 def caches_of(names: Sequence[str], efforts: Sequence[str] | None = None) -> list[int] | None:
     """Number the candidates' prompt caches, which efforts of one model share.
 
-    None where each has its own. A model's own name may contain "#": without `efforts` they are read from the names.
+    None where each candidate has its own cache. Without `efforts` they are read from the names, although a model's own
+    name may contain "#".
     """
     ends = [effort_of(name) for name in names] if efforts is None else efforts
     models = [name.removesuffix(f"#{end}") if end else name for name, end in zip(names, ends, strict=True)]

@@ -56,7 +56,7 @@ class StagedPolicies:
 class LoadedPolicy:
     """A warmed-up policy with the lambda presets it was calibrated for.
 
-    `lengths` predicts the answers' lengths from the turn; None: each model's own distribution is all that is known.
+    `lengths` predicts the answers' lengths from the turn; None: only each model's own distribution is known.
     """
 
     policy: Policy
@@ -133,7 +133,7 @@ class HotSwap:
             return Refresh(changed, tuple(problems))
 
     def check(self, reference: CheckpointRef) -> None:
-        """Load a policy as a refresh does, and forget it. Raises CheckpointError, PolicyFault."""
+        """Load a policy as a refresh does, without serving it. Raises CheckpointError, PolicyFault."""
         with self._refreshing:
             self._served(reference, self._lineup)
 
@@ -174,7 +174,7 @@ class HotSwap:
     def _stamp(self, reference: CheckpointRef) -> object:
         """Version stamp of the folder: a refused checkpoint is read again only after it changes.
 
-        Of the folder and both files: a copy that is still being made has the manifest first.
+        It covers the folder and both files, because the manifest of a copy in progress may arrive before the rest.
         """
         folder = self._directory / reference.policy_id
         return tuple(_version(path) for path in (folder, folder / MANIFEST, folder / PARAMS))

@@ -89,7 +89,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Strongest:
-    """The candidate of the best average quality while it is affordable; the cheaper of equals.
+    """The affordable candidate of the best average quality; of equal ones the cheaper.
 
     With `model`, that one counts as the best.
     """
@@ -167,7 +167,7 @@ class Threshold:
 class TunedLambda:
     """argmax quality - lambda * cost, at the higher of the rule's and the observation's lambda.
 
-    Without one of its own (None) the observation's alone.
+    A rule without its own lambda (None) uses the observation's.
     """
 
     lambda_per_usd: float | None = None
@@ -320,7 +320,7 @@ def scored_decision(
     quality: F32 | None = None,
     info: dict[str, float] | None = None,
 ) -> Decision:
-    """Score one turn and draw. `quality` (K,) is that which the rule reads; None: it reads none."""
+    """Score one turn and draw. `quality` (K,) is what the rule reads; None: it reads no quality."""
     mask = feasible(observation)
     horizon = getattr(rule, "horizon", DEFAULT_HORIZON)
     shown = np.zeros(len(mask), np.float32) if quality is None else quality

@@ -101,8 +101,8 @@ def session_usd(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, 
 def money_span(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any]:
     """Lowest and highest knot of the money axis, (...,).
 
-    Less money buys nothing, more gains nothing. The warm cache does not move the axis: curves of all candidates are
-    read at the same knots.
+    Less money than the first pays for no turn, and more than the last gains nothing. The warm cache does not move the
+    axis: curves of all candidates are read at the same knots.
     """
     turns, context = later.turns[..., None], later.context_tokens[..., None]
     halfway = context + later.grown_tokens[..., None] * turns / 2.0

@@ -132,8 +132,8 @@ _ARRAYS = ("list_usd", "lambdas_per_usd", "contexts_tokens", "budgets_usd", "val
 def cautious_usd(cost_quantiles_usd: NDArray[np.floating], caution: float) -> F64:
     """Bills (..., L) with their distance from the median stretched `caution` times in the tail.
 
-    The last quantile of the cost distribution is no limit, and bills of one session are high together. A conversation
-    that every bill reads moves all levels alike and is not stretched.
+    A bill can exceed the last quantile of the cost distribution, and the bills of one session tend to be high together.
+    The cost of reading the conversation is in every bill; it shifts all levels equally and is not stretched.
     """
     weighed = np.array(cost_quantiles_usd, np.float64)
     if caution != 1.0:

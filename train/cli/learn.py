@@ -88,7 +88,7 @@ def nightly(
 
 
 def _retain(job: Nightly, settings: Settings, progress: Bar) -> tuple[dict[str, Any], int]:
-    """Archive and thin out the log after a run; a failure is reported, and what the run published stays."""
+    """Archive and shorten the log after a run; a failure is reported and publishes stay valid."""
     from train.log.retention import Retention, retain
 
     try:
@@ -111,7 +111,7 @@ def _complain(settings: Settings, problem: str) -> None:
 
 @contextmanager
 def _told_as(log_format: str) -> Iterator[None]:
-    """Log what ends a run as one object a line where the gateway's lines are; as text `run_command` prints it."""
+    """Log an error that ends a run as a JSON line if the log is JSON; `run_command` prints text."""
     if log_format == "text":
         yield
         return

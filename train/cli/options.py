@@ -49,7 +49,7 @@ class InvalidOption(InputError):
 
 
 def training_environment() -> AssumedEnvironment:
-    """The environment, in which variables of what no training command uses need not be set."""
+    """The environment, where variables that no training command uses may be unset."""
     from gateway.config.reader import AssumedEnvironment
 
     return AssumedEnvironment(os.environ, FOR_CALLS)
@@ -78,7 +78,7 @@ def text_of(settings: Settings) -> TextSpace:
 
 
 def database_url(path: Path) -> str:
-    """URL of a migrated database, read alone: an export needs none of the providers' keys."""
+    """URL of a migrated database, the only setting read: an export needs no providers' keys."""
     from gateway.config.load import read_database_url
     from gateway.config.reader import SettingsError
 
@@ -172,7 +172,7 @@ def show(report: Mapping[str, Any], as_json: bool) -> None:
 
 
 def database_errors() -> tuple[type[Exception], ...]:
-    """The errors of a database that cannot be used; imported when one is looked at."""
+    """Errors of an unusable database, imported only when an error is handled."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from gateway.database.sqlite_connection import DatabaseStartError
@@ -181,7 +181,7 @@ def database_errors() -> tuple[type[Exception], ...]:
 
 
 def problem_of(error: Exception) -> str:
-    """One line about an error of the database: the next ones may quote statements and values."""
+    """First line of a database error, because the next ones may quote statements and values."""
     from gateway.database.sqlite_connection import DatabaseStartError
 
     cause = getattr(error, "orig", None) or error

@@ -89,11 +89,11 @@ class HeldOut:
         return np.asarray(np.bincount(self.trees, weights=per_session), np.float64)
 
     def interval(self, per_session: F64) -> Interval:
-        """The mean per turn of what each session has, with its interval."""
+        """Mean per turn of a value known for each session, with its interval."""
         return self._interval(per_session, self.turns)
 
     def weighted_interval(self, per_session: F64) -> Interval:
-        """The same with capped tenants; `per_session` has its shares already."""
+        """The same under the tenants' caps; `per_session` is weighted by its shares already."""
         return self._interval(per_session, self.turns * self.shares)
 
     def _interval(self, per_session: F64, turns: F64) -> Interval:
@@ -163,7 +163,7 @@ def evaluate(
 
 
 def _evidence(name: str, tried: Mapping[str, Tried], networks: Collection[str], held_out: HeldOut) -> Evidence:
-    """A candidate against the incumbent; one that is no network, against every network too."""
+    """Evidence against the incumbent; for a candidate that is no network also against networks."""
     others = [] if name in networks else [other for other in tried if other in networks and other != "incumbent"]
     return replace(
         compare(name, tried[name], tried["incumbent"], held_out),

@@ -61,8 +61,9 @@ class GateVerdict:
 def judge(evidence: Sequence[Evidence], config: GateConfig) -> GateVerdict:
     """Choose a candidate that passes every test, or give the reasons why none does.
 
-    Of several the training part chooses: taking the largest estimate here would be the optimiser's curse. A network
-    that this one does not surpass by more than `network_tie` with confidence is taken in its place.
+    Of several that pass, the one that did best on the training part is chosen, because the largest estimate here is
+    likely to be too large (the optimiser's curse). A network replaces it unless the choice is better by more than
+    `network_tie` with confidence.
     """
     if not evidence:
         return GateVerdict("keep", None, ("there is no candidate",))
@@ -89,8 +90,8 @@ def judge(evidence: Sequence[Evidence], config: GateConfig) -> GateVerdict:
 def is_level(network: Evidence, best: Evidence, config: GateConfig) -> bool:
     """Tell whether a network is level with a passing candidate of another kind.
 
-    It must pass all tests but that of a certain gain, and have starved no more sessions than that candidate or than the
-    gate allows.
+    It must pass all tests except that of a certain gain, and must not have starved more sessions than that candidate or
+    than the gate allows.
     """
     surpassed = best.over_networks.get(network.name)
     if surpassed is None or surpassed > config.network_tie or network.gain.mean < least_gain(network, config):
@@ -178,10 +179,11 @@ def sessions_needed(item: Evidence, config: GateConfig) -> int | None:
 
 
 def tails(config: GateConfig, candidates: int) -> tuple[float, ...]:
-    """Probability allowed below each candidate's lower bound: the confidence's rest, divided.
+    """Error probability of each candidate's lower bound: 1 - confidence, divided among them.
 
     Bonferroni's inequality holds for any shares. The first candidate, the night's network at its best on the training
-    part, has half: it is what the night is for, and equal shares made it wait longer for every further candidate.
+    part, has half, because it is the purpose of the night; with equal shares each further candidate made it wait
+    longer.
     """
     left = 1.0 - config.confidence
     if not candidates:

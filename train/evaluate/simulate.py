@@ -43,8 +43,8 @@ def play(
 ) -> PlayedLog:
     """Run a policy through the sessions. Deterministic given the seed.
 
-    `grades` (S, T, K) are the reward model's scores, fitted on other sessions. With `budget_multiple` the money that
-    came or went otherwise (`other_money_usd`) is multiplied too.
+    `grades` (S, T, K) are the reward model's scores, fitted on other sessions. `budget_multiple` also
+    multiplies the other changes of the money left (`other_money_usd`).
     """
     s, t, k = episodes.mask.shape
     probabilities = np.zeros((s, t, k))
@@ -77,8 +77,9 @@ def play(
 def other_money_usd(episodes: Episodes) -> F64:
     """Other changes of the money left, since the turn before each, (S, T); negative if spent.
 
-    Budgets raised on the way, turns that are not trained on (pinned, failed), other sessions of a tree, holds of turns
-    under way. It does not follow from the policy, so every policy meets it. Rounding of float32 is left out.
+    Causes are budgets raised in between, turns that are not trained on (pinned, failed), other sessions of a tree, and
+    holds of running turns. They do not depend on the policy, so every policy gets them. Rounding of float32 is left
+    out.
     """
     remaining_usd, cost_usd = episodes.remaining_usd.astype(np.float64), episodes.cost_usd.astype(np.float64)
     found = np.zeros(remaining_usd.shape)

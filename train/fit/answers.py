@@ -1,9 +1,9 @@
 """Quality of an answer by its bill: long ones are often the failures.
 
-A model that loops, wanders or runs into its limit bills the most and earns the least: in the interactive SQL sessions
-of the development data a strong model is right on all of its cheapest bills and on three in ten of its most expensive.
-The answers that an empty budget cuts off would mostly have been wrong anyway; a planner that takes bill and answer as
-independent is far too careful (train/fit/value_table.py, policy/planned.py).
+A model that loops, digresses or reaches its limit costs the most and earns the least. In the interactive SQL sessions
+of the development data a strong model is right in all of its cheapest answers and in three of ten of its most expensive
+ones. Answers that an empty budget cuts off would mostly have been wrong anyway. A planner that treats bill and quality
+as independent is therefore far too careful (train/fit/value_table.py, policy/planned.py).
 
     share[k, l] = E[score | bill at level l] / E[score predicted],    mean 1 over the cost distribution
 """

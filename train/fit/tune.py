@@ -113,17 +113,17 @@ def propose(
 
 @dataclass(frozen=True)
 class Dial:
-    """Results by penalty, the boldest first, and the calibrated penalty."""
+    """Results by penalty, the lowest first, and the calibrated penalty."""
 
     tried: Mapping[float, Any]
     calibrated: float
 
 
 def bisect_penalty(at: Callable[[float], Any], starved: Callable[[Any], float], most_starved: float) -> Dial:
-    """Bisect PENALTIES for the boldest that starves at most `most_starved`, or the most careful.
+    """Bisect PENALTIES for the lowest that starves at most `most_starved`, else the highest.
 
-    Starving is assumed to fall as the penalty rises. The boldest is always tried: it is the best where no session
-    starves.
+    Starving is assumed to fall as the penalty rises. The lowest penalty is always tried, because it is the best where
+    no session starves.
     """
     tried = {PENALTIES[0]: at(PENALTIES[0])}
     low, high = 0, len(PENALTIES) - 1  # `low` starves too many, `high` is the most careful
@@ -150,9 +150,9 @@ def laplace(share: float, sessions: int) -> float:
 
 
 def allowed_share(most_starved: float, sessions: int) -> float:
-    """The limit for `laplace`: `most_starved`, or what only zero starved of `sessions` meet.
+    """Limit for `laplace`: `most_starved`, or, if higher, what only zero starved sessions meet.
 
-    With few sessions even those exceed a small limit by Laplace's rule.
+    With few sessions, Laplace's rule exceeds a small limit even if no session starves.
     """
     return max(most_starved, 1.5 / (sessions + 2.0))
 
@@ -235,8 +235,8 @@ def grades_by_turn(episodes: Episodes, flat: F64) -> F64:
 def predictions_by_turn(episodes: Episodes, flat: F64) -> F64:
     """Out-of-fold grades (N, K) as (S, T, K), without real scores; for planning.
 
-    Later turns will be decided by predictions: knowing their answers beforehand would overstate the value of later
-    money.
+    Later turns will be decided by predictions. Planning with their known answers would overstate the value of money
+    kept for them.
     """
     placed = np.zeros(episodes.mask.shape)
     placed[episodes.valid] = flat

@@ -100,7 +100,7 @@ def catalogue_statistics_of(samples: Samples, margin: np.ndarray[Any, np.dtype[n
 def taught_growth_tokens(samples: Samples) -> float:
     """Growth of the conversations to train on: the log's, or a default where the log has none.
 
-    Conversations may come after such a log, and the growth is an input of the network.
+    The growth is an input of the network, and later sessions may have conversations although the log has none.
     """
     return samples.grown_tokens if samples.grown_tokens >= LEAST_GROWTH_TOKENS else GROWN_TOKENS
 

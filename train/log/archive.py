@@ -93,7 +93,7 @@ class Archive:
             raise ArchiveError(f"{self.address(name)}: cannot be written: {reason_of(error)}") from error
 
     def _upload(self, written: Path, path: str) -> None:
-        """Upload to PATH.part and move it: a stream that is dropped in the middle is stored as far as it came."""
+        """Upload to PATH.part, then move it: an interrupted upload may leave a part of the object."""
         part = f"{path}.part"
         target = self._filesystem.open_output_stream(part)
         try:
@@ -143,7 +143,7 @@ def archive_at(where: str | Path, environ: Mapping[str, str] = os.environ) -> Ar
 
 
 def _place(written: Path, folder: Path, name: str) -> None:
-    """Rename a file into its folder for good: the folders that are new are entries of their parents."""
+    """Rename a file into its folder durably, with new folders synced in their parents."""
     _sync(written)
     day = (folder / name).parent
     written.replace(folder / name)

@@ -268,7 +268,7 @@ class Page:
 class Pages:
     """The turns read so far. Names of models and policies are numbered in order of appearance.
 
-    A turn that will not fit into the limit is dropped at once: the limit only shrinks with every session.
+    A turn beyond the limit of turns per session is dropped at once, because the limit only shrinks with every session.
     """
 
     limits: LogConfig

@@ -1,8 +1,8 @@
-"""Retention of the decision log: archive it, then remove what is older than it is kept.
+"""Retention of the decision log: archive it, then remove rows beyond their retention time.
 
-Removed are decisions and their scores. Money is not: tenants, sessions, holds and ledger entries stay, so every balance
-can still be followed to its entries. With an archive, only days go whose files there are final and have every row (by
-its id) and every text of the database. On Postgres a month's partition is dropped when all of it may go; elsewhere rows
+Decisions and their scores are removed. Tenants, sessions, holds and ledger entries stay, so every balance can still be
+traced to its entries. With an archive, a day is removed only when its files there are final and have every row (by id)
+and every text of the database. On Postgres a month's partition is dropped when all of it may go; elsewhere rows
 are deleted in small transactions, so that turns need not wait.
 """
 
@@ -98,7 +98,7 @@ def _whole(job: Retention, archive: str) -> Export:
 
 
 def _cutoff_ms(job: Retention) -> tuple[int, str | None]:
-    """The start of the oldest day that stays, and why it stays when its age alone would let it go."""
+    """Start of the oldest day that stays, and the reason if its age alone would have it removed."""
     assert job.settings.decisions_s is not None
     oldest = day_of(job.now_ms - int(job.settings.decisions_s * 1000))
     if job.settings.archive is None:
@@ -138,7 +138,7 @@ def _drop_partitions(job: Retention, cutoff_ms: int) -> tuple[list[str], list[st
 
 
 def _drop(job: Retention, name: str, cutoff_ms: int) -> bool:
-    """Drop one partition; False if turns used the log at every try."""
+    """Drop one partition; False if turns used the log at every attempt."""
     for tried in range(DROP_TRIES):
         if tried:
             job.pause(PAUSE_S)

@@ -234,7 +234,7 @@ def evaluate_candidates(
 ) -> dict[str, Any]:
     """Evaluate the candidates off-policy against the serving policy on held-out sessions.
 
-    `waiting` are policies of earlier nights, or of operators, that ask to serve too; they may have been fitted on
+    `waiting` are policies of earlier nights, or of operators, that are waiting to serve; they may have been fitted on
     sessions held out here, so one of them is chosen only where no new candidate passes. `against` replaces the serving
     policy, with a note on it.
     """
@@ -273,9 +273,10 @@ def evaluate_candidates(
 def with_advice(
     verdict: GateVerdict, evidence: Sequence[Evidence], served_days: float | None, config: TrainConfig
 ) -> GateVerdict:
-    """The verdict, with what to do where the log says little about the champion.
+    """The verdict, with advice where the log says little about the champion.
 
-    It has served for `served_days`. A log of its own turns alone covers it; the gate's other conditions stay.
+    The champion has served for `served_days`. A log with only its own turns covers it; the gate's other conditions
+    stay.
     """
     least, days = config.gate.min_overlap, config.log.since_days
     if verdict.outcome == "promote" or served_days is None or served_days >= days:

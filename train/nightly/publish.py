@@ -62,8 +62,8 @@ def publish(
 ) -> Publication:
     """Insert the policy's row inside the caller's transaction.
 
-    On the stage asked for (`shadow`, `canary` or `champion`) unless something hinders it, else as a waiting candidate
-    that the next night judges again. One that is staged already stays there.
+    The policy gets the requested stage (`shadow`, `canary` or `champion`) unless something prevents it; otherwise it is
+    a waiting candidate, which the next night evaluates again. A policy that is staged already keeps its stage.
     """
     standing = stage_of(connection, recipe.policy_id)
     if standing is not None and standing not in REPLACED:

@@ -74,7 +74,7 @@ def fit_on(found: Material, job: Nightly, config: TrainConfig, folder: Path) -> 
 def evaluate(job: Nightly, config: TrainConfig, folder: Path, data: Path | None = None) -> dict[str, Any]:
     """Evaluate what `fit` left in `folder` against what serves now; nothing is published.
 
-    The log may have grown since; the split is by session, so what was untouched still is.
+    The log may have grown since. The split is by session, so held-out sessions are still held out.
     """
     found = material(job, config, data)
     names = candidate_names(folder)

@@ -102,7 +102,7 @@ def families(board: SessionBatch, bank: Bank, named: Ends) -> list[Family]:
 def tune(
     family: Family, play: Callable[[Rule], Played], counted: Sequence[Bools] = ()
 ) -> tuple[TunedRule, TunedRule, list[TunedRule]]:
-    """Choose the best mean quality per turn on the training half; of equals the least starving.
+    """Choose the best mean quality per turn on the training half, then the least starving.
 
     The second is the `safest`. The first is by all turns, the third again by each set of turns `counted` (S, T), for
     users that must not have seen the others.
