@@ -168,7 +168,7 @@ class HotSwap:
         except PolicyFault:
             raise
         except Exception as error:  # on any failure to build, the old policy stays
-            raise PolicyFault(f"does not start ({type(error).__name__})") from error
+            raise PolicyFault(f"cannot be built from its checkpoint ({type(error).__name__})") from error
         return LoadedPolicy(policy, reference, loaded.recipe.lambda_presets, lengths_from(loaded))
 
     def _stamp(self, reference: CheckpointRef) -> object:

@@ -113,7 +113,7 @@ class Admin:
         fields = await self._fields(request, _ALL_TENANT_FIELDS)
         if fields.get("name") is None or fields.get("budget_usd") is None:
             missing = "name" if fields.get("name") is None else "budget_usd"
-            raise InvalidRequest(f"{missing}: missing", param=missing)
+            raise InvalidRequest(f"{missing}: expected this field, got none", param=missing)
         values = {name: value for name, value in _columns(fields).items() if value is not None}
         made = await self._database.write(
             lambda c: tenants.create_tenant(

@@ -269,7 +269,7 @@ def _check_counts(params: Mapping[str, Any]) -> None:
     for name, most in (("tools", MAX_TOOLS), ("functions", MAX_TOOLS), ("stop", MAX_STOPS)):
         value = params.get(name)
         if isinstance(value, list) and len(value) > most:
-            raise InvalidRequest(f"{name}: expected a list of at most {most}", param=name)
+            raise InvalidRequest(f"{name}: expected a list of at most {most} items, got {len(value)}", param=name)
 
 
 def _check_choices(params: dict[str, Any]) -> None:

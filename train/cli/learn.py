@@ -226,7 +226,7 @@ def pretrain(
     config = PretrainConfig(catalogues=catalogues or defaults.catalogues, steps=steps or defaults.steps)
     made = recipe(config.sizes, seed)
     if (out / made.policy_id).exists():
-        raise InvalidOption(f"--out: {out / made.policy_id} is there already; a checkpoint is written once")
+        raise InvalidOption(f"--out: {out / made.policy_id} exists already; choose another folder")
     with Bar() as progress:
         layers = pretrain(config, seed, progress.show)
     save(out / made.policy_id, made, {"network": layers_as_part(layers)})

@@ -62,7 +62,7 @@ async def call_admin(
     try:
         response = await admin.request(method, path, json=body)
     except httpx.HTTPError as error:
-        raise GatewayRefused(f"{method} {path}: the gateway does not answer") from error
+        raise GatewayRefused(f"{method} {path}: the gateway cannot be reached; check that it runs") from error
     if response.status_code != 200:
         raise GatewayRefused(f"{method} {path}: {message_of(response)}")
     answer: dict[str, Any] = response.json()

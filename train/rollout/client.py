@@ -117,7 +117,7 @@ class RolloutClient:
                 self._stop(message_of(response))
             else:  # others may release what they hold
                 await self._money_may_be_back(ends)
-        raise CallFailed(f"{call.model}: the gateway did not take the call")
+        raise CallFailed(f"{call.model}: the gateway was unreachable or busy in {PATIENCE} tries")
 
     async def _posted(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response | None:
         """Post once; None if the connection broke and only another request can find the outcome."""
@@ -167,4 +167,4 @@ class RolloutClient:
                 finish_reason=str(choice.get("finish_reason")),
             )
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise CallFailed(f"{call.model}: an answer without {error}") from error
+            raise CallFailed(f"{call.model}: expected text and usage in the answer, got one without {error}") from error

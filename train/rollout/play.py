@@ -144,7 +144,7 @@ class _Steps:
             score = words.read_score(judgement.text)
             if score is not None:
                 return Grade(score, "judged")
-        raise CallFailed(f"{model}: {JUDGEMENTS} judgements without a score from 0 to 10")
+        raise CallFailed(f"{model}: expected a score from 0 to 10, got none in {JUDGEMENTS} judgements")
 
     async def _asked(self, kind: str, call: RolloutCall) -> ModelAnswer:
         """The journal's answer, or a new one, which is written there first."""

@@ -105,11 +105,11 @@ def _task(where: str, value: object) -> Task:
     parameters = _mapping(f"{where}: parameters", fields.get("parameters", {}), None)
     taken = sorted(_RESERVED_PARAMETERS & set(parameters))
     if taken:
-        raise TaskError(f"{where}: parameters.{taken[0]}: is set by the rollout")
+        raise TaskError(f"{where}: parameters.{taken[0]}: the rollout sets it itself; remove it")
     persona = None if fields.get("user") is None else _text(where, fields, "user")
     check = None if fields.get("check") is None else _check(f"{where}: check", fields["check"])
     if persona is not None and check is None:
-        raise TaskError(f"{where}: check: expected one, for the turns that the user model words")
+        raise TaskError(f"{where}: check: expected one, because a user model writes turns of this task")
     return Task(
         task_id,
         "all" if fields.get("group") is None else _text(where, fields, "group"),

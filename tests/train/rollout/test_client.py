@@ -71,7 +71,7 @@ async def test_a_verdict_on_the_request_is_final(tmp_path: Path) -> None:
     for response, message in (
         (refused(400, "context too small"), "a: 400 context too small"),
         (completion("b", "good"), "b answered in its place"),
-        (httpx.Response(200, json={"choices": []}, headers={"x-seqroute-model": "a"}), "an answer without"),
+        (httpx.Response(200, json={"choices": []}, headers={"x-seqroute-model": "a"}), "got one without"),
     ):
         calls: list[str] = []
 

@@ -51,7 +51,7 @@ def test_a_conversation_goes_beyond_its_own_turns_only_with_a_user_model_and_a_p
         (GOOD | {"turns": [{"user": "hi", "check": {"python": "assert ("}}]}, "check.python: expected Python"),
         (GOOD | {"turns": [{"user": "hi", "check": {"json_schema": "{}"}}]}, "json_schema: expected an object"),
         (GOOD | {"user": "me"}, "check: expected one"),
-        (GOOD | {"parameters": {"model": "x"}}, "parameters.model: is set by the rollout"),
+        (GOOD | {"parameters": {"model": "x"}}, "parameters.model: the rollout sets it itself; remove it"),
     ],
 )
 def test_a_bad_line_is_named_with_what_was_expected(tmp_path: Path, line: Any, message: str) -> None:
