@@ -46,7 +46,7 @@ class LiveConfiguration:
         self._environ = environ
         self._clock = clock
         self._current = first
-        self._stamps_read: list[object] = []
+        self._stamps_read = _stamps(first.settings.files)
         """Stamps of the files when they were read last."""
 
     @property
@@ -94,7 +94,6 @@ class LiveConfiguration:
         nothing.
         """
         files = self.current.settings.files
-        self._stamps_read = await asyncio.to_thread(_stamps, files)
         while files:
             folders = {file.parent for file in files}
             watch = awatch(

@@ -126,6 +126,14 @@ async def budget_becomes(subject: LiveConfiguration, usd: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_a_change_before_the_files_are_followed_is_applied(tmp_path: Path) -> None:
+    subject = live(tmp_path)
+    path = subject.current.settings.path
+    path.write_text(edited(subject, "session_settings", default_budget_usd=7))
+    async with followed(subject):
+        await budget_becomes(subject, 7)
+
+
 async def test_a_change_of_the_file_is_noticed_also_when_editors_replace_it_again_and_again(tmp_path: Path) -> None:
     subject = live(tmp_path)
     path = subject.current.settings.path
