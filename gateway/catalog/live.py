@@ -48,6 +48,8 @@ class LiveConfiguration:
         self._current = first
         self._stamps_read = _stamps(first.settings.files)
         """Stamps of the files when they were read last."""
+        self._reading = threading.Lock()
+        self._assigning = threading.Lock()
 
     @property
     def current(self) -> Configuration:
@@ -55,13 +57,21 @@ class LiveConfiguration:
         coming = self._current.catalog.coming
         now = now_ms(self._clock) if coming else 0
         if coming and coming[0][1].valid_from_ms <= now:
-            catalog = self._current.catalog.at(now)
-            self._current = replace(self._current, catalog=catalog)
+            with self._assigning:  # a reload may end at the same time
+                catalog = self._current.catalog.at(now)
+                self._current = replace(self._current, catalog=catalog)
             _log.info("new prices are in force: catalogue %s", catalog.digest[:12])
         return self._current
 
     def reload(self) -> bool:
-        """Read the files again; True when the new configuration is active."""
+        """Read the files again; True when the new configuration is active.
+
+        One at a time: of a signal and a changed file, the one that reads last counts.
+        """
+        with self._reading:
+            return self._reload()
+
+    def _reload(self) -> bool:
         before = self.current.settings
         self._stamps_read = _stamps(before.files)
         try:
@@ -82,7 +92,8 @@ class LiveConfiguration:
                 _log.warning("policy_settings.%s changed: restart to apply this", name)
         kept = {name: getattr(before, name) for name in _FIXED}
         policy = replace(settings.policy, **{name: getattr(before.policy, name) for name in _FIXED_OF_POLICY})
-        self._current = Configuration(replace(settings, **kept, policy=policy), catalog)
+        with self._assigning:
+            self._current = Configuration(replace(settings, **kept, policy=policy), catalog)
         _log.info("configuration reloaded: %d models, catalogue %s", len(catalog.models), catalog.digest[:12])
         return True
 

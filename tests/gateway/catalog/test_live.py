@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,32 @@ async def budget_becomes(subject: LiveConfiguration, usd: int) -> None:
     async with asyncio.timeout(20):
         while subject.current.settings.session.default_budget_nanousd != usd * 10**9:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+def test_of_two_reloads_at_once_the_one_that_reads_last_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = live(tmp_path)
+    path, begun = subject.current.settings.path, [threading.Event(), threading.Event()]
+    go_on, number = threading.Event(), itertools.count()
+
+    def slow_load(*arguments: Any) -> Any:
+        turn = next(number)
+        read = load(*arguments)
+        begun[turn].set()
+        assert turn or go_on.wait(20)
+        return read
+
+    monkeypatch.setattr("gateway.catalog.live.load", slow_load)
+    first, second = threading.Thread(target=subject.reload), threading.Thread(target=subject.reload)
+    first.start()
+    assert begun[0].wait(20)
+    path.write_text(edited(subject, "session_settings", default_budget_usd=2))
+    second.start()
+    begun[1].wait(0.2)  # it would read the change at once, and the first, which did not see it, would end after it
+    second.join(0.2)
+    go_on.set()
+    first.join()
+    second.join()
+    assert subject.current.settings.session.default_budget_nanousd == 2_000_000_000
 
 
 async def test_a_change_before_the_files_are_followed_is_applied(tmp_path: Path) -> None:
