@@ -254,7 +254,7 @@ def _score_resolving(policy: ReSolving, batch: Batch) -> Scored:
         cold,
         warm,
         mask,
-        policy.margin * left,
+        policy.margin * left + budgeting.unspent_usd(quantiles, costs, (cold, warm), mask, turns),
         turns,
         batch.lambda_per_usd,
         policy.spread,

@@ -20,7 +20,7 @@ from policy.mdp import COST_LEVELS
 CACHE_MIN_TOKENS = 1024
 """Providers cache prompts of about a thousand tokens or more."""
 
-_Q95, _Q99 = COST_LEVELS.index(0.95), COST_LEVELS.index(0.99)
+_Q95, _Q98, _Q99 = (COST_LEVELS.index(level) for level in (0.95, 0.98, 0.99))
 PLAN_STEPS = 6
 """A plan's gain per turn has converged by then; later turns add the gain of the model it converged on."""
 PRICE_STEPS = np.concatenate([[0.0], np.geomspace(0.03, 1e3, 36)])
@@ -125,6 +125,21 @@ def reserve_usd(
     return np.where(mask.any(axis=-1, keepdims=True), least, 0.0)
 
 
+def unspent_usd(
+    cost_quantiles_usd: Floats, mean_usd: Floats, cached: tuple[Floats, Floats], mask: Bools, turns_left: ArrayLike
+) -> Floats:
+    """Money that a session with a prompt cache is expected to leave unspent, (...).
+
+    A model is offered while its likely bill (q98) fits, but costs the mean: after the last turn the difference is left.
+    Averaged over the candidates; 0 on the last turn, and in proportion where less than a turn is expected after this.
+    Also 0 where no cold cost of `cached` exceeds the warm one: there it gained nothing (docs/policy-results.md).
+    """
+    left = np.where(mask, np.maximum(cost_quantiles_usd[..., _Q98] - mean_usd, 0.0), 0.0)
+    remembers = (mask & (cached[0] > cached[1])).any(axis=-1)
+    later = remembers * np.clip(np.asarray(turns_left, float) - 1.0, 0.0, 1.0)
+    return np.asarray(later * left.sum(axis=-1) / np.maximum(mask.sum(axis=-1), 1))
+
+
 def kept_tokens(
     input_tokens: ArrayLike, warm_tokens: ArrayLike, served_last: ArrayLike, paused: ArrayLike
 ) -> NDArray[np.floating]:
@@ -224,7 +239,7 @@ def resolve(
     spread: float,
     alike: Floats | None = None,
 ) -> ResolvedPrice:
-    """Find the lowest price of money at which this turn and the later ones cost what is left.
+    """Find the lowest price of money at which this turn and the later ones cost `remaining_usd`.
 
     Re-solving (Jasin & Kumar 2012; "fluid" policies of revenue management): each turn the price is recomputed, so
     what was saved or lost so far is spread over the later turns. This turn counts as one of the session's tasks; only

@@ -18,7 +18,7 @@ Numbers = Sequence[float]
 Mask = Sequence[bool]
 
 _STEPS: tuple[float, ...] = tuple(PRICE_STEPS.tolist())
-_Q95, _Q99 = COST_LEVELS.index(0.95), COST_LEVELS.index(0.99)
+_Q95, _Q98, _Q99 = (COST_LEVELS.index(level) for level in (0.95, 0.98, 0.99))
 _LARGEST_EXPONENT = 600.0
 
 
@@ -66,6 +66,21 @@ def shield(
         return fits
     nearest = needed.index(min(needed))
     return [k == nearest for k in range(len(mask))]
+
+
+def unspent_usd(
+    quantiles_usd: Sequence[Numbers],
+    means_usd: Numbers,
+    cached: Sequence[tuple[float, float]],
+    mask: Mask,
+    turns_left: float,
+) -> float:
+    """Money that a session with a prompt cache is expected to leave (`budgeting.unspent_usd`)."""
+    offered = [k for k, allowed in enumerate(mask) if allowed]
+    if not any(cached[k][0] > cached[k][1] for k in offered):
+        return 0.0
+    left = sum(max(quantiles_usd[k][_Q98] - means_usd[k], 0.0) for k in offered)
+    return min(max(turns_left - 1.0, 0.0), 1.0) * left / len(offered)
 
 
 def kept_tokens(input_tokens: float, warm_tokens: float, served_last: bool, paused: bool) -> float:

@@ -230,9 +230,10 @@ class Pacing:
 class ReSolving:
     """The default rule: re-solve the price of money each turn, prompt cache included.
 
-    At that price this and the later turns cost what is left. `reserve` scales what the shield keeps for later turns,
-    `spread` is how much tasks differ (see `budgeting.later_plan`), `margin` the share of the money to plan with. The
-    observation's lambda is a floor: with money to spare, a dollar must still buy that much quality.
+    At that price this and the later turns cost what is left, and with a cache also what holds would leave unspent
+    (`budgeting.unspent_usd`). `reserve` scales what the shield keeps for later turns, `spread` is how much tasks differ
+    (see `budgeting.later_plan`), `margin` the share of the money to plan with. The observation's lambda is a floor:
+    with money to spare, a dollar must still buy that much quality.
     """
 
     quality: QualityModel = field(default_factory=PriorQuality)
@@ -265,9 +266,8 @@ class ReSolving:
             else (cost, cost)
             for cost, c in zip(costs, observation.candidates, strict=True)
         ]
-        mask = allowed
+        mask, quantiles = allowed, [c.cost_quantiles_usd for c in observation.candidates]
         if self.reserve > 0.0:
-            quantiles = [c.cost_quantiles_usd for c in observation.candidates]
             mask = scalar.shield(quantiles, costs, cached, allowed, left_usd, turns, self.reserve, caches)
         session = scalar.Session(
             quality=self.quality.average(observation).tolist(),
@@ -280,7 +280,8 @@ class ReSolving:
             caches=caches,
         )
         now: list[float] = quality.tolist()
-        price, scores, later = scalar.resolve(session, now, self.margin * left_usd, observation.lambda_per_usd)
+        planned_usd = self.margin * left_usd + scalar.unspent_usd(quantiles, costs, cached, allowed, turns)
+        price, scores, later = scalar.resolve(session, now, planned_usd, observation.lambda_per_usd)
         return make_decision(
             self.policy_id,
             observation,

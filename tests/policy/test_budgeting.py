@@ -93,6 +93,24 @@ def test_the_shield_allows_the_model_whose_cache_pays_for_its_later_turns() -> N
     assert budgeting.shield(quantiles(1.0, 4.0), TWO, 5.3, 4.0, 1.0).tolist() == [True, False]
 
 
+def test_what_a_last_bill_leaves_unspent_by_hand() -> None:
+    """Likely bills (q98) of 1.0 and 9.0, means of 1.0 and 5.0: 0 and 4 are left, 2 on average."""
+    bills, means = np.array([[1.0] * 15, [4.0] * 12 + [9.0] * 3]), np.array([1.0, 5.0])
+    cold, warm = means + 1.0, means
+    pairs, flat = list(zip(cold.tolist(), warm.tolist(), strict=True)), [(2.0, 2.0), (6.0, 6.0)]
+    for turns, part in ((4.0, 1.0), (2.0, 1.0), (1.5, 0.5), (1.0, 0.0), (0.0, 0.0)):
+        for mask, mean_left in (([True, True], 2.0), ([False, True], 4.0), ([True, False], 0.0)):
+            found = budgeting.unspent_usd(bills, means, (cold, warm), np.array(mask), turns)
+            assert float(found) == part * mean_left
+            assert scalar.unspent_usd(bills.tolist(), means.tolist(), pairs, mask, turns) == part * mean_left
+    # Without a cache, and of two sessions at once, of which the second has no candidate.
+    assert float(budgeting.unspent_usd(bills, means, (cold, cold), TWO, 4.0)) == 0.0
+    assert scalar.unspent_usd(bills.tolist(), means.tolist(), flat, [True, True], 4.0) == 0.0
+    both = [np.stack([each, each]) for each in (bills, means, cold, warm)]
+    twice = budgeting.unspent_usd(both[0], both[1], (both[2], both[3]), np.array([TWO, ~TWO]), [2.0, 2.0])
+    assert twice.tolist() == [2.0, 0.0]
+
+
 def test_where_no_candidate_leaves_enough_the_one_that_lacks_least_stays() -> None:
     """The large model, warm, is cheaper now (.5 for 1), but seven turns of the small one cost less: 1.6 for 3.5."""
     cached = np.array([1.0, 4.0]), np.array([0.1, 0.5])

@@ -140,6 +140,29 @@ def test_resolving_keeps_enough_to_read_the_conversation_from_the_cache_that_it_
     assert served_by == {"small", "large"}
 
 
+@pytest.mark.parametrize(
+    ("likely_usd", "cached_price", "expected"), [(0.14, 0.999, "large"), (0.14, 1.0, "small"), (0.08, 0.999, "small")]
+)
+def test_resolving_does_not_save_what_later_holds_would_leave_unspent(
+    likely_usd: float, cached_price: float, expected: str
+) -> None:
+    """Four turns and .18: of every 2,000 bills of the large model, 70 are `likely_usd` and the others .08.
+
+    With .14, its mean is .0821, and four turns with a share p of it cost .04 + .288 p: .18 buys p = .49. But after the
+    last turn the .058 that a likely bill may cost more are left, half of which (there are two models) is planned with
+    where there is a cache: p = .59. Without such bills, p is .50. This turn is an easy one: it takes the large model
+    from p = .52 on. The cache saves a thousandth of the prompt's .001, which changes none of this.
+    """
+    prompt = {"input_tokens": 2_000, "input_usd_per_mtok": 0.5, "cached_input_usd_per_mtok": 0.5 * cached_price}
+    bills = (0.08,) * 12 + (likely_usd,) * 3
+    offered = [
+        candidate("small", 0.01, 0.6, **prompt),
+        candidate("large", prior=0.7, cost_quantiles_usd=bills, **prompt),
+    ]
+    view = observation(offered, expected_turns=4, remaining_usd=0.18)
+    assert chosen(baselines.ReSolving(), view) == expected
+
+
 def test_the_tenants_budget_binds_as_the_sessions_does() -> None:
     view = observation([SMALL, LARGE], expected_turns=4, remaining_usd=10.0, tenant_remaining_usd=0.01)
     assert chosen(baselines.ReSolving(), view) == "small"
