@@ -311,4 +311,4 @@ async def test_a_turn_that_failed_counts_and_commands_count_from_one(
         assert await asyncio.to_thread(run, [*listing, "--json"]) == 0
         assert [row["turn"] for row in json.loads(capsys.readouterr().out)] == [2, 1]
         assert await asyncio.to_thread(run, listing) == 0
-        assert "turns counted from 1" in capsys.readouterr().err
+        assert "turns are counted from 1" in capsys.readouterr().err
