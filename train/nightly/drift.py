@@ -95,8 +95,18 @@ def health(log: Log, now_ms: int) -> dict[str, Any]:
         "compared": len(recent) >= MIN_RECENT and len(baseline) >= MIN_BASELINE,
         "calibration": calibration(recent),
         "findings": [asdict(item) for item in found],
-        "notes": [item.text for item in found] or ["nothing drifted"],
+        "notes": _notes(found, len(recent), len(baseline)),
     }
+
+
+def _notes(found: Sequence[Finding], recent: int, baseline: int) -> list[str]:
+    notes = [item.text for item in found]
+    if recent < MIN_RECENT or baseline < MIN_BASELINE:
+        notes.append(
+            f"too few sessions to tell what drifted: {recent:,} in the last day (at least {MIN_RECENT} needed), "
+            f"{baseline:,} in the week before (at least {MIN_BASELINE} needed)"
+        )
+    return notes or ["nothing drifted"]
 
 
 def findings(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen]) -> list[Finding]:

@@ -144,6 +144,19 @@ def test_another_text_space_is_no_change_of_topics() -> None:
     assert list(feature_shifts(day(60, 2.0, 2), before)) == []
 
 
+def test_too_few_sessions_are_not_called_steady(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=7)
+    with transaction(url) as connection:
+        connection.execute(sa.update(tables.decisions).values(created_at_ms=NOW_MS - 1))
+    with transaction(url, read_only=True) as connection:
+        found = health(DatabaseLog(connection), NOW_MS)
+    assert found["compared"] is False
+    assert found["notes"] == [
+        "too few sessions to tell what drifted: 7 in the last day (at least 20 needed), "
+        "0 in the week before (at least 50 needed)"
+    ]
+
+
 def test_the_log_is_compared_by_day_without_what_teaches_nothing(tmp_path: Path) -> None:
     url = a_log(tmp_path, sessions=90)
     d = tables.decisions
