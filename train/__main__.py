@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.groups import WholeSummaries
 from gateway.pipes import run_while_read
 from train.cli.data import export, import_logs, replay, retain, rollout
 from train.cli.learn import evaluate, fit, frontier, nightly, pretrain
@@ -25,6 +26,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="seqroute-train",
         help="From the decision log to a better policy.",
+        cls=WholeSummaries,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,

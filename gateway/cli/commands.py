@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli import decisions, import_litellm, init, keys, report, serve, sessions, tenants
+from gateway.cli.groups import WholeSummaries
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -29,6 +30,7 @@ def build() -> typer.Typer:
         help="An OpenAI-compatible gateway that plans a session's budget.",
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
+        cls=WholeSummaries,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )

@@ -22,11 +22,15 @@ from gateway.cli.console import (
     show,
     show_one,
 )
+from gateway.cli.groups import WholeSummaries
 from gateway.wording import counted
 
-decisions_app = typer.Typer(help="The decision log: list, show.", rich_markup_mode=None, no_args_is_help=True)
+decisions_app = typer.Typer(
+    help="The decision log: list, show.", cls=WholeSummaries, rich_markup_mode=None, no_args_is_help=True
+)
 policies_app = typer.Typer(
     help="Policies: list, show, promote, canary, shadow, pin, unpin, rollback.",
+    cls=WholeSummaries,
     rich_markup_mode=None,
     no_args_is_help=True,
 )

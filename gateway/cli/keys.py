@@ -38,6 +38,7 @@ from gateway.cli.console import (
     show,
     show_one,
 )
+from gateway.cli.groups import WholeSummaries
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 keys_app = typer.Typer(
     help="API keys of a tenant: create, list, change, set-budget, rotate, revoke.",
+    cls=WholeSummaries,
     rich_markup_mode=None,
     no_args_is_help=True,
 )

@@ -19,6 +19,7 @@ from gateway.cli.console import (
     show,
     show_one,
 )
+from gateway.cli.groups import WholeSummaries
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from gateway.ledger.records import SessionRow
 
 sessions_app = typer.Typer(
-    help="Sessions and their budgets: list, show, change, close.", rich_markup_mode=None, no_args_is_help=True
+    help="Sessions and their budgets: list, show, change, close.",
+    cls=WholeSummaries,
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 SessionArgument = Annotated[str, typer.Argument(metavar="SESSION_ID", help="As in the header x-seqroute-session-id.")]

@@ -34,9 +34,13 @@ from gateway.cli.console import (
     show,
     show_one,
 )
+from gateway.cli.groups import WholeSummaries
 
 tenants_app = typer.Typer(
-    help="Tenants and their budgets: create, list, show, change, grant.", rich_markup_mode=None, no_args_is_help=True
+    help="Tenants and their budgets: create, list, show, change, grant.",
+    cls=WholeSummaries,
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Name or id of the tenant.")]

@@ -20,6 +20,7 @@ import pytest
 import typer
 import uvicorn
 from sqlalchemy import insert
+from typer.testing import CliRunner
 
 from gateway.__main__ import run
 from gateway.api.server import BoundedHttp
@@ -31,6 +32,7 @@ from gateway.database.tables import policies
 from gateway.logs import OURS
 from policy.checkpoint import PARAMS, save
 from policy.manifest import Recipe
+from train import __main__ as train
 from train import __main__ as train_commands
 
 CONFIG = """
@@ -623,6 +625,16 @@ def test_a_second_server_on_one_sqlite_file_is_one_line_and_exit_1(migrated: Cli
     assert ran.err.startswith("seqroute: database: ")
     assert "another process serves from this SQLite database" in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("group", ["", "tenants", "keys", "sessions", "policies", "decisions", "seqroute-train"])
+def test_the_help_of_a_group_shows_every_summary_whole(group: str) -> None:
+    built = train.build() if group == "seqroute-train" else commands.build()
+    arguments = [group, "--help"] if group and group != "seqroute-train" else ["--help"]
+    shown = CliRunner().invoke(built, arguments, env={"COLUMNS": "80"}).output
+    _, summaries = shown.split("Commands:\n")
+    assert "..." not in summaries
+    assert max(map(len, summaries.splitlines())) <= 80
 
 
 def test_an_empty_list_says_whose_it_is(migrated: Cli) -> None:
