@@ -67,9 +67,12 @@ def import_logs(
     left_out.update(foreign)
     known = [turn for session in sessions for turn in session]
     if not known:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
-        found = f"none: {reasons}" if reasons else "no records"
-        raise InputError(f"{job.file}: expected turns of models of the catalogue, found {found}")
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(left_out.items()))
+        found = f"{counted(left_out.total(), 'record')}, none usable ({reasons})" if reasons else "no records"
+        raise InputError(
+            f"{job.file}: expected turns of models of the catalogue, found {found}; give each record "
+            "`model`, a name or alias of the configuration, and `usage` with prompt_tokens and completion_tokens"
+        )
     forecast = OutputForecast()
     for model, turn in sorted(known, key=lambda item: item[1].moment):
         forecast.observe(model.name, turn.output_tokens)

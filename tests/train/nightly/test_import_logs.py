@@ -222,8 +222,9 @@ def test_with_scores_a_policy_goes_on_trial_and_nothing_is_promoted(tmp_path: Pa
         ("log.jsonl", "", "no records"),
         ("log.json", "[]", "no records"),
         ("log.csv", "model,spend\n", "no records"),
-        ("log.jsonl", "hello\n", "none: 1 no JSON object"),
-        ("log.jsonl", json.dumps(record("other")) + "\n", "none: 1 other: not in the catalogue"),
+        ("log.jsonl", "hello\n", "1 record, none usable (no JSON object: 1)"),
+        ("log.jsonl", json.dumps(record("")) + "\n", "1 record, none usable (no model: 1)"),
+        ("log.jsonl", json.dumps(record("other")) + "\n", "1 record, none usable (other: not in the catalogue: 1)"),
     ],
 )
 def test_a_file_without_a_turn_is_refused_with_what_it_holds(
@@ -233,7 +234,10 @@ def test_a_file_without_a_turn_is_refused_with_what_it_holds(
     file.write_text(text)
     with pytest.raises(InputError) as refused:
         import_logs(Import(file, CATALOG, sqlite_url, tmp_path / "policies", 1), TINY)
-    assert str(refused.value) == f"{file}: expected turns of models of the catalogue, found {found}"
+    assert str(refused.value) == (
+        f"{file}: expected turns of models of the catalogue, found {found}; give each record "
+        "`model`, a name or alias of the configuration, and `usage` with prompt_tokens and completion_tokens"
+    )
 
 
 def test_without_scores_only_lengths_and_costs_are_learned_and_it_says_so(tmp_path: Path, sqlite_url: str) -> None:
