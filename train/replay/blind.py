@@ -1,8 +1,9 @@
-"""Served policies that do not know the prompt cache, or the price of writing it."""
+"""Policies without knowledge of the prompt cache, its writes or its warmth."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from msgspec import structs
 
@@ -42,16 +43,21 @@ def _cold(candidate: CandidateView) -> CandidateView:
 
 def at_list_price(rule: Rule) -> Rule:
     """The rule as one that is told that writing to a cache costs the list price, now and later."""
+    return believing(rule, write_price=1.0)
+
+
+def believing(rule: Rule, **believed: Any) -> Rule:
+    """The rule told other properties of the context than the true ones, now and later."""
 
     def told(turn: Turn) -> I64:
-        board = turn.board.within(replace(turn.board.context, write_price=1.0))
-        surcharge_usd = turn.board.context_usd(turn.index, turn.last) - board.context_usd(turn.index, turn.last)
+        board = turn.board.within(replace(turn.board.context, **believed))
+        more_usd = turn.board.context_usd(turn.index, turn.last) - board.context_usd(turn.index, turn.last)
         return rule(
             replace(
                 turn,
                 board=board,
-                cost_quantiles_usd=turn.cost_quantiles_usd - surcharge_usd[..., None],
-                mean_usd=turn.mean_usd - surcharge_usd,
+                cost_quantiles_usd=turn.cost_quantiles_usd - more_usd[..., None],
+                mean_usd=turn.mean_usd - more_usd,
             )
         )
 

@@ -15,9 +15,9 @@ Shapes: S sessions, T turns, K candidates, L cost levels, N sessions that are st
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,22 +41,28 @@ class Context:
     """Size of the conversation: `base_tokens` before the first turn, `kept_tokens` per turn.
 
     Read at `cached_price` times the list price by the model that served the last turn (from a thousand tokens on); what
-    is not cached is written to the cache, at `write_price` times the list price.
+    is not cached is written to the cache, at `write_price` times the list price. `hit_share` is the share of a matching
+    prefix that a provider really has in its cache; 0 where it forgets before the next turn.
     """
 
     base_tokens: int = 0
     kept_tokens: int = 0
     cached_price: float = 1.0
     write_price: float = 1.0
+    hit_share: float = 1.0
 
     def tokens(self, turn: int) -> int:
         """Tokens of conversation before this turn."""
         return self.base_tokens + self.kept_tokens * turn
 
-    def warm_tokens(self, turn: int) -> int:
-        """Tokens of these in the cache of the model that served the turn before."""
+    def matching_tokens(self, turn: int) -> int:
+        """Tokens of these that the last turn's model has seen; 0 if no cache holds so few."""
         before = self.tokens(turn - 1) if turn > 0 else 0
         return before if before >= budgeting.CACHE_MIN_TOKENS else 0
+
+    def warm_tokens(self, turn: int) -> int:
+        """Tokens of these in that model's cache."""
+        return round(self.hit_share * self.matching_tokens(turn))
 
 
 NO_CONTEXT = Context()
@@ -137,6 +143,11 @@ class Turn:
     def warm_tokens(self) -> F64:
         """Context in each candidate's cache, (N, K)."""
         return np.asarray(self.board.served_last(self.last) * float(self.board.context.warm_tokens(self.index)))
+
+    def take(self, rows: I64) -> Turn:
+        """Some of the sessions."""
+        arrays: dict[str, Any] = {f.name: getattr(self, f.name)[rows] for f in fields(self)[2:]}
+        return replace(self, **arrays)
 
 
 Rule = Callable[[Turn], I64]
