@@ -119,6 +119,8 @@ def doubts(item: Evidence, config: GateConfig) -> tuple[str, ...]:
     found = []
     if item.trees < config.min_sessions:
         found.append(f"{counted(item.trees, 'held-out session')}, at least {config.min_sessions} are required")
+    if not item.graded_share:
+        found.append("no held-out turn without an implicit signal has feedback")
     if item.second_opinion.high < least_gain(item, config):
         found.append(
             f"per-decision importance sampling contradicts: its interval ends at {item.second_opinion.high:+.4f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -127,8 +128,16 @@ def test_no_candidate_keeps_the_incumbent() -> None:
     assert judge([], CONFIG).outcome == "keep"
 
 
-def test_without_feedback_no_number_of_sessions_suffices() -> None:
-    verdict = judge([replace(GOOD, gain=Interval(0.04, -400.0, 400.0), gain_sd=1e4, graded_share=0.0)], CONFIG)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gain": Interval(0.04, -400.0, 400.0), "gain_sd": 1e4},
+        {},  # the same signal on every turn has no variance
+        {"gain": Interval(0.0, 0.0, 0.0), "gain_sd": 0.0, "network": True},
+    ],
+)
+def test_without_feedback_no_number_of_sessions_suffices(changes: dict[str, Any]) -> None:
+    verdict = judge([replace(GOOD, graded_share=0.0, **changes)], CONFIG)
     assert verdict.outcome == "not enough data"
     assert verdict.reasons[0].startswith("not enough data: no held-out turn without an implicit signal has feedback")
 
