@@ -65,7 +65,7 @@ def read_arms(connection: Connection, policy_id: str, since_ms: int, *, max_turn
         select(
             d.tenant_id,
             d.session_id,
-            func.max(func.coalesce(d.root_session_id, d.session_id)).label("root"),
+            func.coalesce(func.max(d.root_session_id), d.session_id).label("root"),
             func.max(_flag(or_(d.policy_id == policy_id, owed))).label("canary"),
             func.max(_flag(d.policy_id != "rule:forced")).label("chosen"),
             func.max(_flag(d.previous_decision_id.is_(None))).label("begun"),
