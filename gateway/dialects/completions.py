@@ -13,10 +13,11 @@ from typing import Any
 from gateway.dialects.chat import estimated_usage
 from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect, StreamRenderer
 from gateway.dialects.fields import need, read, refuse_sounds, refused
+from gateway.dialects.pictures import picture_of
 from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
 from gateway.dialects.usage_report import shown
 from gateway.errors import GatewayError
-from gateway.unchecked import at
+from gateway.unchecked import at, listed
 
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
 _OF_CHAT = ("messages", "tools", "functions")
@@ -83,11 +84,11 @@ def text_completion(body: Mapping[str, Any], identity: Mapping[str, Any], prefix
     """
     choices = []
     for position, choice in enumerate(body.get("choices") or ()):
-        content = at(choice.get("message") or choice.get("delta"), "content")
-        made = {
-            "text": prefix + content if isinstance(content, str) else prefix,
-            "index": choice.get("index", position),
-        }
+        part = choice.get("message") or choice.get("delta")
+        content = at(part, "content")
+        said = [content] if isinstance(content, str) and content else []
+        said += [picture_of(each).note() for each in listed(at(part, "images"))]
+        made = {"text": prefix + "\n\n".join(said), "index": choice.get("index", position)}
         made["logprobs"] = _logprobs(at(choice, "logprobs", "content"), len(prefix))
         choices.append(made | {"finish_reason": choice.get("finish_reason")})
     return {**identity, "object": "text_completion", "choices": choices}

@@ -21,6 +21,8 @@ _log = logging.getLogger("seqroute.providers")
 
 TOKEN_WAIT_S = 20.0
 """How long a turn waits for a token; the library's own limit is five minutes."""
+TOKEN_KEPT_S = 60.0
+"""How long a token serves further turns: Azure's library renews one five minutes before it expires."""
 _PROVIDERS = frozenset({"azure", "azure_ai", "azure_text"})
 _FETCHED_WITH = frozenset({"azure_password", "azure_username", "client_id", "client_secret", "tenant_id"})
 _ACCESS = _FETCHED_WITH | {AZURE_TOKEN, "azure_scope"}
@@ -47,7 +49,7 @@ class AzureTokens:
         ).get_azure_ad_token
         self._params: Any = importlib.import_module("litellm.types.router").GenericLiteLLMParams
         self._asked: dict[frozenset[tuple[str, str]], asyncio.Future[str | None]] = {}
-        """What is being fetched, once for each access, however many turns wait for it."""
+        """Fetches, one for each access, however many turns wait for it; a token stays for TOKEN_KEPT_S."""
 
     async def token(self, call: Call) -> str:
         """The token of a call. Raises CredentialFault, ModuleNotFoundError without the library."""
@@ -67,12 +69,19 @@ class AzureTokens:
         return found
 
     def _fetched(self, access: frozenset[tuple[str, str]]) -> asyncio.Future[str | None]:
-        """A token that is on its way: a sign-in that hangs occupies one thread, not one for each turn."""
+        """A token that was fetched lately or is on its way.
+
+        LiteLLM signs in with a user's password for every call, and a sign-in that hangs may occupy one thread only.
+        """
         asked = self._asked.get(access)
         if asked is None:
             asked = self._asked[access] = _in_thread(partial(self._find, self._params(**dict(access))))
-            asked.add_done_callback(lambda done: self._asked.pop(access, None))
+            asked.add_done_callback(partial(self._forget, access))
         return asked
+
+    def _forget(self, access: frozenset[tuple[str, str]], done: asyncio.Future[str | None]) -> None:
+        found = not done.cancelled() and done.exception() is None and done.result()
+        done.get_loop().call_later(TOKEN_KEPT_S if found else 0.0, self._asked.pop, access, None)
 
 
 def _in_thread(work: Callable[[], str | None]) -> asyncio.Future[str | None]:

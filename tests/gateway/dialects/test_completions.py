@@ -71,6 +71,15 @@ def test_an_answer_is_a_text_completion() -> None:
     ]  # fmt: skip
 
 
+def test_a_picture_is_named_in_the_text() -> None:
+    shown = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
+    inline = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
+    text = text_completion(whole("stop", content="Here:", images=[shown, inline]), IDENTITY, "")["choices"][0]["text"]
+    assert text.startswith("Here:\n\n![picture](https://x.test/a.png)\n\n[A picture (image/png, 3 bytes)")
+    alone = text_completion(delta(images=[shown]), IDENTITY, "")["choices"][0]["text"]
+    assert alone == "![picture](https://x.test/a.png)"
+
+
 def test_chunks_are_chunks_of_text() -> None:
     made = [
         text_completion(chunk, IDENTITY, "") for chunk in (delta(role="assistant"), delta(content="Hi"), delta("stop"))

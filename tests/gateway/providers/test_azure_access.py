@@ -89,6 +89,29 @@ async def test_a_service_principal_gets_its_token_and_a_key_needs_none(
     assert stated["authorization"] == "Bearer own"
 
 
+async def test_a_password_signs_in_once_for_many_turns_and_again_after_a_while(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    azure = importlib.import_module("litellm.llms.azure.common_utils")
+    signed_in: list[str] = []
+
+    def sign_in(*_: Any, **__: Any) -> Any:
+        signed_in.append("x")
+        return lambda: f"fetched-{len(signed_in)}"
+
+    monkeypatch.setattr(azure, "get_azure_ad_token_from_username_password", sign_in)
+    user = {"azure_username": "u", "azure_password": "p", "client_id": "c"}
+    async with DialectProvider() as provider:
+        for _ in range(3):
+            await asked_with(upstream, "azure/gpt-4o", provider.address, user)
+        monkeypatch.setattr(azure_access, "TOKEN_KEPT_S", 0.0)
+        await asked_with(upstream, "azure/gpt-4o", provider.address, user | {"client_id": "d"})
+        await asyncio.sleep(0.01)
+        await asked_with(upstream, "azure/gpt-4o", provider.address, user | {"client_id": "d"})
+    tokens = [keys_of(asked)["authorization"].removeprefix("Bearer fetched-") for asked in provider.asked]
+    assert tokens == ["1", "1", "1", "2", "3"]
+
+
 async def test_without_a_token_nothing_is_sent_and_the_log_says_why(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
