@@ -37,7 +37,7 @@ LOCK_TIMEOUT_MS = 1_000
 LOCK_TRIES = 60
 LOCK_PAUSE_S = 5.0
 LOCK_STATES = ("55P03", "40P01")
-"""SQLSTATE of a lock that was not to be had in time, and of a deadlock."""
+"""SQLSTATE of a lock that was not granted in time, and of a deadlock."""
 T = TypeVar("T")
 
 
